@@ -200,7 +200,7 @@ def test_the_command_that_status_prints_goes_on_with_the_export(shell: Shell, tm
     assert (seen["compress"], seen["source"], seen["exclude_disks"]) == ("unchecked", "lease", ["Hard disk 2"])
     told = shell.good("status").err
     assert "\n  " not in told.strip(), "one line, to be copied"
-    words = shlex.split(told.partition("Go on with two: ")[2].partition("\n")[0])
+    words = shlex.split(told.partition("Resume two: ")[2].partition("\n")[0])
     assert words[:2] == ["hyper2kvm", "export"]
     assert words.index("--resume") == len(words) - 1
     left_out = [word for word in words if word not in ("--exclude-disk", "Hard disk 2")]

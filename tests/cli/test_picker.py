@@ -17,7 +17,7 @@ from hypersdk.cli.picker.line import SearchLine
 from hypersdk.cli.picker.search import Word, sort_machines
 from hypersdk.cli.picker.table import MachineTable, widths
 from hypersdk.errors import AccessError
-from hypersdk.migration.spec import Compression, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat, SourceState
 from hypersdk.model import Machine, Power
 from hypersdk.units import MiB
 from tests.support.cli.commandline import environment, terminal
@@ -176,11 +176,14 @@ def test_the_form_hands_over_what_was_chosen() -> None:
     picked = drive(FOUR, driver)
     assert picked is not None
     assert picked.choices == Choices(
-        output_dir=Path("/srv/images/x"),
-        format=OutputFormat.QCOW2,
-        compress=Compression.CHECKED,
-        state=SourceState.SHUTDOWN,
-        remove_cdrom=True,
+        ExportSpec(
+            machine="",
+            output_dir=Path("/srv/images/x"),
+            format=OutputFormat.QCOW2,
+            compress=Compression.CHECKED,
+            state=SourceState.SHUTDOWN,
+            remove_cdrom=True,
+        ),
         bandwidth_bytes_s=20 * MiB,
     )
 

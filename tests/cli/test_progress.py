@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,7 @@ MACHINE = ExportProgress(
 )
 
 maybe_number = st.none() | st.floats(0, 1e15, allow_nan=False)
+T = TypeVar("T")
 disks = st.builds(
     replace,
     st.just(DISK),
@@ -57,20 +59,27 @@ disks = st.builds(
     note=st.text(max_size=100),
     attempt=st.integers(1, 4),
 )
+
+
+def repeated(elements: st.SearchStrategy[T]) -> st.SearchStrategy[list[T]]:
+    """Up to three elements, up to four times: many lines from little data, which is slow to generate."""
+    return st.tuples(st.lists(elements, max_size=3), st.integers(1, 4)).map(lambda drawn: drawn[0] * drawn[1])
+
+
 machines = st.builds(
     replace,
     st.just(MACHINE),
     machine=st.text(max_size=100),
     phase=st.sampled_from(Phase),
     fraction=st.floats(0, 1),
-    disks=st.lists(disks, max_size=6).map(tuple),
+    disks=repeated(disks).map(tuple),
     rate_bytes_s=maybe_number,
     eta_s=maybe_number,
     note=st.text(max_size=100),
 )
 
 
-@given(st.lists(machines, max_size=8), st.integers(20, 220), st.integers(5, 60))
+@given(repeated(machines), st.integers(20, 220), st.integers(5, 60))
 def test_the_display_fits_any_terminal(shown: list[ExportProgress], width: int, height: int) -> None:
     lines = list(draw(shown, width, height))
     assert all(line.cell_len <= width for line in lines)

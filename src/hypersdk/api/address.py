@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import Final
 
@@ -25,6 +27,9 @@ ADDRESS_ABSENT: Final = register(
     "Choose an address of this host; `ip address` lists them.",
     Configure("addr"),
 )
+BACKLOG: Final = 1024
+"""Connections that wait to be accepted."""
+_ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 TLS_REQUIRED: Final = register(
     "tls_required",
     "On an address that other hosts can reach, tokens would cross the network unencrypted.",
@@ -86,6 +91,38 @@ def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]
     except (OSError, UnicodeError) as error:
         raise ListenError(f"'{host[:100]}' is not an address of this machine", code=ADDRESS_ABSENT) from error
     return list(dict.fromkeys((socket.AddressFamily(entry[0]), str(entry[4][0])) for entry in found))
+
+
+def listen(addr: str) -> list[socket.socket]:
+    """Listening sockets on every address that ``addr`` stands for, all on one port. Raises UsageError
+    ``listen_address``, and ListenError."""
+    host, port = split_address(addr)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses_of(host, port):
+            if (sock := _bind(family, address, port)) is not None:
+                sockets.append(sock)
+                port = port or sock.getsockname()[1]
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise ListenError(f"cannot listen on {addr}: {os.strerror(error.errno or 0)}") from error
+    if not sockets:
+        raise ListenError(f"{addr} is not an address of this host", code=ADDRESS_ABSENT)
+    return sockets
+
+
+def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket | None:
+    """None for an address that this host does not have, as ::1 where IPv6 is disabled. Raises OSError."""
+    try:
+        bound = socket.create_server((address, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    # A socket object made from the descriptor knows its protocol. asyncio then sets TCP_NODELAY on accepted
+    # connections; without it, each response would wait 40 ms for a delayed ACK.
+    return socket.socket(fileno=bound.detach())
 
 
 def _only_loopback(host: str) -> bool:

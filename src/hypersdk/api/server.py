@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import resource
 import signal
 import socket
@@ -28,7 +26,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hypersdk.api.address import ADDRESS_ABSENT, ListenError, addresses_of, check_exposure, split_address
+from hypersdk.api.address import BACKLOG, check_exposure, listen, split_address
 from hypersdk.api.background import background
 from hypersdk.api.context import Services
 from hypersdk.api.tls import ReloadableTls, tls_of
@@ -42,8 +40,6 @@ MAX_HEAD_BYTES: Final = 32 * KiB
 MAX_CONNECTIONS: Final = 8192
 MAX_PER_ADDRESS: Final = 256
 """Connections from one address. Loopback is exempt: it is a proxy or a tunnel for many clients, or a local user."""
-BACKLOG: Final = 1024
-_ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n"
     b"X-Content-Type-Options: nosniff\r\n\r\n"
@@ -215,6 +211,7 @@ class HTTPServer:
         self._services: Services = app.state.services
         self._tls = tls_of(settings)
         self.gate: Final = gate or ConnectionLimiter()
+        _allow_many_files()
         self.sockets: Final = listen(settings.addr)
         self._server = _Uvicorn(_config(app, settings), settings, self._tls, self.gate)
         self._server.closing = self._services.feed.close
@@ -277,39 +274,6 @@ def _config(app: FastAPI, settings: DaemonSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-
-
-def listen(addr: str) -> list[socket.socket]:
-    """Listening sockets on every address that ``addr`` stands for, all on one port. Raises UsageError
-    ``listen_address``, and ListenError."""
-    host, port = split_address(addr)
-    _allow_many_files()
-    sockets: list[socket.socket] = []
-    try:
-        for family, address in addresses_of(host, port):
-            if (sock := _bind(family, address, port)) is not None:
-                sockets.append(sock)
-                port = port or sock.getsockname()[1]
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise ListenError(f"cannot listen on {addr}: {os.strerror(error.errno or 0)}") from error
-    if not sockets:
-        raise ListenError(f"{addr} is not an address of this host", code=ADDRESS_ABSENT)
-    return sockets
-
-
-def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket | None:
-    """None for an address that this host does not have, as ::1 where IPv6 is disabled. Raises OSError."""
-    try:
-        bound = socket.create_server((address, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return None
-        raise
-    # A socket object made from the descriptor knows its protocol. asyncio then sets TCP_NODELAY on accepted
-    # connections; without it, each response would wait 40 ms for a delayed ACK.
-    return socket.socket(fileno=bound.detach())
 
 
 def _allow_many_files() -> None:

@@ -1,5 +1,5 @@
-"""The commands of ``hyper2kvm``: names, one-line summaries and where they live. A command's module is imported when it
-is called."""
+"""The commands of ``hyper2kvm``: names, one-line summaries and where they are defined. A command's module is imported
+when it is called."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PROGRAM: Final = "hyper2kvm"
 _HERE: Final = "hypersdk.cli.commands"
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
-    "Look": {
+    "Inventory": {
         "list": Entry(f"{_HERE}.list", "List the virtual machines of a vCenter or ESXi host."),
         "inspect": Entry(f"{_HERE}.inspect", "Show one machine: disks, networks, snapshots."),
         "doctor": Entry(f"{_HERE}.doctor", "Check connection, login, privileges and routes."),
     },
-    "Move": {
+    "Export": {
         "export": Entry(f"{_HERE}.export", "Copy machines out of vSphere into verified images."),
         "convert": Entry(
             f"{_HERE}.convert",
@@ -31,14 +31,14 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         ),
         "verify": Entry(f"{_HERE}.verify", "Check that an export is complete and unchanged."),
     },
-    "Look after": {
+    "Maintenance": {
         "status": Entry(f"{_HERE}.status", "Show unfinished exports and what they left on the source."),
-        "cleanup": Entry(f"{_HERE}.cleanup", "Put back what interrupted exports left on the source."),
+        "cleanup": Entry(f"{_HERE}.cleanup", "Restore the source after interrupted exports."),
     },
     "Get started": {
         "demo": Entry(f"{_HERE}.demo", "Rehearse an export against a built-in vCenter simulator."),
-        "completion": Entry("hypersdk.cli.completion", "Print or install shell completion."),
-        "man": Entry("hypersdk.cli.man", "Write the manual pages."),
+        "completion": Entry("hypersdk.cli.man:completion", "Print or install shell completion."),
+        "man": Entry("hypersdk.cli.man:man", "Write the manual pages."),
     },
 }
 COMMANDS: Final[dict[str, Entry]] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -46,9 +46,9 @@ COMMANDS: Final[dict[str, Entry]] = {name: entry for section in SECTIONS.values(
 
 def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from hypersdk.cli.programs.completion import Completion
+        from hypersdk.cli.programs.completion import install_completion
 
-        Completion(PROGRAM, root, program.completion_variable).install(ctx.ensure_object(Cli), None)
+        install_completion(program, ctx.ensure_object(Cli))
         ctx.exit()
 
 
@@ -58,7 +58,7 @@ def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool
     titles=dict.fromkeys(CONNECTION_HELP, "Connection"),
     invoke_without_command=True,
     context_settings=dict(SETTINGS),
-    epilog="With a terminal and no command, hyper2kvm lets you pick machines from the inventory.",
+    epilog="At a terminal, hyper2kvm without a command opens a picker with the machines of the inventory.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.option(
@@ -86,8 +86,3 @@ def root(cli: Cli, ctx: click.Context) -> Any:
 
 
 program: Final = Program(PROGRAM, root, Cli, interrupted=None, output_flags=())
-
-
-def run() -> int:
-    """What the installed script calls."""
-    return program.run()

@@ -1,22 +1,25 @@
-"""Tables without lines: columns as wide as what they hold, cut or left out where the terminal has no room, never
-wrapped."""
+"""Tables without lines: columns are as wide as their cells, and cut or left out if the terminal is too narrow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Final, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from hypersdk.resource import ListRecord, table_of
+from hypersdk.text import clean
+
 GAP: Final = 2
-"""Blanks between two columns."""
+"""Spaces between two columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. Where room is short it is cut down to ``least`` cells (0: never cut), then left out if it is
+    """One column. On a narrow terminal it is cut to ``least`` cells (0: never cut), then left out if it is
     ``optional``."""
 
     title: str
@@ -28,10 +31,11 @@ class Column:
 Cell = tuple[str, str]
 """Text (clean) and style."""
 
+R = TypeVar("R", bound=ListRecord)
+
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None) -> Text:
-    """The rows below a header, a line each; at most ``width`` cells wide where that can be done (None: as wide as it
-    takes)."""
+    """A header and a line per row, at most ``width`` cells wide if possible (None: as wide as needed)."""
     natural = [
         max([cell_len(column.title), *(cell_len(row[at][0]) for row in rows)]) for at, column in enumerate(columns)
     ]
@@ -43,7 +47,7 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: in
 
 
 def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
-    """Width of each column, 0 where it is left out. What stands to the right gives way first."""
+    """Width of each column, 0 if it is left out. Columns on the right are cut first."""
     widths = list(natural)
     if width is None:
         return widths
@@ -53,7 +57,7 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int | None
     for at in reversed(range(len(columns))):
         if columns[at].optional and _total(widths) > width:
             widths[at] = 0
-    for at, column in enumerate(columns):  # what was left out may have made room for others
+    for at, column in enumerate(columns):  # columns that were left out may have made room for others
         if column.least and widths[at]:
             widths[at] = min(natural[at], widths[at] + max(width - _total(widths), 0))
     return widths
@@ -81,3 +85,32 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
     if length > width:
         return set_cell_size(text, width - 1) + "…"
     return " " * (width - length) + text if right else text + " " * (width - length)
+
+
+def table(records: Sequence[R], kind: type[R], width: int | None, **cells: Callable[[R], Cell]) -> Text:
+    """A table of records, with the columns that their type declares. ``cells`` makes those that show more than the
+    value of their field."""
+    named = table_of(kind)
+    columns = [Column(cell.title, least=cell.least, optional=cell.optional) for _, cell in named]
+    rows = [
+        [
+            cells[name](record) if name in cells else (value_text(getattr(record, name)), cell.style)
+            for name, cell in named
+        ]
+        for record in records
+    ]
+    return lay_out(columns, rows, width)
+
+
+def value_text(value: object) -> str:
+    """A value of a record for people, in one line."""
+    if isinstance(value, datetime) or value is None:
+        return moment_text(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return clean(str(value), 400)
+
+
+def moment_text(moment: datetime | None) -> str:
+    """In local time, to the second."""
+    return "-" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"

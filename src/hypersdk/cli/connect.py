@@ -1,22 +1,22 @@
-"""From flags, environment and configuration to a login; what is missing is asked for where a person can answer."""
+"""Logs in with flags, environment and configuration; asks at a terminal for what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final
 
+from hypersdk.cli.programs.certificates import offers_certificate, trusts_certificate
 from hypersdk.cli.programs.passwords import given_password
 from hypersdk.cli.state import Cli
-from hypersdk.cli.text import clean
 from hypersdk.errors import AccessError, ConnectError, UsageError, register
+from hypersdk.net.certificate import CERTIFICATE_UNKNOWN, parse_fingerprint
+from hypersdk.net.knownhosts import remember_host
 from hypersdk.secret import Secret
-
-if TYPE_CHECKING:
-    from hypersdk.vsphere.endpoint import Endpoint
-    from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.connection import open_connection
+from hypersdk.vsphere.endpoint import NO_ENDPOINT, Endpoint, known_hosts_file, resolve_endpoint
+from hypersdk.vsphere.faults import LOGIN_REFUSED, translate
+from hypersdk.vsphere.session import Session
 
 PASSWORD_IN_ARGV: Final = register(
     "password_in_argv",
@@ -27,25 +27,15 @@ UNTRUSTED: Final = (
     "Ask the server's administrator for the SHA-256 fingerprint, then pass it with --thumbprint; or name the"
     " authority's file with --ca-bundle."
 )
-LOGIN_REFUSED: Final = "login_refused"
-CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
-"""Codes of lower packages, by name: their modules take long to import."""
-
-PRINT_LINE: Final = 16 * 3
-"""Characters of a fingerprint in one line: 16 bytes, which fits 80 columns; halves can be compared at a glance."""
 MAX_ATTEMPTS: Final = 3
 """How often a person at a terminal may retype a password: vCenter locks an account after five failures by default."""
 
-T = TypeVar("T")
-
 
 def endpoint_of(cli: Cli, overrides: dict[str, object] | None = None) -> Endpoint:
-    """The endpoint that flags, environment and configuration name; ``overrides`` (of a job file) stand below the flags.
+    """The endpoint of flags, environment and configuration. Flags take precedence over ``overrides`` (of a job file).
 
-    At a terminal the user is asked for the address and the user name where none is given. Raises UsageError.
+    At a terminal the user is asked for a missing address or user name. Raises UsageError.
     """
-    from hypersdk.vsphere.endpoint import NO_ENDPOINT, resolve_endpoint
-
     values: dict[str, object] = {**(overrides or {}), **_flag_values(cli)}
     try:
         endpoint = resolve_endpoint(cli.environ, cli.config.connection, **values)  # type: ignore[arg-type]
@@ -60,7 +50,7 @@ def endpoint_of(cli: Cli, overrides: dict[str, object] | None = None) -> Endpoin
 
 
 def _flag_values(cli: Cli) -> dict[str, object]:
-    values = dict(cli.flags)
+    values = {name: value for name, value in cli.given.items() if name != "config"}
     path, from_stdin = values.pop("password_file", None), bool(values.pop("password_stdin", False))
     if isinstance(url := values.get("url"), str) and _holds_password(url):
         raise UsageError("--url holds a password", code=PASSWORD_IN_ARGV)
@@ -69,22 +59,20 @@ def _flag_values(cli: Cli) -> dict[str, object]:
 
 
 def _holds_password(url: str) -> bool:
-    """By its form alone: one that is no valid URL may hold a password all the same."""
+    """Whether the text looks like a URL with a password; it need not be a valid URL."""
     return ":" in url.rpartition("://")[2].rpartition("@")[0]
 
 
-@contextmanager
-def connected(cli: Cli, overrides: dict[str, object] | None = None) -> Iterator[Session]:
-    """A login for the time of the block. Raises ConnectError, AccessError or UsageError when there is none."""
-    with log_in(cli, endpoint_of(cli, overrides)) as session:
-        yield session
+def connected(cli: Cli, overrides: dict[str, object] | None = None) -> Session:
+    """Logs in to the endpoint; leaving the session's block logs out. Raises ConnectError, AccessError or UsageError."""
+    return log_in(cli, endpoint_of(cli, overrides))
 
 
 def log_in(cli: Cli, endpoint: Endpoint) -> Session:
     """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown
     certificate.
 
-    In that order of need: nobody types a password for a server that does not answer or is not trusted.
+    The certificate comes first: nobody types a password for a server that does not answer or is not trusted.
     """
     endpoint = _trusted(cli, endpoint)
     typed = endpoint.password is None and cli.output.can_ask
@@ -99,7 +87,7 @@ def log_in(cli: Cli, endpoint: Endpoint) -> Session:
 
 
 def with_password(cli: Cli, endpoint: Endpoint) -> Endpoint:
-    """``endpoint`` with a password: asked for at a terminal where it has none."""
+    """``endpoint`` with a password: asked for at a terminal if it has none."""
     if endpoint.password is not None or not cli.output.can_ask:
         return endpoint
     question = f"Password for {endpoint.username} at {endpoint.address}: "
@@ -107,16 +95,17 @@ def with_password(cli: Cli, endpoint: Endpoint) -> Endpoint:
 
 
 def _trusted(cli: Cli, endpoint: Endpoint) -> Endpoint:
-    """``endpoint``, reached once where a person watches: an unknown certificate is shown and trusted on their word,
-    which is remembered."""
+    """``endpoint``, after a first connection at a terminal: an unknown certificate is shown and, once confirmed,
+    remembered."""
     if not cli.output.can_ask:
         return endpoint
     try:
         _reach(cli, endpoint)
     except ConnectError as error:
-        if error.code != CERTIFICATE_UNKNOWN or "sha256" not in error.fields:
+        if not offers_certificate(error):
             raise
-        if not _ask_trust(cli, endpoint, error):
+        heading = f"{endpoint.address} presents a certificate that no authority trusted by this machine has signed."
+        if not trusts_certificate(cli, error, heading, "shown on the server itself"):
             raise ConnectError(
                 f"the certificate of {endpoint.address} was not trusted", code=CERTIFICATE_UNKNOWN, next_step=UNTRUSTED
             ) from error
@@ -125,10 +114,7 @@ def _trusted(cli: Cli, endpoint: Endpoint) -> Endpoint:
 
 
 def _reach(cli: Cli, endpoint: Endpoint) -> None:
-    """Connects and judges the certificate; nothing is sent. Raises ConnectError."""
-    from hypersdk.vsphere.connection import open_connection
-    from hypersdk.vsphere.faults import translate
-
+    """Connects and checks the certificate; nothing is sent. Raises ConnectError."""
     connection = open_connection(endpoint)
     try:
         with cli.output.working(f"Connecting to {endpoint.address} ..."), cli.interrupts.breakable():
@@ -140,38 +126,11 @@ def _reach(cli: Cli, endpoint: Endpoint) -> None:
 
 
 def _connect(cli: Cli, endpoint: Endpoint) -> Session:
-    from hypersdk.vsphere.session import Session
-
     with cli.output.working(f"Logging in to {endpoint.address} ..."), cli.interrupts.breakable():
         return Session.connect(endpoint, cancel=cli.cancel)
 
 
-def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
-    notes = cli.output.notes
-    notes.print(
-        f"{endpoint.address} shows a certificate that is not signed by an authority this machine trusts.",
-        style="yellow",
-    )
-    facts = {key: clean(str(error.fields.get(key, "")), 200) for key in ("sha256", "sha1", "subject", "issuer")}
-    shown = [
-        ("SHA-256", facts["sha256"][:PRINT_LINE]),
-        ("", facts["sha256"][PRINT_LINE:]),
-        ("SHA-1", facts["sha1"]),
-        ("subject", facts["subject"]),
-        ("issuer", facts["issuer"]),
-        ("valid until", str(error.fields.get("not_after", ""))[:10]),
-    ]
-    for label, text in shown:
-        notes.print(f"  {label:<12}{text}", soft_wrap=True)
-    notes.print("Compare the SHA-256 fingerprint with the one shown on the server itself.")
-    return cli.ask("Trust it from now on? Type yes: ").strip().lower() == "yes"
-
-
 def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
-    from hypersdk.net.certificate import parse_fingerprint
-    from hypersdk.net.knownhosts import remember_host
-    from hypersdk.vsphere.endpoint import known_hosts_file
-
     path = known_hosts_file(cli.environ, cli.config.connection)
     digits = parse_fingerprint(thumbprint)
     try:

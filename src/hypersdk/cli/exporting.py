@@ -1,4 +1,4 @@
-"""Plans made, shown, run and reported: what the command, the interactive flow and the demo share."""
+"""Makes, shows, runs and reports plans, for the command, the interactive flow and the demo."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from rich import box
+from rich.console import RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from hypersdk.cli.columns import Column, lay_out
 from hypersdk.cli.options import connection_words
+from hypersdk.cli.picker.details import facts_table
+from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import error_dict, warning_text
-from hypersdk.cli.report import LABEL_CELLS, labelled, report, tell
+from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
+from hypersdk.migration.export import Outcome, export_machines
 from hypersdk.migration.formats import FORMATS
+from hypersdk.migration.manifest import MAX_MANIFEST_BYTES, read_manifest
+from hypersdk.migration.naming import MANIFEST_NAME, stem_of
+from hypersdk.migration.plan import Plan, PlannedDisk, make_plan
+from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.readback import read_small
+from hypersdk.migration.runfile import RUN_FILE
+from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, Method, Resume
 from hypersdk.model import Firmware, MachineSummary, boot_sequence
 from hypersdk.remedies import of_source
 from hypersdk.text import shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from hypersdk.migration.export import Outcome
-    from hypersdk.migration.plan import Plan, PlannedDisk
-    from hypersdk.migration.publish import ExportResult
-    from hypersdk.migration.settings import RunSettings
-    from hypersdk.vsphere.session import Session
-
+from hypersdk.vsphere.inventory import find_machine
+from hypersdk.vsphere.session import Session
 
 SNAPSHOT_KEPT: Final = "24 hours"
 """For people; ``migration.runs.SNAPSHOT_MAX_AGE``, whose module takes long to import."""
@@ -46,28 +54,11 @@ class Failure:
     error: HyperSDKError
 
 
-def folders_for(base: Path, machines: Sequence[MachineSummary], *, own: bool = False) -> list[Path]:
-    """One output folder each: ``base`` itself for one machine (unless it shall have its ``own``), else one below it
-    named after the machine.
-
-    Where names meet, the moref is added.
-    """
-    from hypersdk.migration.naming import stem_of
-
-    if len(machines) == 1 and not own:
-        return [base]
-    stems = [stem_of(machine.name) for machine in machines]
-    return [
-        base / (stem if stems.count(stem) == 1 else f"{stem}-{machine.moref}")
-        for stem, machine in zip(stems, machines, strict=True)
-    ]
-
-
 def still_to_do(cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary]) -> list[ExportSpec]:
-    """What ``--resume`` means for several machines: go on with those that were begun, begin the others, leave those
-    that are done.
+    """The exports to run with ``--resume`` for several machines: unfinished ones are resumed, the others started,
+    finished ones skipped.
 
-    One machine alone is taken at its word: there must be something to resume.
+    A single machine is not checked: there must be something to resume.
     """
     if len(specs) < 2:
         return list(specs)
@@ -80,24 +71,17 @@ def still_to_do(cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[Machin
         elif cli.output.json_lines:
             cli.output.event("skipped", {"machine": spec.machine, "output_dir": spec.output_dir, "reason": "exported"})
         else:
-            cli.output.note(f"{spec.output_dir}: exported already, left as it is", style="dim")
+            cli.output.note(f"{spec.output_dir}: already exported, skipped", style="dim")
     return waiting
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether an unfinished export lies in ``folder``."""
-    from hypersdk.migration.runfile import RUN_FILE
-
+    """Whether ``folder`` has an unfinished export."""
     return (folder / RUN_FILE).exists()
 
 
 def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:
     """Whether the folder holds a finished export of this very machine."""
-    from hypersdk.migration.manifest import MAX_MANIFEST_BYTES, read_manifest
-    from hypersdk.migration.naming import MANIFEST_NAME
-    from hypersdk.migration.readback import read_small
-    from hypersdk.vsphere.inventory import find_machine
-
     try:
         manifest = read_manifest(read_small(spec.output_dir / MANIFEST_NAME, MAX_MANIFEST_BYTES))
         return manifest.source.vm_id == find_machine(machines, spec.machine).moref
@@ -108,9 +92,7 @@ def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:
 def make_plans(
     cli: Cli, session: Session, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary], settings: RunSettings
 ) -> tuple[list[Plan], list[Failure]]:
-    """A plan for each machine that can be exported, and the reason for each that cannot. Nothing is changed."""
-    from hypersdk.migration.plan import make_plan
-
+    """A plan for each machine that can be exported, and the error of each that cannot. Nothing is changed."""
     plans, failures = [], []
     names = {machine.moref: machine.name for machine in machines}
     with cli.output.working("Planning ...") as show:
@@ -131,35 +113,23 @@ def make_plans(
 
 
 def _check_shared_space(plans: list[Plan], failures: list[Failure]) -> None:
-    """Each plan has room on its own; together they may not have. Refuses those that no longer fit, in order."""
+    """Refuses plans that do not fit together with those before them: each was checked on its own."""
     left: dict[int, int] = {}
     for plan in list(plans):
-        device = _device_of(plan.spec.output_dir)
+        folder = plan.spec.output_dir.absolute()
+        device = next(parent for parent in (folder, *folder.parents) if parent.exists()).stat().st_dev
         room = left.get(device, plan.free_bytes)
         if plan.needs_bytes > room:
+            needs, name = format_size(plan.needs_bytes), plan.machine.name
+            message = f"'{name}' may need {needs}, the machines before it leave {format_size(room)}"
             plans.remove(plan)
-            failures.append(Failure(plan.machine.name, _too_small_together(plan, room)))
+            failures.append(Failure(name, Refused(message, code="target_too_small")))
         else:
             left[device] = room - plan.needs_bytes
 
 
-def _device_of(folder: Path) -> int:
-    existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    return existing.stat().st_dev
-
-
-def _too_small_together(plan: Plan, room: int) -> HyperSDKError:
-    return Refused(
-        f"'{plan.machine.name}' may need {format_size(plan.needs_bytes)}, the machines before it leave"
-        f" {format_size(room)}",
-        code="target_too_small",
-    )
-
-
 def show_plans(cli: Cli, plans: Sequence[Plan], failures: Sequence[Failure]) -> None:
-    """What will be done, to whom, and what it takes; events of type "plan" with --json."""
+    """Shows what each export will do and need; events of type "plan" with --json."""
     if cli.output.json_lines:
         for plan in plans:
             cli.output.event(
@@ -174,17 +144,11 @@ def show_plans(cli: Cli, plans: Sequence[Plan], failures: Sequence[Failure]) -> 
         needs = sum(plan.needs_bytes for plan in plans)
         cli.output.note(f"{count(len(plans), 'machine')}: at most {format_size(needs)} to write", style="bold")
     for failure in failures:
-        tell_failure(cli, failure)
+        show_failure(cli, failure)
 
 
 def plan_panel(plan: Plan) -> RenderableType:
     """One plan for people."""
-    from rich import box
-    from rich.panel import Panel
-    from rich.text import Text
-
-    from hypersdk.cli.picker.details import facts_table
-
     facts = [(label, Text(clean(value, 400), style=style)) for label, value, style in _plan_facts(plan)]
     title = Text(f" {clean(plan.machine.name, 100)} ", style="bold")
     return Panel(
@@ -217,10 +181,7 @@ def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
-    """Many plans, a line each; below them what is done at the source, with how many of them do it, and every
-    warning."""
-    from hypersdk.cli.columns import Column, lay_out
-
+    """Many plans, a line each; below them the changes at the source, with the number of machines, and all warnings."""
     columns = (
         Column("Machine", least=16),
         Column("From", least=8, optional=True),
@@ -240,54 +201,52 @@ def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
     ]
     notes = cli.output.notes
     notes.print(lay_out(columns, rows, notes.width))
-    for change, number in Counter(change for plan in plans for change in plan.changes).items():
-        notes.print(labelled("source", f"{change} ({number} of {len(plans)})", notes.width), soft_wrap=True)
+    changes = Counter(change for plan in plans for change in plan.changes)
+    facts = [("source", f"{change} ({number} of {len(plans)})", "") for change, number in changes.items()]
     for plan in plans:
         if plan.resumption is not None:
-            text = f"{plan.machine.name}: {plan.resumption.text}"
-            notes.print(labelled("resume", text, notes.width), soft_wrap=True)
-        for warning in plan.warnings:
-            notes.print(
-                labelled("warning", f"{plan.machine.name}: {warning_text(warning)}", notes.width, "yellow"),
-                soft_wrap=True,
-            )
+            facts.append(("resume", f"{plan.machine.name}: {plan.resumption.text}", ""))
+        facts += [("warning", f"{plan.machine.name}: {warning_text(found)}", "yellow") for found in plan.warnings]
+    for label, text, style in facts:
+        notes.print(labelled(label, text, notes.width, style), soft_wrap=True)
 
 
 def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSettings) -> list[Outcome]:
     """Exports all, with live progress."""
-    from hypersdk.cli.progress import watching
-    from hypersdk.migration.export import export_machines
-
     cli.resumable = True
     with watching(cli.output, disks=any(plan.spec.show_disks for plan in plans)) as observer:
         return export_machines(session, plans, cancel=cli.cancel, observer=observer, settings=settings)
 
 
 def conclude(cli: Cli, outcomes: Sequence[Outcome], failures: Sequence[Failure]) -> None:
-    """Reports how each machine ended, and raises what decides the exit status. ``failures`` of several were reported
-    with the plans."""
+    """Reports the result of each machine, and raises the error that sets the exit status. ``failures`` of several
+    machines were reported with the plans."""
     for outcome in outcomes:
         if outcome.result is not None:
             show_result(cli, outcome.result)
     ended = [Failure(outcome.plan.machine.name, outcome.error) for outcome in outcomes if outcome.error]
-    _tell_kept_snapshots(cli, outcomes)
+    _report_kept_snapshots(cli, outcomes)
     total = len(outcomes) + len(failures)
     if total == 1:
         for failure in (*failures, *ended):
             raise failure.error
     for failure in ended:
         if not isinstance(failure.error, Cancelled):
-            tell_failure(cli, failure)
+            show_failure(cli, failure)
     stopped = [failure.error for failure in ended if isinstance(failure.error, Cancelled)]
     if stopped:
         _gather(stopped[0], stopped, "not_undone", "kept")
         raise stopped[0]
-    if failures or ended:
-        raise _partly_failed(outcomes, [*failures, *ended], total)
+    if failed := [*failures, *ended]:
+        raise PartlyFailed(
+            f"{len(failed)} of {count(total, 'machine')} failed",
+            exported=sum(outcome.result is not None for outcome in outcomes),
+            failed=[{"machine": failure.machine, "code": failure.error.code} for failure in failed],
+        )
 
 
 def _gather(error: Cancelled, errors: Sequence[Cancelled], *names: str) -> None:
-    """What all of them list under ``names``, in the one that is told."""
+    """Adds to ``error`` the lists that ``errors`` have under ``names``, and their remedies for the source."""
     for name in names:
         lists = [listed for each in errors if isinstance(listed := each.fields.get(name), list)]
         if lists:
@@ -296,9 +255,9 @@ def _gather(error: Cancelled, errors: Sequence[Cancelled], *names: str) -> None:
     error.remedies = tuple(dict.fromkeys((*error.remedies, *left)))
 
 
-def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
-    """Which temporary snapshots stay at the source, why, until when, and what removes them now; in the error for
-    programs (``kept``)."""
+def _report_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
+    """Reports temporary snapshots that are kept at the source, and the command that removes them; for programs in the
+    error (``kept``)."""
     for outcome in outcomes:
         name = outcome.error.fields.get("kept_snapshot") if outcome.error else None
         if name is None or outcome.error is None:
@@ -309,44 +268,33 @@ def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
             outcome.error.fields["kept"] = [{"snapshot": name, "folder": folder, "command": command}]
             continue
         cli.output.note(
-            f"{outcome.plan.machine.name}: snapshot {name} stays on the machine for --resume; the"
-            " resumed export removes it at its end. It grows as the machine writes, and nothing removes it by itself:"
-            f" any `hyper2kvm cleanup` does once the export is {SNAPSHOT_KEPT} old. This removes it now:",
+            f"{outcome.plan.machine.name}: snapshot {name} is kept for --resume; the resumed export removes it. It"
+            f" grows as the machine writes. `hyper2kvm cleanup` removes it once the export is {SNAPSHOT_KEPT} old. To"
+            " remove it now:",
             style="yellow",
         )
         cli.output.notes.print(f"  {clean(command)}", markup=False, soft_wrap=True)
 
 
-def _partly_failed(outcomes: Sequence[Outcome], failed: Sequence[Failure], total: int) -> PartlyFailed:
-    done = sum(outcome.result is not None for outcome in outcomes)
-    return PartlyFailed(
-        f"{len(failed)} of {count(total, 'machine')} failed",
-        exported=done,
-        failed=[{"machine": failure.machine, "code": failure.error.code} for failure in failed],
-    )
-
-
-def tell_failure(cli: Cli, failure: Failure) -> None:
+def show_failure(cli: Cli, failure: Failure) -> None:
     """One machine's failure among several: an event of type "error" that names it, or a message."""
     if cli.output.json_lines:
         cli.output.event("error", {"machine": failure.machine, **error_dict(failure.error)})
     elif failure.machine in failure.error.message:
-        tell(cli.output, failure.error)
+        show_error(cli.output, failure.error)
     else:
         cli.output.note(f"{failure.machine}:", style="bold")
         report(cli.output, failure.error)
 
 
 def show_result(cli: Cli, result: ExportResult, *, local: bool = False) -> None:
-    """What lies where now, what proves it, and what to do next; an event of type "result" with --json.
+    """Shows the files, how they were verified, and the next step; an event of type "result" with --json.
 
     ``local`` says that the source was a file on this machine.
     """
     if cli.output.json_lines:
         cli.output.event("result", result.as_dict())
         return
-    from rich.text import Text
-
     cli.output.print(Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green"))
     for file in result.files:
         cli.output.line(f"  {file.name}  {format_size(file.size_bytes)}")
@@ -372,7 +320,7 @@ def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, s
         "",
     )
     if result.blocks_skipped:
-        yield "resumed", f"{format_size(result.blocks_skipped * MiB // 16)} had been copied before", ""
+        yield "resumed", f"{format_size(result.blocks_skipped * MiB // 16)} was already copied", ""
     if not result.restored:
         yield "source", "NOT restored; run `hyper2kvm cleanup`", "bold red"
     elif not local:
@@ -409,28 +357,24 @@ def import_command(plan: Plan, result: ExportResult) -> str | None:
 
 
 def in_boot_order(plan: Plan) -> list[PlannedDisk]:
-    """The disks in the order in which the machine tries to boot from them; as they are numbered where that is not
-    known."""
+    """The disks in the machine's boot order; by number if it is not known."""
     places = {key: place for place, key in enumerate(boot_sequence(plan.machine))}
     return sorted(plan.disks, key=lambda disk: places.get(disk.key, len(places)))
 
 
 def domain_name(machine: str) -> str:
-    """A name that virt-install takes: it refuses blanks, libvirt ``/`` and line breaks, and a ``-`` in front reads as a
-    flag."""
-    from hypersdk.migration.naming import stem_of
-
+    """A name that virt-install accepts: without blanks, ``/`` and line breaks, and not starting with ``-``."""
     return stem_of("-".join(machine.split()))
 
 
 def _option_value(text: str) -> str:
-    """One value in an option of virt-install, which takes ``key=value,key=value`` apart by commas as a shell does by
-    blanks: with quotes and backslashes (``parse_optstr_tuples`` in virtinst/cli.py)."""
+    """One value in an option of virt-install, which splits ``key=value,key=value`` as a shell splits words: quotes,
+    backslashes and commas are escaped (``parse_optstr_tuples`` in virtinst/cli.py)."""
     return re.sub(r"""[\\"',]""", r"\\\g<0>", text)
 
 
 def _in_lines(words: Sequence[str]) -> str:
-    """A shell command, a line for each of its longer flags, to be copied as it is."""
+    """A shell command with a line for each of its longer flags."""
     quoted = [shell_word(word) for word in words]
     text = quoted[0]
     for word in quoted[1:]:
@@ -439,7 +383,7 @@ def _in_lines(words: Sequence[str]) -> str:
 
 
 def show_next_steps(cli: Cli, outcomes: Sequence[Outcome]) -> None:
-    """How to start what was exported; for people only."""
+    """Shows how to start the exported machines; for people only."""
     if cli.output.json_lines:
         return
     commands = [
@@ -454,8 +398,6 @@ def show_next_steps(cli: Cli, outcomes: Sequence[Outcome]) -> None:
 
 def resolve(machines: Sequence[MachineSummary], selectors: Sequence[str]) -> list[MachineSummary]:
     """The machines that ``selectors`` name, each once, in that order. Raises LookupFailed."""
-    from hypersdk.vsphere.inventory import find_machine
-
     found = [find_machine(machines, selector) for selector in selectors]
     return list({machine.moref: machine for machine in found}.values())
 
@@ -463,9 +405,16 @@ def resolve(machines: Sequence[MachineSummary], selectors: Sequence[str]) -> lis
 def specs_for(
     template: ExportSpec, machines: Sequence[MachineSummary], *, own_folder: bool = False
 ) -> list[ExportSpec]:
-    """``template`` for each machine; its folder is the base of theirs."""
-    folders = folders_for(template.output_dir, machines, own=own_folder)
+    """``template`` for each machine. A single machine gets the template's folder itself (unless it gets its
+    ``own_folder``); else each has one below it, named after the machine, with the moref if names are equal."""
+    if len(machines) == 1 and not own_folder:
+        return [replace(template, machine=machines[0].moref)]
+    stems = [stem_of(machine.name) for machine in machines]
     return [
-        replace(template, machine=machine.moref, output_dir=folder)
-        for machine, folder in zip(machines, folders, strict=True)
+        replace(
+            template,
+            machine=machine.moref,
+            output_dir=template.output_dir / (stem if stems.count(stem) == 1 else f"{stem}-{machine.moref}"),
+        )
+        for stem, machine in zip(stems, machines, strict=True)
     ]

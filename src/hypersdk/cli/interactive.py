@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import Final
 
 from rich import box
 from rich.panel import Panel
@@ -29,16 +29,13 @@ from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean
 from hypersdk.errors import LookupFailed
-from hypersdk.migration.plan import RESUMABLE_STATE, free_bytes
+from hypersdk.migration.plan import RESUMABLE_STATE, Plan, free_bytes
+from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.model import MachineSummary
+from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.machine import read_machine
-
-if TYPE_CHECKING:
-    from hypersdk.migration.plan import Plan
-    from hypersdk.migration.settings import RunSettings
-    from hypersdk.vsphere.endpoint import Endpoint
-    from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.session import Session
 
 BANNER: Final = (
     "╻ ╻╻ ╻┏━┓┏━╸┏━┓┏━┓╺┳┓╻┏ ",
@@ -48,21 +45,12 @@ BANNER: Final = (
 
 
 NO_MACHINES: Final = (
-    "Check the datacenter asked for, and that the account may read the inventory: run `hyper2kvm doctor`."
+    "Check the name of the datacenter, and that the account may read the inventory: run `hyper2kvm doctor`."
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What the user agreed to."""
-
-    plans: Sequence[Plan]
-    failures: Sequence[Failure]
-    settings: RunSettings
-
-
 def interactive_run(cli: Cli) -> None:
-    """The whole flow. Returns when the user leaves or all is exported; raises what went wrong."""
+    """The whole flow. Returns when the user quits or all machines are exported. Raises the error of a failure."""
     cli.interactive = True
     _banner(cli)
     endpoint = endpoint_of(cli)
@@ -78,8 +66,9 @@ def interactive_run(cli: Cli) -> None:
         if agreed is None:
             cli.output.note("Nothing was exported.")
             return
-        outcomes = exporting.carry_out(cli, session, agreed.plans, agreed.settings)
-    exporting.conclude(cli, outcomes, agreed.failures)
+        plans, failures, settings = agreed
+        outcomes = exporting.carry_out(cli, session, plans, settings)
+    exporting.conclude(cli, outcomes, failures)
     exporting.show_next_steps(cli, outcomes)
 
 
@@ -121,49 +110,28 @@ def _done(cli: Cli, text: str, more: str = "") -> None:
         cli.output.notes.print(Text(f"  {clean(more, 200)}", style="dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _agree(cli: Cli, session: Session, machines: Sequence[MachineSummary]) -> _Prepared | None:
-    """Picks, plans and asks until the user agrees; None when they leave."""
+def _agree(
+    cli: Cli, session: Session, machines: Sequence[MachineSummary]
+) -> tuple[list[Plan], list[Failure], RunSettings] | None:
+    """Picks machines, plans and asks until the user confirms; None if they quit."""
     flags = with_defaults(cli, {})
-    start = _start(template(flags))
+    start = Choices(template(flags))
     marked: tuple[str, ...] = ()
     while True:
         picked = _pick(cli, session, machines, start, marked)
         if picked is None:
             return None
         settings = replace(run_settings(cli, flags), bandwidth_limit=picked.choices.bandwidth_bytes_s)
-        specs = exporting.specs_for(_spec(template(flags), picked.choices), picked.machines, own_folder=True)
+        specs = exporting.specs_for(picked.choices.spec, picked.machines, own_folder=True)
         plans, failures = exporting.make_plans(cli, session, specs, machines, settings)
         plans, failures = _unfinished(cli, session, specs, machines, settings, (plans, failures))
         exporting.show_plans(cli, plans, failures)
         answer = _confirm(cli, bool(plans))
         if answer == "yes":
-            return _Prepared(plans, failures, settings)
+            return plans, failures, settings
         if answer == "quit":
             return None
         start, marked = picked.choices, tuple(machine.moref for machine in picked.machines)
-
-
-def _start(spec: ExportSpec) -> Choices:
-    return Choices(
-        output_dir=spec.output_dir.absolute(),
-        format=spec.format,
-        compress=spec.compress,
-        state=spec.state,
-        method=spec.method,
-        remove_cdrom=spec.remove_cdrom,
-    )
-
-
-def _spec(spec: ExportSpec, choices: Choices) -> ExportSpec:
-    return replace(
-        spec,
-        output_dir=choices.output_dir,
-        format=choices.format,
-        compress=choices.compress,
-        state=choices.state,
-        method=choices.method,
-        remove_cdrom=choices.remove_cdrom,
-    )
 
 
 def _pick(
@@ -194,14 +162,14 @@ def _unfinished(
     settings: RunSettings,
     made: tuple[list[Plan], list[Failure]],
 ) -> tuple[list[Plan], list[Failure]]:
-    """Where folders hold unfinished exports, asks what to do about them and plans those again."""
+    """Asks what to do about unfinished exports in the folders, and plans those machines again."""
     plans, failures = made
     waiting = [failure for failure in failures if failure.error.code == RESUMABLE_STATE]
     if not waiting:
         return made
     for failure in waiting:
         cli.output.note(failure.error.message, style="yellow")
-    answer = cli.ask("[r]esume, [d]iscard and begin anew, or [s]kip? ").strip().lower()[:1]
+    answer = cli.ask("[r]esume, [d]iscard and start over, or [s]kip? ").strip().lower()[:1]
     if answer not in ("r", "d"):
         return made
     resume = Resume.RESUME if answer == "r" else Resume.DISCARD
@@ -217,7 +185,9 @@ def _unfinished(
 
 def _confirm(cli: Cli, possible: bool) -> str:
     """``yes``, ``edit`` or ``quit``."""
-    question = "Start? [Y]es, [e]dit, [q]uit: " if possible else "None of this can be exported. [E]dit, [q]uit: "
+    question = (
+        "Start? [Y]es, [e]dit, [q]uit: " if possible else "None of these machines can be exported. [E]dit, [q]uit: "
+    )
     default = "y" if possible else "e"
     answers = {"y": "yes", "e": "edit", "q": "quit", "n": "quit"} if possible else {"e": "edit", "q": "quit"}
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypersdk.cli import exporting
 from hypersdk.cli.connect import connected
@@ -13,12 +13,10 @@ from hypersdk.cli.exporting import Failure
 from hypersdk.cli.machines import read_inventory
 from hypersdk.cli.state import Cli
 from hypersdk.errors import UsageError
+from hypersdk.migration.export import Outcome
 from hypersdk.migration.jobfile import MAX_TEXT, EndpointOverrides, JobDefinition, JobEntry, load_jobs
-from hypersdk.migration.spec import ExportSpec, Resume
-
-if TYPE_CHECKING:
-    from hypersdk.migration.export import Outcome
-    from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.spec import ExportSpec
 
 OWN_FLAGS: Final = frozenset(
     {
@@ -35,30 +33,31 @@ OWN_FLAGS: Final = frozenset(
         "datastore_floor",
     }
 )
-"""Flags that go with a job file: how to run it. What to export and where to stands in the file."""
+"""Flags that can be given with a job file: how to run it. The file says what to export and where to."""
 
 
 READABLE: Final = "Give the path of a job file, or - for standard input."
 
 
 def check_flags(given: Iterable[str]) -> None:
-    """Raises UsageError for flags that the job file itself decides."""
+    """Raises UsageError for flags whose values the job file has."""
     foreign = sorted(set(given) - OWN_FLAGS)
     if foreign:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         raise UsageError(f"{names} cannot be given with -f", next_step="Write it into the job file.")
 
 
-def export_jobs(cli: Cli, path: Path, settings: RunSettings, given: Mapping[str, Any], *, dry_run: bool) -> None:
-    """Runs all valid jobs of the file; those that are not valid are told of, and count as failed."""
+def export_jobs(cli: Cli, path: Path, settings: RunSettings, changes: Mapping[str, Any], *, dry_run: bool) -> None:
+    """Runs all valid jobs of the file; invalid ones are reported and count as failed. ``changes`` are the fields of an
+    ExportSpec that flags set."""
     entries = load_jobs(_read(cli, path), environ=cli.environ)
     failures = [Failure(f"job {entry.number}", entry.error) for entry in entries if entry.error is not None]
     if len(entries) > 1:
         for failure in failures:
-            exporting.tell_failure(cli, failure)
+            exporting.show_failure(cli, failure)
     outcomes: list[Outcome] = []
     for endpoint, jobs in _by_endpoint(cli, entries).items():
-        specs = [_with_flags(job.to_spec(), given) for job in jobs]
+        specs = [replace(job.to_spec(), **changes) for job in jobs]
         done, refused = _run_batch(cli, endpoint, specs, settings, alone=len(entries) == 1, dry_run=dry_run)
         outcomes += done
         failures += refused
@@ -67,7 +66,7 @@ def export_jobs(cli: Cli, path: Path, settings: RunSettings, given: Mapping[str,
 
 
 def _read(cli: Cli, path: Path) -> str:
-    if str(path) == "-" and "password_stdin" in cli.flags:
+    if str(path) == "-" and "password_stdin" in cli.given:
         raise UsageError(
             "the job file and the password cannot both come from standard input", next_step="Use --password-file."
         )
@@ -90,20 +89,6 @@ def _by_endpoint(cli: Cli, entries: Iterable[JobEntry]) -> dict[EndpointOverride
                 cli.output.warn(f"job {entry.number}: {warning}")
             groups.setdefault(entry.definition.endpoint, []).append(entry.definition)
     return groups
-
-
-def _with_flags(spec: ExportSpec, given: Mapping[str, Any]) -> ExportSpec:
-    if "resume" in given and "discard" in given:
-        raise UsageError("--resume and --discard exclude each other")
-    resume = Resume.RESUME if "resume" in given else Resume.DISCARD if "discard" in given else Resume.REFUSE
-    return replace(
-        spec,
-        resume=resume,
-        force="force" in given,
-        retries=given.get("retries", spec.retries),
-        file_hash="no_file_hash" not in given,
-        quiesce="no_quiesce" not in given,
-    )
 
 
 def _run_batch(

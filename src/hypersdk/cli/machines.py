@@ -1,26 +1,24 @@
-"""Machines as the commands show them: rows for people, objects for programs."""
+"""Machines in the output of commands: rows for people, objects for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from rich.text import Text
+
+from hypersdk.cli.columns import Column, lay_out
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
 from hypersdk.model import Machine, MachineSummary, boot_sequence
 from hypersdk.units import format_size
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.inventory import datacenter_path, list_machines
+from hypersdk.vsphere.session import Session
 
 
 def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
-    """All machines, of one datacenter if the endpoint names one, with a count that grows while they come."""
-    from hypersdk.vsphere.inventory import list_machines
-
+    """All machines, of one datacenter if the endpoint names one, with a growing count while they are read."""
     with cli.output.working("Reading the inventory ...") as show, session.breakable(cli.cancel):
         machines = list_machines(
             session,
@@ -33,8 +31,6 @@ def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
 
 def _lies_in(machine: MachineSummary, datacenter: str) -> bool:
     """``datacenter`` is a name, or a path as ``GOVC_DATACENTER`` may hold it."""
-    from hypersdk.vsphere.inventory import datacenter_path
-
     name = datacenter.strip("/")
     return machine.datacenter == name or datacenter_path(machine) == f"/{name}"
 
@@ -61,17 +57,15 @@ def summary_object(machine: MachineSummary) -> dict[str, Any]:
 
 
 def machine_object(machine: Machine) -> dict[str, Any]:
-    """One machine for ``inspect --json``: its row, every other field of the record under the record's own names, and
-    the keys of its disks in the order in which it tries to boot from them (empty where that is not known)."""
+    """One machine for ``inspect --json``: its row, all other fields of the record under their own names, and the keys
+    of its disks in boot order (empty if it is not known)."""
     fields = asdict(machine)
     del fields["summary"]
     return {**summary_object(machine.summary), **fields, "boot_sequence": boot_sequence(machine)}
 
 
 def list_table(machines: Sequence[MachineSummary], width: int | None) -> Text:
-    """A table that fits ``width`` columns (None: as wide as it takes): what matters less is left out first."""
-    from hypersdk.cli.columns import Column, lay_out
-
+    """A table that fits ``width`` columns (None: as wide as needed); less important columns are left out first."""
     columns = (
         Column("Name", least=20),
         Column("Power"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from hypersdk.cli.app import run
+from hypersdk.cli.app import program
 
-__all__ = ["run"]
+run = program.run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -1,4 +1,4 @@
-"""Where output goes, decided in one place.
+"""Output: which stream gets what.
 
 ::
 
@@ -7,8 +7,8 @@
     with --json     stdout, a JSON   nothing                         stdout, one JSON line of type "error"
                     line per event
 
-So a pipe behind stdout always gets results and nothing else. Colours and live displays appear only on a terminal, never
-with ``NO_COLOR`` or ``TERM=dumb``.
+So a pipe on stdout gets only results. Colours and live displays appear only on a terminal, never with ``NO_COLOR`` or
+``TERM=dumb``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -53,7 +54,6 @@ class Output:
         self._environ = environ
         self._stdin_is_tty = stdin_is_tty
         self._lock = threading.Lock()
-        self._consoles: dict[int, Console] = {}
         self._undo_terminal: Callable[[], None] | None = None
 
     @property
@@ -63,7 +63,7 @@ class Output:
 
     @property
     def can_ask(self) -> bool:
-        """Whether a person is there to answer: both ends are terminals, and no program reads along."""
+        """Whether a person can answer: stdin and stderr are terminals, and the output is not for programs."""
         return self._stdin_is_tty and self._stderr.isatty() and not self.json_lines
 
     @property
@@ -71,24 +71,19 @@ class Output:
         """Whether the picker can be shown."""
         return self.can_ask and self._stdout.isatty() and self._environ.get("TERM") not in (None, "", "dumb")
 
-    @property
+    @cached_property
     def console(self) -> Console:
         """Results for people, on stdout."""
-        return self._console(self._stdout)
+        return _make_console(self._stdout, self._environ)
 
-    @property
+    @cached_property
     def notes(self) -> Console:
         """Progress, notes and questions, on stderr."""
-        return self._console(self._stderr)
-
-    def _console(self, stream: TextIO) -> Console:
-        if id(stream) not in self._consoles:
-            self._consoles[id(stream)] = _make_console(stream, self._environ)
-        return self._consoles[id(stream)]
+        return _make_console(self._stderr, self._environ)
 
     @contextmanager
     def silent_keyboard(self) -> Iterator[None]:
-        """Keys that are pressed while a display redraws itself are not echoed into it. Ctrl-C works as ever."""
+        """Turns off the echo of keys while a display redraws itself. Ctrl-C still works."""
         if not self._stdin_is_tty:
             yield
             return
@@ -105,7 +100,7 @@ class Output:
             self._undo_terminal = None
 
     def restore_terminal(self) -> None:
-        """What an end by force would leave behind: no echo, no cursor."""
+        """Restores echo and cursor, before the process is ended by force."""
         if self._undo_terminal is not None:
             self._undo_terminal()
             self.notes.show_cursor(True)
@@ -137,7 +132,7 @@ class Output:
 
     @property
     def width(self) -> int | None:
-        """Cells in a line of stdout; None where it is no terminal and a line may be of any length."""
+        """Width of stdout in cells; None if it is not a terminal, where lines may be of any length."""
         return self.console.width if self._stdout.isatty() else None
 
     def line(self, text: str) -> None:
@@ -161,8 +156,7 @@ class Output:
 
     @contextmanager
     def working(self, text: str) -> Iterator[Callable[[str], None]]:
-        """Shows that something goes on (a spinner on a terminal, nothing elsewhere); yields a function that replaces
-        the text."""
+        """Shows a spinner with ``text`` on a terminal, nothing elsewhere; yields a function that replaces the text."""
         if not self.live:
             yield lambda _text: None
             return
@@ -175,8 +169,8 @@ def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:
     from rich.segment import Segment
 
     class Quiet(Console):
-        """Leaves a reader that went away to the outermost loop, which knows the exit status for it. The last line of
-        defence for texts from outside is here: what is shown is clean, whoever laid it out."""
+        """Raises BrokenPipeError, for the exit status, and cleans all text, as a last defence against control
+        characters from outside."""
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):

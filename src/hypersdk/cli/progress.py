@@ -9,21 +9,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.text import clean, count
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
 from hypersdk.units import format_duration, format_size
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.text import Text
 
 Observer = Callable[[Sequence[ExportProgress]], None]
 
@@ -32,7 +31,7 @@ LOG_INTERVALS_S: Final = (2.0, 4.0, 8.0, 15.0)
 """Between lines with figures; the last one stays. A short run is seen to move, a long one does not fill the log."""
 REDRAWS_A_SECOND: Final = 8
 MAX_DISK_LINES: Final = 12
-"""Disks drawn one by one; with more, those that move are drawn and the rest is counted."""
+"""Disks shown one by one; of more, active ones are shown and the others counted."""
 LEASE_WORTH_SHOWING_S: Final = 60.0
 
 ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
@@ -56,7 +55,7 @@ BOTTLENECK_TEXT: Final = {
 def watching(
     output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False, disks: bool = True
 ) -> Iterator[Observer]:
-    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines
+    """Yields the observer to hand to an export. With ``brief`` the display is removed at the end, and a log gets lines
     only if it takes long.
 
     Without ``disks`` the display has one line for each machine.
@@ -64,8 +63,10 @@ def watching(
     if output.json_lines:
         yield JsonProgress(output, clock)
     elif output.live:
-        with _live(output, transient=brief, disks=disks) as observer:
-            yield observer
+        display = LiveProgress(disks=disks)
+        live = Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=brief)
+        with output.silent_keyboard(), live:
+            yield display.update
     else:
         yield LogProgress(output, clock, phases=not brief)
 
@@ -131,10 +132,10 @@ def log_line(machine: ExportProgress) -> str:
 
 
 class FolderProgress:
-    """Files of one folder that are read one after the other, as one run: takes the progress of each, passes that of the
-    whole on.
+    """The progress of a folder whose files are read one after the other: receives the progress of each file, reports
+    that of the folder.
 
-    ``total_bytes`` is what is going to be read, as far as that is known before.
+    ``total_bytes`` is the size of all files, as far as it is known.
     """
 
     def __init__(
@@ -170,35 +171,19 @@ class FolderProgress:
         )
 
 
-@contextmanager
-def _live(output: Output, *, transient: bool, disks: bool) -> Iterator[Observer]:
-    from rich.live import Live
-
-    display = LiveProgress(disks=disks)
-    with (
-        output.silent_keyboard(),
-        Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=transient),
-    ):
-        yield display.update
-
-
 class LiveProgress:
     """A renderable that draws the newest state; ``update`` may be called from any thread."""
 
     def __init__(self, *, disks: bool = True) -> None:
         self._disks = disks
-        self._lock = threading.Lock()
         self._machines: Sequence[ExportProgress] = ()
 
     def update(self, machines: Sequence[ExportProgress]) -> None:
-        """Keeps the newest state for the next redraw."""
-        with self._lock:
-            self._machines = machines
+        """Sets the state for the next redraw."""
+        self._machines = machines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        with self._lock:
-            machines = self._machines
-        yield from draw(machines, options.max_width, options.height or console.height, disks=self._disks)
+        yield from draw(self._machines, options.max_width, options.height or console.height, disks=self._disks)
 
 
 def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: bool = True) -> Iterator[Text]:
@@ -208,11 +193,11 @@ def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: 
     if len(machines) > 1:
         yield _total_line(machines, width)
         room -= 1
-    shown = _most_telling(machines, max(room // 3, 1))
+    shown = _most_active(machines, max(room // 3, 1))
     if len(shown) < len(machines):
         room -= 1
     for at, machine in enumerate(shown):
-        # The only disk of one machine among others is the machine's own line.
+        # Of several machines, one with a single disk needs no line for it.
         lines = _machine_lines(
             machine, width, room // (len(shown) - at), disks=disks and (len(machines) == 1 or len(machine.disks) > 1)
         )
@@ -222,8 +207,8 @@ def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: 
         yield _dim(f"  and {len(machines) - len(shown)} more", width)
 
 
-def _most_telling(machines: Sequence[ExportProgress], room: int) -> list[ExportProgress]:
-    """All machines if there is room, else first those that move."""
+def _most_active(machines: Sequence[ExportProgress], room: int) -> list[ExportProgress]:
+    """All machines if there is room, else the active ones first."""
     order = sorted(
         range(len(machines)), key=lambda at: (machines[at].phase in ENDED, machines[at].phase is Phase.QUEUED, at)
     )
@@ -261,7 +246,7 @@ def _machine_lines(machine: ExportProgress, width: int, room: int, *, disks: boo
 
 
 def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterator[Text]:
-    """All disks where there is room for them, else those that move, and how many more there are."""
+    """All disks if there is room, else the active ones and the number of the others."""
     shown = list(disks)
     if len(disks) > room:
         shown = [disk for disk in disks if disk.phase in ACTIVE][: max(room - 1, 0)]
@@ -276,7 +261,7 @@ def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterato
 
 
 def _label(name: str, phase: Phase) -> str:
-    """The bar itself says that something is being transferred; every other phase is named."""
+    """The name with its phase, except for transfers, which the bar shows."""
     return clean(name, 80) if phase is Phase.TRANSFERRING else f"{clean(name, 80)}  {phase}"
 
 
@@ -285,14 +270,13 @@ def _left(eta_s: float | None) -> str:
 
 
 def _remark(machine: ExportProgress) -> str:
-    """What explains the figures above: basis of the percentage, bottleneck, what is being waited for, age of the
-    lease."""
+    """An explanation of the figures: basis of the percentage, bottleneck, reason of a wait, age of the lease."""
     moving = [disk for disk in machine.disks if disk.phase in ACTIVE]
     remarks = ["" if machine.phase is Phase.CANCELLED else machine.note, *_unique(disk.note for disk in moving)]
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
         remarks.append("% " + ", ".join(bases))
     if again := sum(disk.again_bytes for disk in moving if disk.phase is not Phase.VERIFYING):
-        remarks.append(f"{format_size(again)} of it comes again")
+        remarks.append(f"{format_size(again)} of it is read again")
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
     if retried := max((disk.attempt for disk in moving), default=1) - 1:
         remarks.append(f"retry {retried}")
@@ -310,8 +294,6 @@ def _unique(texts: Any) -> list[str]:
 
 
 def _dim(text: str, width: int) -> Text:
-    from rich.text import Text
-
     line = Text(text, style="dim", no_wrap=True)
     line.truncate(width, overflow="ellipsis")
     return line
@@ -319,7 +301,7 @@ def _dim(text: str, width: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What stands behind a bar."""
+    """The figures after a bar."""
 
     fraction: float
     wire_bytes: int
@@ -327,7 +309,7 @@ class Figures:
     when: str
 
     def text(self, width: int) -> str:
-        """In columns of fixed width, so that the bars of all lines end in one place; without the bytes on a narrow
+        """The figures in columns of fixed width, so that all bars are aligned; without the bytes on a narrow
         terminal."""
         rate = "" if self.rate_bytes_s is None else f"{format_size(self.rate_bytes_s)}/s"
         size = f"{format_size(self.wire_bytes):>11}" if width >= 100 else ""
@@ -343,9 +325,7 @@ MAX_BAR: Final = 80
 
 
 def _bar_line(label: str, figures: Figures, width: int, style: str) -> Text:
-    """Label, bar and figures in exactly one line; on a narrow terminal the bar gives way first, then the figures."""
-    from rich.text import Text
-
+    """Label, bar and figures in exactly one line; on a narrow terminal the bar is left out first, then the figures."""
     facts = figures.text(width)
     room = width - len(facts) - 2
     label_width = min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL)
@@ -364,8 +344,6 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 
 def bar(fraction: float, width: int, style: str) -> Text:
     """A bar with a resolution of an eighth of a cell."""
-    from rich.text import Text
-
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     full, rest = divmod(eighths, 8)
     colour = style if style in ("green", "red", "yellow") else "cyan"

@@ -1,4 +1,4 @@
-"""Remedies in the words of the three programs: their flags."""
+"""Texts of remedies in the three programs, with their flags."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("source", "power-off"): "use --power-off",
     ("export_method", "lease"): "use --source lease",
-    ("export_method", "auto"): "leave --source out",
+    ("export_method", "auto"): "omit --source",
     ("compress", True): "use --compress",
     ("remove_cdrom", True): "use --remove-cdrom, which ejects ISO images during the export",
-    ("resume", False): "leave --resume out",
+    ("resume", False): "omit --resume",
 }
 _LIMITS: Final = {"datastore_min_free": "lower the minimum with --datastore-min-free", "streams": "lower --parallel"}
 
 
 def next_step(found: HyperSDKError | CodeInfo | DoctorCheck | Finding, program: str = "hyper2kvm") -> str:
-    """What to do, in one text. Of several reasons each has a line, with its code before it."""
+    """The next step as one text. Each of several reasons has a line that begins with its code."""
     if isinstance(found, HyperSDKError) and found.reasons:
         return "\n".join(f"{reason.code}: {next_step(reason, program)}" for reason in found.reasons)
     return text_of(found.remedies, lambda remedy: clause(remedy, program))
@@ -34,18 +34,18 @@ def next_step(found: HyperSDKError | CodeInfo | DoctorCheck | Finding, program: 
 
 def error_dict(error: HyperSDKError, program: str = "hyper2kvm") -> dict[str, Any]:
     """``error`` as JSON output has it."""
-    told = error.as_dict() | {"next_step": next_step(error, program)}
-    return told | ({"reasons": [error_dict(reason, program) for reason in error.reasons]} if error.reasons else {})
+    facts = error.as_dict() | {"next_step": next_step(error, program)}
+    return facts | ({"reasons": [error_dict(reason, program) for reason in error.reasons]} if error.reasons else {})
 
 
 def warning_text(warning: fix.Notice) -> str:
-    """A warning with what helps, in one line."""
+    """A warning with its next step, in one line."""
     step = text_of(warning.remedies, lambda remedy: clause(remedy, "hyper2kvm"))
     return f"{warning.text}. {step}" if step else warning.text
 
 
 def clause(remedy: Remedy, program: str) -> str | None:
-    """One remedy as a clause; None where the program has no such thing."""
+    """One remedy as a clause; None if the program has no such remedy."""
     match remedy:
         case fix.UseToken():
             return "pass a token with --token-file"

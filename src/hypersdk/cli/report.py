@@ -1,4 +1,4 @@
-"""How failures are reported: the one renderer for the errors of all commands."""
+"""Reports errors, for all commands."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 EXIT_TERMINATED: Final = 143
 """128 + SIGTERM, as shells report a process ended by that signal."""
 EXIT_BROKEN_PIPE: Final = 141
-"""128 + SIGPIPE: the reader of stdout went away, which is not our failure to tell about."""
+"""128 + SIGPIPE: the reader of stdout closed it, which is not reported."""
 
 LABEL_CELLS: Final = 10
-"""Where the text behind a label begins."""
+"""The column where the text after a label begins."""
 MAX_LISTED: Final = 12
 """Entries shown of a list inside an error; the JSON form has them all."""
 
@@ -35,7 +35,7 @@ def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
     if output.json_lines:
         output.event("error", {**error_dict(error, output.program), "exit_status": status})
         return status
-    tell(output, error)
+    show_error(output, error)
     if debug:
         output.notes.print(clean_lines("".join(traceback.format_exception(error))), markup=False, style="dim")
     return status
@@ -48,8 +48,8 @@ def exit_status(error: HyperSDKError) -> int:
     return error.exit_status
 
 
-def tell(output: Output, error: HyperSDKError) -> None:
-    """One failure for people: the message in red, then why, what to do, and the code to search for."""
+def show_error(output: Output, error: HyperSDKError) -> None:
+    """Shows one error: the message in red, then cause, next step and code."""
     from rich.text import Text
 
     stopped = isinstance(error, Cancelled)
@@ -72,7 +72,7 @@ def _facts(error: HyperSDKError, program: str) -> Iterator[tuple[str, str]]:
     if not isinstance(error, Cancelled) and error.cause.rstrip(".").lower() != error.message.rstrip(".").lower():
         yield "cause", error.cause
     entries = [entry for entry in _listed(error) if entry not in error.message]
-    if entries != [f"{error.message} ({error.code})"]:  # one alone is the message once more
+    if entries != [f"{error.message} ({error.code})"]:  # a single entry would repeat the message
         yield from (("-", entry) for entry in entries)
     yield "next", next_step(error, program)
     yield "code", f"{error.code} (exit status {exit_status(error)})"
@@ -88,8 +88,8 @@ def labelled(label: str, text: str, width: int, style: str = "") -> Text:
 
 
 def wrapped(text: str, width: int, first_indent: int) -> list[str]:
-    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) stays
-    whole, to be copied."""
+    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) is
+    not split, so that it can be copied."""
     lines = textwrap.wrap(
         " " * first_indent + clean(text),
         max(width, 20),
@@ -133,15 +133,14 @@ def report_unexpected(output: Output, error: Exception, state_dir: Path) -> int:
 
 
 class InternalError(HyperSDKError):
-    """Carries an unexpected exception through the one renderer."""
+    """An unexpected exception, as an error that can be reported."""
 
     exit_status = EXIT_INTERNAL
     default_code = INTERNAL
 
 
 def _write_crash(error: Exception, state_dir: Path) -> Path | None:
-    """The crash file, readable by its owner alone; None where the state folder cannot be written (the terminal gets it
-    then)."""
+    """The crash file, readable only by its owner; None if it cannot be written."""
     path = state_dir / f"crash-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.txt"
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

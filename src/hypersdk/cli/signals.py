@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop, the second says what an end by force would lose, the third forces
-it.
+"""Ctrl-C and SIGTERM: the first stops the run in order, the second warns of the consequences of force, the third ends
+the process.
 
 The interpreter runs signal handlers between two bytecodes of the main thread, which may hold any lock at that moment.
-So the handler itself takes none; the number travels through a wake-up pipe to a thread that may. Only while the program
-waits for a person or for the first answer of a server (``breakable``) does the handler raise, because nothing else ends
-a blocked read; the pipe is taken off for that time, so that no signal is acted on twice.
+So the handler itself takes none; a wake-up pipe passes the number to a thread that may. The handler raises only while
+the program waits for input or for the first answer of a server (``breakable``), because nothing else ends a blocked
+read; the pipe is off during that time, so that no signal is handled twice.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hypersdk.transfer.cancel import CancelToken
 WATCHED: Final = (signal.SIGINT, signal.SIGTERM)
 
 STOPPING: Final = (
-    "Stopping: what is written is kept. What was changed at the source is put back, but for a temporary snapshot that"
-    " --resume needs. One moment."
+    "Stopping: written data is kept. Changes at the source are undone, except a temporary snapshot that --resume needs."
+    " Please wait."
 )
 WARNING: Final = (
-    "Still stopping. Ended by force, the lease stays open on the server until it times out (usually five minutes, in"
-    " which the machine can be neither started nor moved), and a temporary snapshot or an ejected CD stays as it is"
-    " until `hyper2kvm cleanup`. What is on disk stays usable for --resume. Once more to end by force."
+    "Still stopping. If it is ended by force, the lease stays open on the server until it times out (usually after five"
+    " minutes; until then the machine can be neither started nor moved), and a temporary snapshot or an ejected CD is"
+    " restored only by `hyper2kvm cleanup`. Data on disk can still be resumed. Press Ctrl-C again to end by force."
 )
 
 
@@ -66,8 +66,8 @@ class Interrupts:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """While nothing is under way that must be ended in order: a signal raises Cancelled in the main thread,
-        whatever blocks it. Main thread only."""
+        """For code that may be aborted anywhere: a signal raises Cancelled in the main thread, whatever blocks it. Main
+        thread only."""
         pipe = signal.set_wakeup_fd(-1)
         self._breakable = True
         try:
@@ -78,7 +78,7 @@ class Interrupts:
 
     @contextmanager
     def diverted(self, stop: Callable[[], None]) -> Iterator[None]:
-        """While a full-screen program owns the terminal: ``stop`` is called (from another thread) in place of a
+        """While a full-screen program uses the terminal: ``stop`` is called (from another thread) instead of printing a
         message."""
         self._diverted = stop
         try:
@@ -87,7 +87,7 @@ class Interrupts:
             self._diverted = None
 
     def in_main_thread(self, number: int, _frame: FrameType | None) -> None:
-        """The handler proper. It must exist for the interpreter to write the number to the wake-up pipe."""
+        """The signal handler. It must exist for the interpreter to write the number to the wake-up pipe."""
         if self._breakable:
             self.received = signal.Signals(number)
             raise cancelled_by(number)
@@ -105,7 +105,7 @@ def cancelled_by(number: int) -> Cancelled:
 
 @contextmanager
 def watched(interrupts: Interrupts) -> Iterator[None]:
-    """Routes SIGINT and SIGTERM to ``interrupts`` while inside; the handlers before are put back. Main thread only."""
+    """Routes SIGINT and SIGTERM to ``interrupts``, then restores the previous handlers. Main thread only."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     thread = threading.Thread(target=_watch, args=(reader, interrupts), name="signals", daemon=True)

@@ -121,7 +121,7 @@ def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperct
 
 def test_a_password_that_is_no_utf8_is_told(ctl: Hyperctl) -> None:
     done = ctl("users", "add", "ops", "--password-stdin", "--json", stdin=PASSWORD.encode() + b"\xfc\n")
-    assert (done.status, done.error["code"]) == (2, "password_source")
+    assert (done.status, done.error["code"]) == (2, "usage")
     assert PASSWORD not in done.out
 
 
@@ -242,9 +242,7 @@ def test_login_keeps_the_context_of_another_daemon_on_the_same_host(api: Api, ct
     assert person("contexts", "add", "127.0.0.1", "http://127.0.0.1:1").status == 0
     first = person("login", api.url, "--token-file", file)
     assert f"context 127.0.0.1-{port}" in first.out
-    assert (
-        f"127.0.0.1 is the context of http://127.0.0.1:1; this daemon is remembered as 127.0.0.1-{port}." in first.err
-    )
+    assert f"127.0.0.1 is the context of http://127.0.0.1:1; this daemon is saved as 127.0.0.1-{port}." in first.err
     again = person("login", api.url, "--token-file", file, "--json")
     assert again.events[-1]["context"] == f"127.0.0.1-{port}"
     assert [(one["name"], one["current"]) for one in person("contexts", "list", "--json").events] == [
@@ -255,7 +253,7 @@ def test_login_keeps_the_context_of_another_daemon_on_the_same_host(api: Api, ct
     assert person("contexts", "add", f"127.0.0.1-{port}", "http://127.0.0.1:2").status == 0
     assert f"context 127.0.0.1-{port}-2\n" in person("login", api.url, "--token-file", file).out
     assert (
-        "was that of http://127.0.0.1:2"
+        "replaces that of http://127.0.0.1:2"
         in person("login", api.url, "--token-file", file, "--name", f"127.0.0.1-{port}").err
     )
 

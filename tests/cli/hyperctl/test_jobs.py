@@ -322,7 +322,7 @@ def test_watch_of_many_jobs_begins_with_those_that_run(
     ctl.ok("cancel", cancelling)
     done = ctl("watch")
     assert followed == [[running, cancelling, paused, first]]
-    assert "4 jobs are followed, and 5 more have not ended" in done.err
+    assert "following 4 jobs; 5 more are unfinished" in done.err
     monkeypatch.undo()
     monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
     assert ctl("watch").err == ""
@@ -350,7 +350,7 @@ def test_an_interrupted_submit_is_not_told_to_submit_again(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", interrupted)
+    monkeypatch.setattr("hypersdk.cli.hyperctl.submit.follow", interrupted)
     done = ctl("submit", "-f", "-", "--watch", stdin=job_file(api, "a"))
     (job,) = api.services.jobs.ids(_all())
     assert done.status == 130

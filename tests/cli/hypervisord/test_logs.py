@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.cli.hypervisord.logs import start_logging, to_journal
+from hypersdk.cli.programs.logs import start_logging, to_journal
 from hypersdk.text import is_plain
 
 TOKEN = "hst_" + "x" * 43

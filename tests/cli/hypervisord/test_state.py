@@ -123,7 +123,7 @@ def test_an_address_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = hypervisord("-addr", f"127.0.0.1:{other.getsockname()[1]}", home=tmp_path)
     assert done.status == 12, "not 2: with that, systemd does not try again"
-    assert "cannot be listened on" in done.err
+    assert "cannot listen on 127.0.0.1" in done.err
 
 
 @pytest.mark.parametrize("how", ["header", "truncated", "page"])
@@ -278,7 +278,7 @@ def test_the_key_is_changed_and_the_old_one_opens_nothing_any_more(state: Path, 
     before = (state / "vault.key").read_text()
     done = hypervisord("rotate-key", "--state-dir", state, home=tmp_path)
     assert done.status == 0, done.err
-    assert done.out.startswith("1 passwords are sealed with a new key")
+    assert done.out.startswith("1 passwords are encrypted with a new key")
     assert (state / "vault.key").read_text() != before
     assert (state / "vault.key.old").read_text() == before
     assert passwords(state) == [PLANTED]
@@ -305,7 +305,7 @@ def test_a_change_of_the_key_that_was_cut_off_is_finished(
     wanted = known_key(database)
     database.close()
     done = hypervisord("rotate-key", "--state-dir", state, home=tmp_path)
-    assert (done.status, "is finished" in done.out) == (0, True)
+    assert (done.status, "was completed" in done.out) == (0, True)
     assert wanted is not None
     assert passwords(state) == [PLANTED]
 
@@ -334,7 +334,7 @@ def test_a_lost_key_costs_the_passwords_and_nothing_else(state: Path, tmp_path: 
     )
     assert hypervisord("reset-vault", "--state-dir", state, home=tmp_path).status == 2
     done = hypervisord("reset-vault", "--yes", "--state-dir", state, home=tmp_path)
-    assert done.out.startswith("1 stored passwords are forgotten")
+    assert done.out.startswith("1 stored passwords were deleted")
     assert "ops" in hypervisord("user", "list", "--state-dir", state, home=tmp_path).out
 
 

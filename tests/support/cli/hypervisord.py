@@ -48,7 +48,7 @@ def daemon(
     command = [
         sys.executable,
         "-c",
-        f"{before}; import sys; from hypersdk.cli.hypervisord.app import run; sys.exit(run())",
+        f"{before}; import sys; from hypersdk.cli.hypervisord.main import run; sys.exit(run())",
         "-addr",
         f"127.0.0.1:{port}",
         "--state-dir",

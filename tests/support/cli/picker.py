@@ -12,11 +12,12 @@ from textual.pilot import Pilot
 
 from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import MachineSummary
 from hypersdk.units import GiB
 
 Driver = Callable[[PickerApp, Pilot[Picked | None]], Awaitable[None]]
-START = Choices(Path("/srv/images"))
+START = Choices(ExportSpec(machine="", output_dir=Path("/srv/images")))
 KEYS = (
     "p",
     "w",

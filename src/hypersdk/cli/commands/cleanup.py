@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
+from hypersdk.cli.connect import connected
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.remedies import error_dict
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.client import Client
 from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
+from hypersdk.migration.prepare import endpoint_name
+from hypersdk.migration.runfile import FolderRuns
+from hypersdk.migration.runs import (
+    RunClaim,
+    Stray,
+    UnfinishedRun,
+    clean_up,
+    remove_stray,
+    stray_snapshots,
+    unfinished_runs,
+)
+from hypersdk.units import format_duration
+from hypersdk.vsphere.session import Session
 
 GIVE_UP_STEP: Final = (
     "Run the command again once vSphere is available. For what can never be undone, `hyper2kvm cleanup --give-up DIR`"
     " lists what is left behind and stops trying."
 )
 
-if TYPE_CHECKING:
-    from hypersdk.migration.runs import Stray, UnfinishedRun
-    from hypersdk.vsphere.session import Session
 
 SNAPSHOT_UNCLAIMED: Final = register(
     "snapshot_unclaimed",
@@ -55,8 +67,8 @@ ASK_DAEMON_S: Final = 5.0
     multiple=True,
     metavar="NAME",
     help=(
-        "Remove exactly this HyperSDK snapshot (hypersdk-...), whoever made it, without asking; not one that this"
-        " host's register or the daemon reports as in use. Repeatable."
+        "Remove exactly this HyperSDK snapshot (hypersdk-...), whoever created it, without asking. One that this"
+        " host's register or the daemon reports as in use is not removed. Repeatable."
     ),
 )
 @click.option(
@@ -72,14 +84,10 @@ def command(
 ) -> None:
     """Restore what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
 
-    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none
-    with --snapshot). Copied data stays, and the exports stay resumable; where a snapshot was removed, its
-    disks are copied again.
+    DIR is the output folder of an unfinished export; without one, all exports that `hyper2kvm status` shows for this
+    server are cleaned up (none with --snapshot). Copied data is kept and the exports stay resumable; where a snapshot
+    was removed, its disks are copied again.
     """
-    from hypersdk.cli.connect import connected
-    from hypersdk.migration.prepare import endpoint_name
-    from hypersdk.migration.runs import unfinished_runs
-
     if give_up and not folders:
         raise UsageError("--give-up needs the folders of the exports to give up", next_step=GIVE_UP_STEP)
     with connected(cli) as session:
@@ -96,7 +104,7 @@ def command(
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
     for folder in sorted({folder.absolute() for folder in folders}):
         if not any(run.lies_in(folder) for run in runs):
-            cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
+            cli.output.warn(f"{folder}: it has no unfinished export of this user, or one is running")
     if not mine and not strays.removed and not strays.failed:
         cli.output.note("Nothing to restore here.")
     if failed or strays.failed:
@@ -105,9 +113,6 @@ def command(
 
 
 def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> bool:
-    from hypersdk.migration.runfile import FolderRuns
-    from hypersdk.migration.runs import clean_up
-
     assert run.record is not None
     name = run.record.machine
     done = clean_up(
@@ -144,10 +149,10 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
 
 @dataclass(slots=True)
 class _Strays:
-    """HyperSDK snapshots that no run of this user knows: reports them, and removes those that are ``named`` or
-    agreed to.
+    """HyperSDK snapshots that belong to no run of this user: reports them, and removes those that are ``named`` or
+    confirmed.
 
-    ``removed`` and ``failed`` are names of snapshots; ``unclaimed`` are those that nobody could be asked about.
+    ``removed`` and ``failed`` are names of snapshots; ``unclaimed`` are those whose removal nobody could confirm.
     """
 
     cli: Cli
@@ -159,8 +164,7 @@ class _Strays:
     unclaimed: list[str] = field(default_factory=list)
 
     def handle(self) -> None:
-        """Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others
-        are done."""
+        """Handles all of them. Raises LookupFailed for a name that does not exist, Refused where nobody can confirm."""
         strays = self._find()
         for stray in strays:
             if self._wanted(stray):
@@ -170,16 +174,16 @@ class _Strays:
                 f"there is no removable HyperSDK snapshot called {', '.join(missing)}",
                 code="snapshot_not_found",
                 next_step=(
-                    "`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup"
-                    " --drop-snapshots DIR`."
+                    "`hyper2kvm cleanup` shows them. To remove the snapshot of an unfinished export, run `hyper2kvm"
+                    " cleanup --drop-snapshots DIR`."
                 ),
             )
         if self.unclaimed:
-            raise Refused(f"their owner is not certain: {', '.join(self.unclaimed)}", code=SNAPSHOT_UNCLAIMED)
+            raise Refused(
+                f"the owner of these snapshots is not certain: {', '.join(self.unclaimed)}", code=SNAPSHOT_UNCLAIMED
+            )
 
     def _find(self) -> Sequence[Stray]:
-        from hypersdk.migration.runs import RunClaim, stray_snapshots
-
         unasked: list[str] = []
         strays = stray_snapshots(
             self.session, self.cli.state_dir, lambda: _held_by_jobs(self.cli, unasked), cancel=self.cli.cancel
@@ -189,46 +193,40 @@ class _Strays:
         return strays
 
     def _wanted(self, stray: Stray) -> bool:
-        """Whether it is to be removed; says why not."""
-        from hypersdk.migration.runs import RunClaim
-
+        """Whether to remove the snapshot; reports why not."""
         output = self.cli.output
         if stray.found.name in self.named:
             return True
         if self.named and not self.ask:
             return False
         if stray.claim is RunClaim.USED:
-            output.note(f"{_told(stray)}; in use, left alone", style="dim")
+            output.note(f"{_description(stray)}; in use, left alone", style="dim")
             return False
         left_over = stray.claim is RunClaim.LEFT_OVER
         if not self.ask:
-            whose = "It was left by one of your runs" if left_over else "Nothing proves that its run is over"
-            output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
+            whose = "It was left by one of your runs" if left_over else "It is not certain that its run has ended"
+            output.warn(f"{_description(stray)}. {whose}; --stray asks whether to remove it")
             return False
         if output.can_ask:
-            return _agreed(self.cli, stray)
+            return _confirmed(self.cli, stray)
         if not left_over:
-            output.warn(f"{_told(stray)}. Not removed")
+            output.warn(f"{_description(stray)}. Not removed")
             self.unclaimed.append(stray.found.name)
         return left_over
 
 
-def _told(stray: Stray) -> str:
+def _description(stray: Stray) -> str:
     """The snapshot, its age and its owner."""
-    from hypersdk.units import format_duration
-
     age = "of unknown age" if stray.age is None else f"{format_duration(stray.age.total_seconds())} old"
     return f"snapshot {stray.found.name} of {stray.found.machine_name}, {age}, owner: {stray.owner}"
 
 
-def _agreed(cli: Cli, stray: Stray) -> bool:
-    cli.output.note(f"{_told(stray)}.", style="bold")
+def _confirmed(cli: Cli, stray: Stray) -> bool:
+    cli.output.note(f"{_description(stray)}.", style="bold")
     return cli.ask("Remove it? A run that needs it would fail. [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _remove(cli: Cli, session: Session, stray: Stray) -> bool:
-    from hypersdk.migration.runs import remove_stray
-
     name = stray.found.name
     try:
         remove_stray(session, cli.state_dir, stray, cancel=cli.cancel)
@@ -245,9 +243,8 @@ def _remove(cli: Cli, session: Session, stray: Stray) -> bool:
 
 
 def _held_by_jobs(cli: Cli, unasked: list[str]) -> Mapping[str, str]:
-    """What the daemon that hyperctl would talk to says of its jobs; ``unasked`` gets the reason where none answers."""
-    from hypersdk.client import Client
-
+    """The snapshots held by jobs of the daemon that hyperctl would contact; ``unasked`` gets the reason if it does not
+    answer."""
     try:
         with Client(environ=cli.environ, timeout_s=ASK_DAEMON_S) as client:
             return {held.snapshot: f"job {held.job_id} ({held.state}) of {client.url}" for held in client.snapshots()}

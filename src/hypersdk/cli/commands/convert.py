@@ -1,4 +1,4 @@
-"""`hyper2kvm convert`: image conversion, of local VMDK, OVA and OVF files."""
+"""`hyper2kvm convert`: converts local VMDK, OVA and OVF files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from pathlib import Path
 
 import click
 
+from hypersdk.cli.exporting import show_result
 from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, output_options
+from hypersdk.cli.progress import watching
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.migration.convert import convert_file
+from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 
 
@@ -27,7 +31,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
     type=click.Choice([item.value for item in OutputFormat]),
     default="qcow2",
     show_default=True,
-    help="What to write.",
+    help="Output format.",
 )
 @click.option(
     "--compress",
@@ -48,11 +52,6 @@ def command(
     The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and
     described as after an export.
     """
-    from hypersdk.cli.exporting import show_result
-    from hypersdk.cli.progress import watching
-    from hypersdk.migration.convert import convert_file
-    from hypersdk.migration.settings import RunSettings
-
     spec = ExportSpec(
         machine=file.stem,
         output_dir=output,

@@ -1,5 +1,4 @@
-"""`hyper2kvm demo`: a whole migration against a simulator inside this process. Nothing outside this machine is
-touched."""
+"""`hyper2kvm demo`: a whole migration against a simulator in this process. Nothing outside this machine is changed."""
 
 from __future__ import annotations
 
@@ -7,21 +6,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
+from hypersdk.cli import exporting
+from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
+from hypersdk.cli.machines import list_table, read_inventory, summary_object
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import TARGET_DENIED, TargetError
+from hypersdk.kvm.boot import find_qemu, prove_boot
+from hypersdk.migration.export import Outcome
+from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.spec import ExportSpec
+from hypersdk.model import MachineSummary
+from hypersdk.net.certificate import TlsPolicy
+from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
+from hypersdk.simulator.bootsector import MARKER
 from hypersdk.units import MiB, format_duration
-
-if TYPE_CHECKING:
-    from hypersdk.migration.export import Outcome
-    from hypersdk.model import MachineSummary
-    from hypersdk.simulator import Simulator
-    from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.endpoint import Endpoint
+from hypersdk.vsphere.session import Session
 
 DEMO_MACHINE: Final = "hypersdk-demo"
 DEMO_RATE_BYTES_S: Final = 40 * MiB
@@ -52,9 +58,6 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
 
     Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
-    from hypersdk.cli import exporting
-    from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
-
     folder = output.absolute() if output is not None else _new_folder()
     with _simulated(cli, machines) as session:
         chosen = _list(cli, session)
@@ -70,7 +73,7 @@ def _new_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="hypersdk-demo-"))
     except OSError as error:
-        raise TargetError(f"no temporary folder can be made: {error.strerror}", code=TARGET_DENIED) from error
+        raise TargetError(f"no temporary folder can be created: {error.strerror}", code=TARGET_DENIED) from error
 
 
 def _step(cli: Cli, text: str) -> None:
@@ -80,10 +83,6 @@ def _step(cli: Cli, text: str) -> None:
 @contextmanager
 def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
     """A login to a simulator that lives as long as the block."""
-    from hypersdk.net.certificate import TlsPolicy
-    from hypersdk.vsphere.endpoint import Endpoint
-    from hypersdk.vsphere.session import Session
-
     _step(cli, f"Start a simulated vCenter with {machines + 1} machines")
     with _simulator(machines) as simulator:
         cli.output.note(f"It listens on {simulator.url}; its certificate is pinned.", style="dim")
@@ -99,8 +98,6 @@ def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
 
 
 def _simulator(machines: int) -> Simulator:
-    from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
-
     machine = MachineSpec(
         name=DEMO_MACHINE,
         disks=(DiskSpec(boot=True), DiskSpec(capacity_bytes=1024 * MiB, allocated_bytes=256 * MiB)),
@@ -110,8 +107,6 @@ def _simulator(machines: int) -> Simulator:
 
 
 def _list(cli: Cli, session: Session) -> list[MachineSummary]:
-    from hypersdk.cli.machines import list_table, read_inventory, summary_object
-
     _step(cli, "List its machines")
     machines = read_inventory(cli, session)
     for machine in machines if cli.output.json_lines else ():
@@ -121,10 +116,6 @@ def _list(cli: Cli, session: Session) -> list[MachineSummary]:
 
 
 def _export(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path) -> Outcome:
-    from hypersdk.cli import exporting
-    from hypersdk.migration.settings import RunSettings
-    from hypersdk.migration.spec import ExportSpec
-
     _step(cli, f"Export {DEMO_MACHINE} to qcow2")
     settings = RunSettings(state=cli.state_dir)
     spec = ExportSpec(machine=DEMO_MACHINE, output_dir=folder)
@@ -136,9 +127,6 @@ def _export(cli: Cli, session: Session, machines: list[MachineSummary], folder: 
 
 
 def _boot(cli: Cli, image: Path) -> None:
-    from hypersdk.kvm.boot import find_qemu, prove_boot
-    from hypersdk.simulator.bootsector import MARKER
-
     _step(cli, "Boot the image")
     if find_qemu() is None:
         cli.output.note("Skipped: qemu-system-x86_64 is not installed.", style="yellow")
@@ -157,5 +145,5 @@ def _boot(cli: Cli, image: Path) -> None:
 
 def _farewell(cli: Cli, folder: Path) -> None:
     _step(cli, "Done")
-    cli.output.line(f"The images lie in {folder}.")
-    cli.output.note("The real thing: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")
+    cli.output.line(f"The images are in {folder}.")
+    cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")

@@ -1,22 +1,23 @@
-"""`hyper2kvm doctor`: what works between this machine and vSphere, check by check."""
+"""`hyper2kvm doctor`: checks the connection between this machine and vSphere."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
+from rich.text import Text
 
+from hypersdk.cli.connect import endpoint_of, with_password
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.remedies import next_step
+from hypersdk.cli.report import wrapped
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register
 from hypersdk.remedies import as_json
-
-if TYPE_CHECKING:
-    from hypersdk.vsphere.doctor import DoctorCheck
+from hypersdk.vsphere.doctor import DoctorCheck, run_doctor
 
 DOCTOR_FAILED: Final = register(
     "doctor_failed",
@@ -47,9 +48,6 @@ def command(cli: Cli, machine: str | None, output: Path | None) -> None:
 
     Nothing is changed. With --json: an event of type check for each. Fails with status 3 if a check fails.
     """
-    from hypersdk.cli.connect import endpoint_of, with_password
-    from hypersdk.vsphere.doctor import run_doctor
-
     endpoint = with_password(cli, endpoint_of(cli))
     failed = []
     for check in run_doctor(endpoint, cancel=cli.cancel, machine=machine, output_dir=output):
@@ -66,10 +64,6 @@ def _show(cli: Cli, check: DoctorCheck) -> None:
         facts = {"name": check.name, "status": check.status, "detail": check.detail, "next_step": step}
         cli.output.event("check", {**facts, "remedies": as_json(check.remedies)})
         return
-    from rich.text import Text
-
-    from hypersdk.cli.report import wrapped
-
     sign, colour = _SIGNS[check.status]
     width, name = cli.output.width or UNLIMITED, clean(check.name)
     lines = wrapped(check.detail, width - INDENT, len(name) + 2)

@@ -1,8 +1,8 @@
-"""`hyper2kvm export`: machines out of vSphere, as verified images."""
+"""`hyper2kvm export`: copies machines from vSphere into verified images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, connection_options, output_options
+from hypersdk.cli.programs.groups import flag_group
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.config.user import MAX_RETRIES
 from hypersdk.errors import UsageError
@@ -26,7 +27,7 @@ FORMATS: Final = tuple(item.value for item in OutputFormat)
 METHODS: Final = tuple(item.value for item in Method)
 WHOLE: Final = click.IntRange(1, 1024)
 
-_OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
+export_options = flag_group(
     click.option(
         "-f",
         "--file",
@@ -42,25 +43,25 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         metavar="DIR",
         help="Output folder (default: ./NAME). Several machines get a folder each below it.",
     ),
-    click.option("--format", type=click.Choice(FORMATS), help="What to write (default: qcow2)."),
+    click.option("--format", type=click.Choice(FORMATS), help="Output format (default: qcow2)."),
     click.option(
         "--compress",
         type=click.Choice(COMPRESS_MODES),
         metavar="[=checked|unchecked|repack|none]",
         help=(
-            "Compressed qcow2: blocks stay compressed as they came. Each is checked, unless =unchecked; =repack is for"
-            " old readers."
+            "Compressed qcow2: blocks are stored compressed as received. Each is checked, unless =unchecked; =repack"
+            " is for old readers."
         ),
     ),
     click.option(
         "--source",
         type=click.Choice(METHODS),
-        help="Where the bytes come from: export lease or datastore ranges (default: auto).",
+        help="Source of the data: export lease or datastore ranges (default: auto).",
     ),
     click.option(
         "--from-snapshot",
         metavar="NAME",
-        help="Export this snapshot of the machine; 'new' makes a temporary one.",
+        help="Export this snapshot of the machine; 'new' creates a temporary one.",
     ),
     click.option("--power-off", is_flag=True, help="Power a running machine off, export it, power it on again."),
     click.option("--shutdown", is_flag=True, help="Shut a running guest down, export it, power it on again."),
@@ -76,7 +77,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     ),
     click.option("--parallel", type=WHOLE, metavar="N", help="Disks of one machine copied at a time (default: 4)."),
     click.option("--max-machines", type=WHOLE, metavar="N", help="Machines exported at a time (default: 4)."),
-    click.option("--bwlimit", metavar="RATE", help="Bytes per second over all streams, like 100M."),
+    click.option("--bwlimit", metavar="RATE", help="Limit for all streams together, in bytes per second, like 100M."),
     click.option(
         "--retries",
         type=click.IntRange(0, MAX_RETRIES),
@@ -87,12 +88,12 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         "--space-wait",
         type=click.IntRange(0),
         metavar="SECONDS",
-        help="How long to wait while the target disk is full (default: 600).",
+        help="How long to wait for space when the target disk is full (default: 600).",
     ),
     click.option(
         "--datastore-min-free",
         metavar="SIZE|PERCENT",
-        help="What must stay free on a datastore while a snapshot is held (default: the larger of 10% and 20GiB).",
+        help="Minimum free space of a datastore while a snapshot exists (default: the larger of 10% and 20GiB).",
     ),
     click.option("--datastore-floor", hidden=True, help="Former name of --datastore-min-free."),
     click.option("--resume", is_flag=True, help="Continue an unfinished export in the output folder."),
@@ -105,13 +106,6 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
 )
 
 
-def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the flags of an export."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command("export", cls=CompressingCommand)
 @click.argument("machines", nargs=-1, metavar="[VM]...")
 @export_options
@@ -121,9 +115,9 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_run: bool, **flags: Any) -> None:
     """Copy machines out of vSphere into verified images, in one pass.
 
-    VM is a name, an inventory path, a moref like vm-42, or a UUID. A machine that is off is exported as it is; a
-    running one through a temporary snapshot. Nothing is powered off unless asked for by name, and the source is left as
-    it was found.
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. A machine that is powered off is exported as it is,
+    a running one from a temporary snapshot. No machine is powered off without --power-off or --shutdown, and the source
+    is restored at the end.
 
     With --json: events of type plan, progress, warning, result and error, one a line.
     """
@@ -139,31 +133,23 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_r
         from hypersdk.cli.jobs import check_flags, export_jobs
 
         check_flags(given)
-        run_flags = {key: flags[key] for key in (*given, "retries") if key in flags}
-        export_jobs(cli, job_file, settings, run_flags, dry_run=dry_run)
+        export_jobs(cli, job_file, settings, _run_fields(flags), dry_run=dry_run)
     else:
         _export_named(cli, machines, template(flags), settings, named_folder="output" in given, dry_run=dry_run)
 
 
 def with_defaults(cli: Cli, given: Flags) -> Flags:
-    """The flags that were given, and for the others what the configuration file says."""
+    """The given flags, and the values of the configuration file for the others."""
     config = cli.config.export.given()
     names = {"output_dir": "output", "bandwidth_limit": "bwlimit", "space_wait_s": "space_wait"}
     return {**{names.get(key, key): value for key, value in config.items()}, **given}
 
 
 def template(flags: Flags) -> ExportSpec:
-    """The export that the flags describe, for a machine still to be named. Raises UsageError for flags that exclude
-    each other."""
-    for pair in (
-        ("resume", "discard"),
-        ("power_off", "shutdown"),
-        ("power_off", "from_snapshot"),
-        ("shutdown", "from_snapshot"),
-    ):
-        if all(name in flags for name in pair):
-            first, second = (f"--{name.replace('_', '-')}" for name in pair)
-            raise UsageError(f"{first} and {second} exclude each other")
+    """The export that the flags describe, without its machine. Raises UsageError for flags that exclude each other."""
+    _check_exclusive(flags, "power_off", "shutdown")
+    _check_exclusive(flags, "power_off", "from_snapshot")
+    _check_exclusive(flags, "shutdown", "from_snapshot")
     return ExportSpec(
         machine="",
         output_dir=Path(flags.get("output", ".")),
@@ -175,12 +161,26 @@ def template(flags: Flags) -> ExportSpec:
         remove_cdrom="remove_cdrom" in flags,
         exclude_disks=tuple(flags.get("exclude_disk", ())),
         parallel=flags.get("parallel", 4),
-        file_hash="no_file_hash" not in flags,
-        force="force" in flags,
-        resume=Resume.RESUME if "resume" in flags else Resume.DISCARD if "discard" in flags else Resume.REFUSE,
-        retries=flags.get("retries", 3),
-        quiesce="no_quiesce" not in flags,
+        **_run_fields(flags),
     )
+
+
+def _run_fields(flags: Flags) -> dict[str, Any]:
+    """The fields of an ExportSpec that say how to run it. Their flags can be given with a job file too."""
+    _check_exclusive(flags, "resume", "discard")
+    return {
+        "file_hash": "no_file_hash" not in flags,
+        "force": "force" in flags,
+        "resume": Resume.RESUME if "resume" in flags else Resume.DISCARD if "discard" in flags else Resume.REFUSE,
+        "retries": flags.get("retries", 3),
+        "quiesce": "no_quiesce" not in flags,
+    }
+
+
+def _check_exclusive(flags: Flags, *names: str) -> None:
+    if all(name in flags for name in names):
+        first, second = (f"--{name.replace('_', '-')}" for name in names)
+        raise UsageError(f"{first} and {second} exclude each other")
 
 
 def _state(flags: Flags) -> SourceState:
@@ -192,7 +192,7 @@ def _state(flags: Flags) -> SourceState:
 
 
 def run_settings(cli: Cli, flags: Flags) -> RunSettings:
-    """Limits of the run: flags over the configuration file over what is built in."""
+    """Limits of the run: flags override the configuration file, which overrides the defaults."""
     from hypersdk.migration.settings import RunSettings
 
     settings = RunSettings(state=cli.state_dir)
@@ -203,7 +203,7 @@ def run_settings(cli: Cli, flags: Flags) -> RunSettings:
         changes["bandwidth_limit"] = _rate(flags["bwlimit"])
     if "space_wait" in flags:
         changes["space_wait_s"] = float(flags["space_wait"])
-    for name in ("datastore_floor", "datastore_min_free"):  # the first is the name that it had in earlier releases
+    for name in ("datastore_floor", "datastore_min_free"):  # the first is its name in earlier releases
         if name in flags:
             changes["min_free"] = min_free_of(flags[name])
     return replace(settings, **changes)
@@ -217,8 +217,13 @@ def _rate(value: str | int) -> int:
 
 
 def min_free_of(text: str) -> MinFreeSpace:
+<<<<<<< HEAD
     """``5%`` or ``20GiB`` as what must stay free on a datastore while a snapshot is held."""
     from hypersdk.migration.preflight import MinFreeSpace
+=======
+    """The minimum free space that ``5%`` or ``20GiB`` means."""
+    from hypersdk.migration.plan import MinFreeSpace
+>>>>>>> e57a8f9 (cli: imports, flags, certificates and tables in one place each; plain English)
 
     number = text.strip().removesuffix("%")
     if number == text.strip():

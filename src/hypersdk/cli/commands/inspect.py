@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import click
+from rich.text import Text
 
+from hypersdk.cli.connect import connected
+from hypersdk.cli.machines import machine_object, read_inventory
 from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.cli.text import clean
 from hypersdk.model import Machine
+from hypersdk.vsphere.inventory import find_machine
+from hypersdk.vsphere.machine import read_machine
 
 
 @click.command("inspect", cls=Command)
@@ -16,16 +23,11 @@ from hypersdk.model import Machine
 @connection_options
 @pass_cli
 def command(cli: Cli, machine: str) -> None:
-    """Show one machine: disks, networks, snapshots, and what stands in the way of an export.
+    """Show one machine: disks, networks, snapshots, and obstacles to an export.
 
-    VM is a name, an inventory path, a moref like vm-42, or a UUID. A name that more than one machine has is refused
-    with the candidates.
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. If several machines have
+    the name, the command fails and lists them.
     """
-    from hypersdk.cli.connect import connected
-    from hypersdk.cli.machines import machine_object, read_inventory
-    from hypersdk.vsphere.inventory import find_machine
-    from hypersdk.vsphere.machine import read_machine
-
     with connected(cli) as session:
         found = find_machine(read_inventory(cli, session), machine)
         facts = read_machine(session, found.moref)
@@ -36,11 +38,6 @@ def command(cli: Cli, machine: str) -> None:
 
 
 def _show(cli: Cli, machine: Machine) -> None:
-    from rich.text import Text
-
-    from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
-    from hypersdk.cli.text import clean
-
     cli.output.print(Text(clean(machine.name, 200), style="bold"))
     facts = [*summary_facts(machine.summary), *machine_facts(machine)]
     if machine.annotation:

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 import click
 
+from hypersdk.cli.connect import connected
+from hypersdk.cli.machines import list_table, read_inventory, summary_object
 from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.picker.search import Index, sort_machines
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.cli.text import count
 from hypersdk.model import MachineSummary
+from hypersdk.units import format_size
 
 SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "host")
 
@@ -21,8 +26,8 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
     metavar="WORDS",
     default="",
     help=(
-        "Only machines whose name, path, guest or host holds all these words; in a name the letters may stand apart"
-        " (pweb2)."
+        "Only machines whose name, path, guest or host contains all these words. In names, letters may be skipped:"
+        " pweb2 finds prod-web-02."
     ),
 )
 @click.option(
@@ -36,15 +41,11 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
 @connection_options
 @pass_cli
 def command(cli: Cli, query: str, sort: str) -> None:
-    """List the virtual machines of a vCenter or ESXi host, of all its datacenters.
+    """List the virtual machines of a vCenter or ESXi host, in all its datacenters.
 
     With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disks, and more. The path can be
-    given to `hyper2kvm export`, and stands as vm_path in a job file.
+    given to `hyper2kvm export`, and used as vm_path in a job file.
     """
-    from hypersdk.cli.connect import connected
-    from hypersdk.cli.machines import read_inventory
-    from hypersdk.cli.picker.search import Index, sort_machines
-
     with connected(cli) as session:
         machines = sort_machines(read_inventory(cli, session), sort)
     index = Index(machines)
@@ -52,10 +53,6 @@ def command(cli: Cli, query: str, sort: str) -> None:
 
 
 def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
-    from hypersdk.cli.machines import list_table, summary_object
-    from hypersdk.cli.text import count
-    from hypersdk.units import format_size
-
     if cli.output.json_lines:
         for machine in machines:
             cli.output.row(summary_object(machine))

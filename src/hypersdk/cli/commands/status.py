@@ -1,10 +1,10 @@
-"""`hyper2kvm status`: unfinished exports, and what they left on the source."""
+"""`hyper2kvm status`: unfinished exports and what they left on the source."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,12 +13,11 @@ from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean, count
+from hypersdk.migration.register import Registered
+from hypersdk.migration.runfile import SNAPSHOT_PREFIX, RunRecord
+from hypersdk.migration.runs import UnfinishedRun, forget_run, other_runs, unfinished_runs
 from hypersdk.text import shell_line, shell_word
-
-if TYPE_CHECKING:
-    from hypersdk.migration.register import Registered
-    from hypersdk.migration.runfile import RunRecord
-    from hypersdk.migration.runs import UnfinishedRun
+from hypersdk.units import format_duration
 
 
 @click.command("status", cls=Command)
@@ -36,11 +35,9 @@ def command(cli: Cli, forget: str | None) -> None:
     """Show every unfinished export of this user on this machine, with the command that resumes it, and what it
     left on the source.
 
-    Runs of other users and jobs of a daemon are shown as far as this machine's register knows of them. No server is
-    asked.
+    Exports of other users and of a daemon are shown as far as they are registered on this machine. No server is
+    contacted.
     """
-    from hypersdk.migration.runs import other_runs, unfinished_runs
-
     if forget is not None:
         _forget(cli, forget)
         return
@@ -64,8 +61,6 @@ def command(cli: Cli, forget: str | None) -> None:
 
 
 def _forget(cli: Cli, which: str) -> None:
-    from hypersdk.migration.runs import forget_run
-
     run = forget_run(cli.state_dir, which)
     left = list(_left_behind(run))
     if cli.output.json_lines:
@@ -77,25 +72,20 @@ def _forget(cli: Cli, which: str) -> None:
 
 
 def _left_behind(run: UnfinishedRun) -> Iterator[str]:
-    """Runs and snapshots without an owner."""
-    from hypersdk.migration.runfile import SNAPSHOT_PREFIX
-
+    """What the run leaves behind, as texts."""
     snapshot = f"snapshot {SNAPSHOT_PREFIX}{run.run_id}"
     removed = f"`hyper2kvm cleanup --snapshot {SNAPSHOT_PREFIX}{run.run_id}` removes it"
     if run.record is None:
         at = f" at {run.entry.endpoint}" if run.entry else ""
         yield f"perhaps {snapshot}{at}; {removed}"
-        yield "perhaps an ejected ISO image or a machine that was powered off: its record is gone"
+        yield "perhaps an ejected ISO image or a machine that was powered off: the record of it is lost"
     else:
         for change in run.record.open_changes:
             kind = change.kind.value
             yield (
                 f"{snapshot} of {run.record.machine} at {run.record.endpoint}; {removed}"
                 if kind == "snapshot"
-                else (
-                    f"what was changed of {run.record.machine} at {run.record.endpoint}: {kind}; only you can put it"
-                    " back now"
-                )
+                else (f"what was changed of {run.record.machine} at {run.record.endpoint}: {kind}; restore it yourself")
             )
     if run.folder.is_dir():
         yield f"the files in {run.folder}"
@@ -144,8 +134,6 @@ def _other_object(other: Registered) -> dict[str, Any]:
 
 
 def _show(cli: Cli, run: UnfinishedRun) -> None:
-    from hypersdk.units import format_duration
-
     record = run.record
     if record is None:
         cli.output.line(f"{run.folder}: {run.error}")
@@ -159,15 +147,15 @@ def _show(cli: Cli, run: UnfinishedRun) -> None:
     left = ", ".join(change.kind.value for change in record.open_changes) or "nothing"
     cli.output.line(f"{record.machine} -> {run.folder}")
     cli.output.line(
-        f"  {state}, begun {format_duration(run.age.total_seconds())} ago; "
+        f"  {state}, started {format_duration(run.age.total_seconds())} ago; "
         f"{done} of {count(len(record.disks), 'disk')} done as {record.format}"
     )
     cli.output.line(f"  from {record.endpoint}; left there: {left}")
 
 
 def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
-    """What a resume must repeat (``resume_mismatch`` otherwise), and all else that was asked for. Said also where it is
-    the default: a configuration file may say otherwise."""
+    """The command with the flags that a resume must repeat (else ``resume_mismatch``), and all others that were given.
+    Defaults are included: a configuration file may override them."""
     yield from ("hyper2kvm", "export", record.moref, "-o", str(folder), "--format", record.format)
     yield f"--compress={record.compress}"
     yield from ("--source", record.source)
@@ -190,7 +178,7 @@ def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
 
 
 def _hint(cli: Cli, run: UnfinishedRun) -> None:
-    """What to do about it."""
+    """Prints the commands that resume or restore it."""
     record = run.record
     if run.active:
         return
@@ -199,17 +187,17 @@ def _hint(cli: Cli, run: UnfinishedRun) -> None:
             cli.output.note("Remove what it left: hyper2kvm cleanup --stray")
         cli.output.note(f"Forget it: hyper2kvm status --forget {run.run_id}")
         return
-    if record.moref:  # else an image conversion: it starts again
+    if record.moref:  # else an image conversion, which cannot be resumed
         command = shell_line(_resume_command(run.folder, record))
-        cli.output.notes.print(clean(f"Go on with {record.machine}: {command}"), markup=False, soft_wrap=True)
+        cli.output.notes.print(clean(f"Resume {record.machine}: {command}"), markup=False, soft_wrap=True)
     kinds = {change.kind.value for change in record.open_changes}
     folder = shell_word(str(run.folder))
     if kinds - {"snapshot"}:
         cli.output.notes.print(clean(f"Restore its source: hyper2kvm cleanup {folder}"), markup=False, soft_wrap=True)
     if "snapshot" in kinds:
         cli.output.note(
-            f"Its snapshot {record.snapshot_name} is kept for that, and grows. A `hyper2kvm cleanup` removes it once"
-            f" the export is {SNAPSHOT_KEPT} old; now:"
+            f"Its snapshot {record.snapshot_name} is kept for the resume, and grows. `hyper2kvm cleanup` removes it"
+            f" once the export is {SNAPSHOT_KEPT} old. To remove it now:"
         )
         command = f"hyper2kvm cleanup --drop-snapshots {folder}"
         cli.output.notes.print(clean(f"  {command}"), markup=False, soft_wrap=True)

@@ -1,20 +1,23 @@
-"""`hyper2kvm verify DIR`: is the export complete and unchanged?"""
+"""`hyper2kvm verify DIR`: checks that an export is complete and unchanged."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.text import Text
 
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
+from hypersdk.cli.progress import FolderProgress, watching
 from hypersdk.cli.remedies import next_step
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.cli.text import clean, count
 from hypersdk.errors import IntegrityError
-
-if TYPE_CHECKING:
-    from hypersdk.migration.findings import VerifyReport
+from hypersdk.migration.findings import VerifyReport
+from hypersdk.migration.verify import verify_directory
+from hypersdk.units import format_duration, format_size
 
 
 @click.command("verify", cls=Command)
@@ -31,15 +34,12 @@ def command(cli: Cli, folder: Path) -> None:
 
 
 def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
-    """Verifies with live progress and reports what is good; the caller raises the findings."""
-    from hypersdk.cli.progress import FolderProgress, watching
-    from hypersdk.migration.verify import verify_directory
-
+    """Verifies with live progress and shows the result; the caller raises the findings."""
     with watching(cli.output, brief=True) as observer:
         progress = FolderProgress(folder.absolute().name, _size_of(folder), observer)
         report = verify_directory(folder, cancel=cli.cancel, observer=progress)
     if cli.output.json_lines:
-        cli.output.event("verified", {**report.as_dict(), "findings": _told(report)})
+        cli.output.event("verified", {**report.as_dict(), "findings": _findings(report)})
     else:
         _show(cli, report)
     return report
@@ -51,17 +51,17 @@ def raise_for_findings(report: VerifyReport) -> None:
         return
     first, more = report.findings[0], len(report.findings) - 1
     raise IntegrityError(
-        first.message + (f" (and {more} more)" if more else ""), code=first.code, findings=_told(report)
+        first.message + (f" (and {more} more)" if more else ""), code=first.code, findings=_findings(report)
     )
 
 
-def _told(report: VerifyReport) -> list[dict[str, Any]]:
+def _findings(report: VerifyReport) -> list[dict[str, Any]]:
     return [{**finding.as_dict(), "next_step": next_step(finding)} for finding in report.findings]
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the files in ``folder``, for the percentage; 0 where it cannot be read, of which the verification itself
-    will tell."""
+    """Size of the files in ``folder`` in bytes, for the percentage; 0 if it cannot be read, which the verification
+    reports."""
     try:
         return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     except OSError:
@@ -69,11 +69,6 @@ def _size_of(folder: Path) -> int:
 
 
 def _show(cli: Cli, report: VerifyReport) -> None:
-    from rich.text import Text
-
-    from hypersdk.cli.text import clean, count
-    from hypersdk.units import format_duration, format_size
-
     read = f"{format_size(report.bytes_read)} read in {format_duration(report.elapsed_s)}"
     for name in report.unchecked:
         cli.output.warn(f"{name} was compared by its size only: no digest was recorded")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
+from hypersdk.cli.columns import Column, lay_out
 from hypersdk.cli.hyperctl.app import local_flags, trust_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.shown import trust_cell
 from hypersdk.cli.programs.groups import Group
 from hypersdk.cli.text import clean
-
-if TYPE_CHECKING:
-    from hypersdk.client.contexts import Context, Contexts
+from hypersdk.client.address import normal_url, read_token
+from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
+from hypersdk.net.certificate import parse_fingerprint
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -29,13 +31,11 @@ def command() -> None:
 def list_(ctl: Ctl) -> None:
     """List the contexts; the current one is marked with a star."""
     contexts = _load(ctl)
-    facts = [_facts(name, one, contexts) for name, one in contexts.known.items()]
+    facts = [_facts(name, context, contexts) for name, context in contexts.known.items()]
     ctl.show(facts, lambda: _print(ctl, contexts))
 
 
 def _print(ctl: Ctl, contexts: Contexts) -> None:
-    from hypersdk.cli.columns import Column, lay_out
-
     if not contexts.known:
         ctl.output.line("No daemon is saved. Log in to one with `hyperctl login URL`.")
         return
@@ -44,30 +44,28 @@ def _print(ctl: Ctl, contexts: Contexts) -> None:
         [
             ("*" if name == contexts.current else "", "green"),
             (clean(name, 63), "bold"),
-            (clean(one.url, 400), ""),
-            ("yes", "") if one.token else ("no", "dim"),
-            _trust(one),
+            (clean(context.url, 400), ""),
+            ("yes", "") if context.token else ("no", "dim"),
+            _trust(context),
         ]
-        for name, one in contexts.known.items()
+        for name, context in contexts.known.items()
     ]
     ctl.output.print(lay_out(columns, rows, ctl.output.width))
 
 
-def _trust(one: Context) -> tuple[str, str]:
-    if not one.url.startswith("https:"):
+def _trust(context: Context) -> tuple[str, str]:
+    if not context.url.startswith("https:"):
         return "no TLS", "dim"
-    if one.insecure:
-        return "anyone", "red"
-    return ("pinned", "") if one.thumbprint else ("authorities", "")
+    return trust_cell(context.insecure, context.thumbprint)
 
 
-def _facts(name: str, one: Context, contexts: Contexts) -> dict[str, object]:
+def _facts(name: str, context: Context, contexts: Contexts) -> dict[str, object]:
     return {
         "name": name,
-        "url": one.url,
+        "url": context.url,
         "current": name == contexts.current,
-        "token": one.token is not None,
-        "trust": _trust(one)[0],
+        "token": context.token is not None,
+        "trust": _trust(context)[0],
     }
 
 
@@ -76,7 +74,7 @@ def _facts(name: str, one: Context, contexts: Contexts) -> dict[str, object]:
 @local_flags
 @pass_ctl
 def use(ctl: Ctl, name: str) -> None:
-    """Make a context the current one."""
+    """Make a context the current context."""
     contexts = _load(ctl).used(name)
     _save(ctl, contexts)
     ctl.show(_facts(name, contexts.get(name), contexts), lambda: ctl.say(f"{name} is the current context"))
@@ -90,10 +88,6 @@ def use(ctl: Ctl, name: str) -> None:
 @pass_ctl
 def add(ctl: Ctl, name: str, address: str) -> None:
     """Save a daemon, with --token-file, --ca-bundle, --thumbprint and --insecure. It is not contacted."""
-    from hypersdk.client.address import normal_url, read_token
-    from hypersdk.client.contexts import Context
-    from hypersdk.net.certificate import parse_fingerprint
-
     given = ctl.given
     bundle, pin = given.get("ca_bundle"), given.get("thumbprint")
     token = read_token(given["token_file"]) if "token_file" in given else None
@@ -120,12 +114,8 @@ def remove(ctl: Ctl, name: str) -> None:
 
 
 def _load(ctl: Ctl) -> Contexts:
-    from hypersdk.client.contexts import contexts_path, load_contexts
-
     return load_contexts(contexts_path(ctl.environ))
 
 
 def _save(ctl: Ctl, contexts: Contexts) -> None:
-    from hypersdk.client.contexts import contexts_path, save_contexts
-
     save_contexts(contexts_path(ctl.environ), contexts)

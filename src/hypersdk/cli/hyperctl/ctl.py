@@ -5,36 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 import click
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
+from hypersdk.cli.remedies import error_dict
+from hypersdk.cli.report import show_error
 from hypersdk.cli.text import clean
-from hypersdk.errors import HyperSDKError, PartlyFailed
+from hypersdk.errors import AccessError, ConnectError, HyperSDKError, PartlyFailed
 from hypersdk.text import clean_lines
 
 if TYPE_CHECKING:
     from hypersdk.client import Client
 
 Facts = Mapping[str, Any]
+R = TypeVar("R")
 FORMATS: Final = ("table", "json", "yaml")
 
 
 class Ctl(Run):
-    """Passed to every command. ``given`` holds the flags that select the daemon, by parameter name."""
+    """Passed to every command. ``given`` holds the flags that select the daemon."""
 
     def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
         super().__init__(output, environ, stdin, stdout)
-        self.given: dict[str, Any] = {}
         self.format = "json" if output.json_lines else "table"
         self._open = ExitStack()
 
     def choose_format(self, name: str) -> None:
-        """The last flag wins."""
+        super().choose_format(name)
         self.format = name
-        self.output.json_lines = name == "json"
 
     @cached_property
     def client(self) -> Client:
@@ -49,8 +50,6 @@ class Ctl(Run):
 
     def close(self) -> None:
         self._open.close()
-
-    # Results
 
     @property
     def for_people(self) -> bool:
@@ -84,35 +83,25 @@ class Ctl(Run):
 
         self.output.print(Text(clean(text), style=style), soft_wrap=True)
 
-    # Questions
-
-    def confirm(self, question: str) -> bool:
-        """Whether a person typed yes."""
-        return self.ask(f"{question} Type yes: ").strip().lower() == "yes"
-
 
 pass_ctl = click.make_pass_decorator(Ctl)
 
 
-def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[list[Any], list[HyperSDKError]]:
-    """Calls ``act`` with every id. An error of one id is printed and the others continue; an error that is not
-    specific to an id is raised."""
-    from hypersdk.cli.remedies import error_dict
-    from hypersdk.cli.report import tell
-    from hypersdk.errors import AccessError, ConnectError
-
-    done: list[Any] = []
+def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], R]) -> tuple[list[tuple[str, R]], list[HyperSDKError]]:
+    """Calls ``act`` with every id; returns ids with results, and errors. An error of one id is printed and the others
+    continue; an error that is not specific to an id is raised."""
+    done: list[tuple[str, R]] = []
     failed: list[HyperSDKError] = []
     wanted = list(dict.fromkeys(ids))
     for item in wanted:
         try:
-            done.append(act(item))
+            done.append((item, act(item)))
         except (ConnectError, AccessError):
             raise
         except HyperSDKError as error:
             failed.append(error)
             if len(wanted) > 1 and ctl.for_people:
-                tell(ctl.output, error)
+                show_error(ctl.output, error)
             elif len(wanted) > 1:
                 ctl.output.event("error", {**error_dict(error, ctl.output.program), "id": item})
     return done, failed

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import table
+from hypersdk.cli.hyperctl.shown import show_table, trust_cell
+from hypersdk.cli.programs.accounts import password_flags
+from hypersdk.cli.programs.certificates import offers_certificate, trusts_certificate
 from hypersdk.cli.programs.groups import Group, flag
-from hypersdk.cli.text import clean
+from hypersdk.client import EndpointInfo
 from hypersdk.errors import HyperSDKError, UsageError
-
-if TYPE_CHECKING:
-    from hypersdk.client import EndpointInfo
-
-CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("endpoints", cls=Group)
@@ -31,8 +26,7 @@ def command() -> None:
 @click.argument("name")
 @click.argument("address", metavar="URL")
 @flag("--username", metavar="NAME", help="User name for the server; asked for if missing.")
-@flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
-@flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@password_flags("password")
 @flag(
     "--secret-ref",
     metavar="REF",
@@ -88,36 +82,19 @@ def add(
     try:
         made = create(pin)
     except HyperSDKError as error:
-        if error.code != CERTIFICATE_UNKNOWN or pin is not None:
+        if pin is not None or not offers_certificate(error):
             raise
         made = create(_confirmed(ctl, address, error))
     ctl.show(dict(made.raw), lambda: ctl.say(f"Added endpoint {made.name} ({made.id})", "bold green"))
 
 
 def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
-    """The fingerprint, once the user has confirmed it. Raises ``error``, with the flag to use, where nobody can be
+    """The fingerprint, once the user has confirmed it. Raises ``error``, with the flag to use, if nobody can be
     asked."""
-    shown = str(error.fields.get("sha256") or "")
-    if not shown or not ctl.output.can_ask:
+    heading = f"{address} presents a certificate that the daemon does not trust."
+    if not ctl.output.can_ask or not trusts_certificate(ctl, error, heading, "shown on the server itself"):
         raise error
-    notes = ctl.output.notes
-    notes.print(
-        f"{clean(address, 200)} presents a certificate that the daemon does not trust.",
-        style="yellow",
-    )
-    for label, key in (
-        ("SHA-256", "sha256"),
-        ("SHA-1", "sha1"),
-        ("subject", "subject"),
-        ("issuer", "issuer"),
-        ("valid until", "not_after"),
-    ):
-        if value := error.fields.get(key):
-            notes.print(f"  {label:<12}{clean(str(value), 200)}", soft_wrap=True)
-    notes.print("Compare the SHA-256 fingerprint with the one shown on the server itself.")
-    if not ctl.confirm("Trust it from now on?"):
-        raise error
-    return shown
+    return str(error.fields["sha256"])
 
 
 @command.command("list")
@@ -125,23 +102,12 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List the endpoints."""
-    endpoints = ctl.client.endpoints.list()
-    ctl.show([dict(endpoint.raw) for endpoint in endpoints], lambda: _print(ctl, endpoints))
-
-
-def _print(ctl: Ctl, endpoints: Sequence[EndpointInfo]) -> None:
-    from hypersdk.client import EndpointInfo
-
-    if not endpoints:
-        ctl.output.line("No endpoint is registered. Add one with `hyperctl endpoints add NAME URL`.")
-        return
-    ctl.output.print(table(endpoints, EndpointInfo, ctl.output.width, thumbprint=_trust))
+    empty = "No endpoint is registered. Add one with `hyperctl endpoints add NAME URL`."
+    show_table(ctl, ctl.client.endpoints.list(), EndpointInfo, empty=empty, thumbprint=_trust)
 
 
 def _trust(endpoint: EndpointInfo) -> tuple[str, str]:
-    if endpoint.insecure:
-        return "anyone", "red"
-    return ("pinned", "") if endpoint.thumbprint else ("authorities", "")
+    return trust_cell(endpoint.insecure, endpoint.thumbprint)
 
 
 @command.command("test")

@@ -1,10 +1,11 @@
-"""`hyperctl man`, and the parts of its pages that are not about commands."""
+"""``hyperctl man`` and ``hyperctl completion``, and the parts of the manual pages that no command has."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from hypersdk.cli.hyperctl.app import program
+from hypersdk.cli.programs.completion import completion_command
 from hypersdk.cli.programs.pages import EXIT_STATUS, Manual, man_command
 
 MANUAL: Final = Manual(
@@ -14,19 +15,20 @@ MANUAL: Final = Manual(
     environment=(
         ("HYPERVISORD_URL", "Address of the daemon, where neither --url nor --context is given."),
         ("HYPERVISORD_TOKEN", "Token, where --token-file is not given."),
-        ("STATE_DIRECTORY, XDG_STATE_HOME", "Where the token of a daemon on this machine is looked for: admin.token."),
+        ("STATE_DIRECTORY, XDG_STATE_HOME", "Directory of the token (admin.token) of a daemon on this machine."),
         ("XDG_CONFIG_HOME", "Directory of the contexts file."),
-        ("HTTPS_PROXY, NO_PROXY", "Proxy on the way to a daemon on another machine."),
+        ("HTTPS_PROXY, NO_PROXY", "Proxy for a daemon on another machine."),
         ("NO_COLOR", "No colours."),
     ),
     files=(
         ("~/.config/hypersdk/contexts.toml", "Saved daemons and their tokens; readable only by you."),
         (
             "~/.local/state/hypersdk/admin.token, /var/lib/hypersdk/admin.token",
-            "Token that a daemon on this machine made when it first started.",
+            "Token created by a daemon on this machine at its first start.",
         ),
     ),
     exit_status=EXIT_STATUS,
     see_also=("hyper2kvm", "hypervisord"),
 )
-command = man_command(MANUAL)
+man = man_command(MANUAL)
+completion = completion_command(program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
@@ -11,10 +11,8 @@ from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.client import Job
 from hypersdk.errors import LookupFailed, UsageError
-
-if TYPE_CHECKING:
-    from hypersdk.client import Job
 
 MAX_SHOWN: Final = 5
 """Ids in one message; the JSON output has all of them."""

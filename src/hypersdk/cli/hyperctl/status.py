@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.shown import facts_table
 from hypersdk.cli.programs.groups import Command
-
-if TYPE_CHECKING:
-    from hypersdk.client import DaemonStatus
+from hypersdk.client import DaemonStatus
 
 
 @click.command("status", cls=Command)

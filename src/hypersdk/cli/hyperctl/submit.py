@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from hypersdk.cli.hyperctl.app import daemon_flags, json_flag
+from hypersdk.cli.hyperctl.app import daemon_flags, json_option
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl, raise_failures
+from hypersdk.cli.hyperctl.watch import follow
 from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.cli.remedies import error_dict
+from hypersdk.cli.report import show_error
+from hypersdk.client import Submission
 from hypersdk.errors import Cancelled, UsageError
-
-if TYPE_CHECKING:
-    from hypersdk.client import Submission
 
 FORMATS = ("ovf", "ova", "qcow2", "raw", "vmdk")
 MAX_STDIN_BYTES = 4 * 1024 * 1024
@@ -49,7 +50,7 @@ MAX_NAMED = 10
     help="Jobs with a higher priority start first (0).",
 )
 @flag("--watch", is_flag=True, help="Follow the jobs until they finish; the exit status is theirs.")
-@json_flag
+@json_option
 @daemon_flags
 @pass_ctl
 def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int, watch: bool, **machine: Any) -> None:
@@ -63,8 +64,6 @@ def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int,
     done = ctl.client.submit(definition, endpoint_id=endpoint_id, priority=priority)
     ctl.show(_facts(done, ctl.output.program), lambda: _print(ctl, done))
     if watch and done.accepted:
-        from hypersdk.cli.hyperctl.watch import follow
-
         ids = [job.id for job in done.accepted]
         try:
             follow(ctl, ids)
@@ -82,7 +81,7 @@ def _definition(ctl: Ctl, file: Path | None, machine: dict[str, Any]) -> Any:
             raise UsageError(
                 "--file cannot be combined with the flags of a single machine", next_step="Write it into the job file."
             )
-        # As bytes: what is no UTF-8 is for the daemon to tell, as in a file that is named.
+        # As bytes: the daemon reports text that is not UTF-8, as it does for a file.
         return ctl.stdin.buffer.read(MAX_STDIN_BYTES + 1) if str(file) == "-" else file
     if not machine["vm"] or not machine["folder"]:
         raise UsageError("nothing to submit", next_step="Give --file FILE, or --vm PATH and --output DIR.")
@@ -91,8 +90,6 @@ def _definition(ctl: Ctl, file: Path | None, machine: dict[str, Any]) -> Any:
 
 
 def _facts(done: Submission, program: str) -> dict[str, Any]:
-    from hypersdk.cli.remedies import error_dict
-
     return {
         "type": "submitted",
         "job_ids": [job.id for job in done.accepted],
@@ -104,14 +101,12 @@ def _facts(done: Submission, program: str) -> dict[str, Any]:
 
 
 def _print(ctl: Ctl, done: Submission) -> None:
-    from hypersdk.cli.report import tell
-
     for warning in done.warnings:
         ctl.output.warn(warning)
-    if len(done.accepted) + len(done.rejected) > 1:  # the only one is told of at the end
+    if len(done.accepted) + len(done.rejected) > 1:  # a single one is reported at the end
         for rejection in done.rejected:
             ctl.output.note(f"Job {rejection.number} of the file was not accepted:", style="bold red")
-            tell(ctl.output, rejection.error)
+            show_error(ctl.output, rejection.error)
     ctl.say(f"Submitted {len(done.accepted)} job(s)", "bold green" if done.accepted else "bold")
     ctl.output.line(f"Accepted Jobs: {len(done.accepted)}")
     if done.rejected:

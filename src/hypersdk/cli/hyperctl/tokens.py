@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 from click.core import ParameterSource
 
+from hypersdk.cli.columns import moment_text
 from hypersdk.cli.hyperctl.app import common_flags
-from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import moment_text, table
+from hypersdk.cli.hyperctl.ctl import Ctl, for_each, pass_ctl, raise_failures
+from hypersdk.cli.hyperctl.shown import show_table
 from hypersdk.cli.programs.accounts import token_flags
 from hypersdk.cli.programs.groups import Group, flag
+from hypersdk.client import ApiToken, NewToken
 from hypersdk.errors import TARGET_DENIED, HyperSDKError, TargetError
 from hypersdk.secret import Secret
-
-if TYPE_CHECKING:
-    from hypersdk.client import ApiToken, NewToken
 
 
 @click.group("tokens", cls=Group)
@@ -28,7 +28,7 @@ def command() -> None:
 
 @command.command("create")
 @click.argument("label")
-@token_flags("What it may do.")
+@token_flags("What the token may do.")
 @flag("--user", metavar="NAME", help="Owner of the token (you); for administrators.")
 @flag(
     "--to-file",
@@ -48,10 +48,10 @@ def create(
 
     if to_file is None:
         made = make()
-        ctl.show({**made.token.raw, "token": made.secret.reveal()}, lambda: _tell(ctl, made.secret))
+        ctl.show({**made.token.raw, "token": made.secret.reveal()}, lambda: _show_secret(ctl, made.secret))
         return
-    kept = _made_into(ctl, to_file, make)
-    ctl.show({**kept.raw, "file": str(to_file)}, lambda: ctl.say(f"Token {kept.id} is in {to_file}", "bold green"))
+    token = _create_in_file(ctl, to_file, make)
+    ctl.show({**token.raw, "file": str(to_file)}, lambda: ctl.say(f"Token {token.id} is in {to_file}", "bold green"))
 
 
 def _asked(days: float) -> float | Literal["default"]:
@@ -60,16 +60,14 @@ def _asked(days: float) -> float | Literal["default"]:
     return days if typed else "default"
 
 
-def _tell(ctl: Ctl, secret: Secret) -> None:
+def _show_secret(ctl: Ctl, secret: Secret) -> None:
     ctl.output.line(secret.reveal())
     ctl.output.note("Save it now: it is not shown again.", style="yellow")
 
 
-def _made_into(ctl: Ctl, path: Path, make: Callable[[], NewToken]) -> ApiToken:
-    """The file is created first: an unreadable token would stay valid for months. A token that cannot be written is
-    revoked."""
-    import os
-
+def _create_in_file(ctl: Ctl, path: Path, make: Callable[[], NewToken]) -> ApiToken:
+    """Creates a token and writes it to a new file. The file is created first, and a token that cannot be written is
+    revoked: nobody could use it, and it would stay valid for months."""
     made: NewToken | None = None
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -107,7 +105,7 @@ def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
     try:
         ctl.client.tokens.revoke(token_id)
     except HyperSDKError as error:
-        ctl.output.warn(f"token {token_id}, which was not written down, could not be revoked: {error.message}")
+        ctl.output.warn(f"token {token_id}, which was not saved, could not be revoked: {error.message}")
 
 
 @command.command("list")
@@ -116,14 +114,7 @@ def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
 @pass_ctl
 def list_(ctl: Ctl, everyone: bool) -> None:
     """List tokens, newest first, without the secret itself."""
-    tokens = ctl.client.tokens.list(everyone=everyone)
-    ctl.show([dict(token.raw) for token in tokens], lambda: _print(ctl, tokens))
-
-
-def _print(ctl: Ctl, tokens: Sequence[ApiToken]) -> None:
-    from hypersdk.client import ApiToken
-
-    ctl.output.print(table(tokens, ApiToken, ctl.output.width, expires_at=_expiry))
+    show_table(ctl, ctl.client.tokens.list(everyone=everyone), ApiToken, expires_at=_expiry)
 
 
 def _expiry(token: ApiToken) -> tuple[str, str]:
@@ -136,12 +127,8 @@ def _expiry(token: ApiToken) -> tuple[str, str]:
 @pass_ctl
 def revoke(ctl: Ctl, ids: tuple[str, ...]) -> None:
     """Revoke tokens, immediately."""
-    from hypersdk.cli.hyperctl.ctl import for_each, raise_failures
-
-    def one(token_id: str) -> str:
-        ctl.client.tokens.revoke(token_id)
-        return token_id
-
-    done, failed = for_each(ctl, ids, one)
-    ctl.show([{"id": token_id, "revoked": True} for token_id in done], lambda: ctl.say(f"Revoked {len(done)} token(s)"))
+    done, failed = for_each(ctl, ids, ctl.client.tokens.revoke)
+    ctl.show(
+        [{"id": token_id, "revoked": True} for token_id, _ in done], lambda: ctl.say(f"Revoked {len(done)} token(s)")
+    )
     raise_failures(done, failed, "revoked", things="tokens")

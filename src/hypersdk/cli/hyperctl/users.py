@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import table
-from hypersdk.cli.programs.accounts import ROLES, new_password_flags, user_flags
+from hypersdk.cli.hyperctl.shown import show_table
+from hypersdk.cli.programs.accounts import ROLES, login_cell, password_flags, user_flags
 from hypersdk.cli.programs.groups import Group
-
-if TYPE_CHECKING:
-    from hypersdk.client import User
+from hypersdk.client import User
 
 
 @click.group("users", cls=Group)
@@ -43,27 +39,12 @@ def add(ctl: Ctl, name: str, role: str, password_file: Path | None, password_std
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List users."""
-    users = ctl.client.users.list()
-    ctl.show([dict(user.raw) for user in users], lambda: _print(ctl, users))
-
-
-def _print(ctl: Ctl, users: Sequence[User]) -> None:
-    from hypersdk.client import User
-
-    ctl.output.print(table(users, User, ctl.output.width, disabled=_login))
-
-
-def _login(user: User) -> tuple[str, str]:
-    if user.disabled:
-        return "disabled", "red"
-    if user.locked_until:
-        return "locked for a while", "yellow"
-    return ("password", "") if user.has_password else ("tokens only", "")
+    show_table(ctl, ctl.client.users.list(), User, disabled=login_cell)
 
 
 @command.command("passwd")
 @click.argument("name")
-@new_password_flags
+@password_flags("new password")
 @common_flags
 @pass_ctl
 def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.shown import STATUS_STYLES
 from hypersdk.cli.programs.groups import Command
+from hypersdk.cli.progress import Observer, watching
+from hypersdk.client import Client, Job
 from hypersdk.errors import PartlyFailed
-
-if TYPE_CHECKING:
-    from hypersdk.cli.progress import Observer
-    from hypersdk.client import Client, Job
-    from hypersdk.model import ExportProgress
+from hypersdk.model import ExportProgress, Phase
 
 MAX_SHOWN: Final = 500
 STATES_AS_PHASES: Final = frozenset({"failed", "cancelled", "queued", "paused"})
@@ -34,19 +33,19 @@ def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
     """
     wanted, more = (list(dict.fromkeys(ids)), 0) if ids else _not_ended(ctl.client)
     if ids:
-        ctl.client.page(ids=wanted[:1])  # a daemon that goes away is waited for; one that was never there is not
+        ctl.client.page(ids=wanted[:1])  # fails if the daemon cannot be reached; later outages are waited for
     if not wanted:
         ctl.show([], lambda: ctl.output.line("No job is running or waiting."))
         return
     if more:
-        ctl.output.warn(f"{len(wanted)} jobs are followed, and {more} more have not ended")
+        ctl.output.warn(f"following {len(wanted)} jobs; {more} more are unfinished")
     follow(ctl, wanted)
 
 
 def _not_ended(client: Client) -> tuple[list[str], int]:
     """Ids of jobs: those held by a worker, paused ones, then the queue from its head; and how many more there are."""
-    # The queue is read first: a job that is begun meanwhile is then seen twice, not missed.
-    # The last of the words is the wide one: all that a worker has.
+    # The queue is read first: a job that starts meanwhile is then found twice, not missed.
+    # "running" includes all states of a job that a worker has.
     words = ("queued", "paused", "running")
     pages = [client.page(states=(word,), sort="number", limit=MAX_SHOWN) for word in words]
     found = list(dict.fromkeys(job.id for page in reversed(pages) for job in page.jobs))
@@ -59,7 +58,8 @@ def follow(ctl: Ctl, ids: Sequence[str]) -> None:
     several."""
     ended: dict[str, Job] = {}
     if ctl.for_people:
-        ended = _shown(ctl, ids)
+        with watching(ctl.output) as show:
+            _watch(ctl.client, ids, ended, show)
     else:
         for job in ctl.client.watch(ids):
             ended[job.id] = job
@@ -70,15 +70,6 @@ def follow(ctl: Ctl, ids: Sequence[str]) -> None:
     _conclude(ctl, [ended[job_id] for job_id in ids])
 
 
-def _shown(ctl: Ctl, ids: Sequence[str]) -> dict[str, Job]:
-    from hypersdk.cli.progress import watching
-
-    jobs: dict[str, Job] = {}
-    with watching(ctl.output) as show:
-        _watch(ctl.client, ids, jobs, show)
-    return jobs
-
-
 def _watch(client: Client, ids: Sequence[str], jobs: dict[str, Job], show: Observer) -> None:
     for job in client.watch(ids):
         jobs[job.id] = job
@@ -87,8 +78,6 @@ def _watch(client: Client, ids: Sequence[str], jobs: dict[str, Job], show: Obser
 
 
 def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
-    from hypersdk.cli.hyperctl.shown import STATUS_STYLES
-
     if ctl.for_people:
         for job in jobs:
             folder = f": {job.output_path}" if job.state == "completed" else ""
@@ -105,13 +94,11 @@ def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
         )
 
 
-# A job as the display of hyper2kvm knows it: the same bars, the same words.
+# Jobs as machines, for the progress display of hyper2kvm.
 
 
 def machine_of(job: Job) -> ExportProgress:
     """A job as a machine that is being exported."""
-    from hypersdk.model import Phase
-
     progress = job.progress
     if job.state == "completed":
         progress = replace(progress, phase=Phase.DONE, fraction=1.0)

@@ -1,10 +1,9 @@
-"""``python -m hypersdk.cli.hypervisord``: how the daemon starts its own processes."""
+"""``python -m hypersdk.cli.hypervisord``: how the daemon starts its processes."""
 
 from __future__ import annotations
 
 import sys
 
-from hypersdk.cli.hypervisord.app import run
+from hypersdk.cli.hypervisord.main import run
 
-if __name__ == "__main__":
-    sys.exit(run())
+sys.exit(run())

@@ -3,9 +3,9 @@
 ::
 
     FILE (tar, mode 0600)     backup.json      version, time, digests; the first member
-                              state.sqlite3    jobs, users, endpoints with sealed passwords, audit trail
+                              state.sqlite3    jobs, users, endpoints with encrypted passwords, audit trail
                               engine.sqlite3   the engine's own tables
-                              state.pgdump     in place of these two: a PostgreSQL database
+                              state.pgdump     instead of these two, for a PostgreSQL database
                               vault.key        only with --with-key
 """
 
@@ -15,26 +15,27 @@ import hashlib
 import io
 import json
 import os
+import sqlite3
 import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
+from sqlalchemy.engine import URL
 
 from hypersdk import __version__
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, check_state, pass_daemon
+from hypersdk.cli.hypervisord.dumps import dump
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.state.database import copy_sqlite, parse_url
+from hypersdk.state.faults import fault_of
 from hypersdk.transfer.files import target_errors
-from hypersdk.units import MiB, format_size
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
-
-    from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.units import format_size
 
 FORMAT: Final = 1
 STATE: Final = "state.sqlite3"
@@ -49,80 +50,69 @@ ABOUT: Final = "backup.json"
 @flag(
     "--with-key",
     is_flag=True,
-    help="Put the key of the stored passwords into it. Whoever has the file then has the passwords.",
+    help="Include the key of the stored passwords. Anyone who can read the file can then decrypt them.",
 )
-@flag("--force", is_flag=True, help="Replace a file that exists.")
+@flag("--force", is_flag=True, help="Overwrite an existing file.")
 @state_flags
 @pass_daemon
 def command(daemon: Daemon, file: Path, with_key: bool, force: bool) -> None:
-    """Copy the state into FILE, also while the daemon runs: jobs, logs, users, tokens, endpoints, audit trail.
+    """Back up the state to FILE: jobs, logs, users, tokens, endpoints, audit trail. The daemon may be running.
 
-    The stored passwords in it are sealed, and their key is not in it unless --with-key is given: keep a copy of
-    vault.key in another place. Without the key the passwords are lost; everything else can be restored. Images are not
-    part of it.
+    Stored passwords are encrypted, and their key is included only with --with-key: keep a copy of vault.key in another
+    place. Without the key the passwords are lost; everything else can be restored. Images are not included.
     """
     settings = daemon.state_settings
     source = database_of(settings)
     if file.exists() and not force:
-        raise UsageError(f"{file} exists", next_step="Name another file, or pass --force.")
+        raise UsageError(f"{file} exists", next_step="Choose another file, or pass --force.")
     key = key_path(settings) if with_key else None
     with target_errors(f"writing {file}"):
         size = _write(file, source, key)
     daemon.output.line(f"Backup of {place_of(source)} written to {file} ({format_size(size)})")
     if key is None:
         daemon.output.note(
-            f"The key is not in it. Keep a copy of {key_path(settings)} in another place.", style="yellow"
+            f"The backup does not include the key. Keep a copy of {key_path(settings)} in another place.",
+            style="yellow",
         )
 
 
 def database_of(settings: DaemonSettings) -> Path | URL:
-    """The state's file, or the URL of its PostgreSQL database."""
-    from hypersdk.state.database import parse_url
-
+    """The SQLite file of the state, or the URL of its PostgreSQL database."""
     url = parse_url(settings.url)
     return Path(str(url.database)) if url.get_backend_name() == "sqlite" else url
 
 
 def place_of(source: Path | URL) -> str:
-    """As it is shown: a folder, or a URL without its password."""
+    """The database for messages: a directory, or a URL without its password."""
     if isinstance(source, Path):
         return str(source.parent)
     return source.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def key_path(settings: DaemonSettings) -> Path:
-    """Where the key file is, if it is a file."""
+    """The path of the key file, if the key is in a file."""
     return settings.key_file or settings.state_dir / KEY
 
 
 def _write(file: Path, source: Path | URL, key: Path | None) -> int:
     if isinstance(source, Path):
         check_state(source)
-    partial = file.with_name(f"{file.name}.partial")
+    # In a folder beside the file, so that it takes its name in one step.
     with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".hypersdk-backup-") as folder:
         members = _copies(Path(folder), source, key)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                _pack(stream, members)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        packed = Path(folder, "backup.tar")
+        descriptor = os.open(packed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            _pack(stream, members)
+            stream.flush()
+            os.fsync(stream.fileno())
+        packed.replace(file)
     return file.stat().st_size
 
 
 def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Path]:
-    """Consistent copies of the databases. The state first: a job without its attempt is given one again, not the other
-    way round."""
-    import sqlite3
-
-    from hypersdk.cli.hypervisord.dumps import dump
-    from hypersdk.state.database import copy_sqlite
-    from hypersdk.state.faults import fault_of
-
+    """Consistent copies of the databases. The state comes first: a job without its attempt gets a new one, but an
+    attempt without its job is of no use."""
     found: dict[str, Path] = {}
     if not isinstance(source, Path):
         found[DUMP] = folder / DUMP
@@ -162,8 +152,5 @@ def _pack(stream: io.BufferedWriter, members: dict[str, Path]) -> None:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(MiB):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

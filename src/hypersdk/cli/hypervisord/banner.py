@@ -1,4 +1,4 @@
-"""What a person at a terminal sees when the daemon is ready: where it is, how to get in, and its routes."""
+"""The banner at a terminal when the daemon is ready: its address, how to log in, and its routes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def show_banner(output: Output, settings: DaemonSettings) -> None:
 
 
 def address_of(settings: DaemonSettings) -> str:
-    """The address as clients write it."""
+    """The URL of the API."""
     tls = settings.tls_self_signed or settings.tls_cert is not None
     return f"{'https' if tls else 'http'}://{settings.addr}"
 
@@ -49,7 +49,7 @@ def _facts(settings: DaemonSettings) -> Iterator[tuple[str, str, str]]:
     yield "Database", str(shown["database_url"]), ""
     yield "Exports", ", ".join(str(root) for root in settings.roots), ""
     if not settings.auth:
-        yield "Access", "NO AUTHENTICATION: everybody on this machine may do everything", "bold red"
+        yield "Access", "NO AUTHENTICATION: every local user is administrator", "bold red"
     elif (path := settings.state_dir / ADMIN_TOKEN).exists():
         yield "Token", f"{path} (hyperctl on this machine finds it)", ""
     if settings.tls_self_signed:
@@ -57,7 +57,7 @@ def _facts(settings: DaemonSettings) -> Iterator[tuple[str, str, str]]:
 
 
 def routes_table(width: int) -> Text:
-    """One line a path: its methods, each with the role that it needs."""
+    """One line per path: its methods, each with the role that it requires."""
     from hypersdk.cli.columns import Column, lay_out
 
     rows = [[(path, ""), *cells] for path, cells in _routes()]
@@ -76,7 +76,7 @@ def _routes() -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def all_routes() -> Iterator[tuple[str, str, str]]:
-    """Path, method and who may: ``open``, a role, or ``metrics``."""
+    """Path, method and who may call it: ``open``, a role, or ``metrics``."""
     from fastapi import FastAPI
 
     from hypersdk.api.app import ROUTERS, guarded_routes

@@ -1,4 +1,4 @@
-"""What one run of ``hypervisord`` knows: streams, environment, settings; and the state that its commands work on."""
+"""The state of one run of ``hypervisord``: streams, environment, settings, and the database of its commands."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
 
-from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
 from hypersdk.errors import UsageError, register
 
@@ -41,35 +40,29 @@ NO_STATE: Final = register(
     "Name the daemon's directory with --state-dir, or its database with --database; `hypervisord migrate-db` creates"
     " an empty one.",
 )
-_ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
+ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
+"""What the daemon does, by the value of ``--role``."""
 
 
 class Daemon(Run):
-    """Handed to every command. ``given`` holds settings that flags gave, by the settings' own names."""
-
-    def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
-        super().__init__(output, environ, stdin, stdout)
-        self.given: dict[str, Any] = {}
-        self.config: Path | None = None
+    """Passed to every command. ``given`` holds settings from flags, by the names of the settings."""
 
     @cached_property
     def settings(self) -> DaemonSettings:
-        """Defaults under the configuration file under the environment under flags. Raises UsageError that names the
-        key."""
+        """Flags override the environment, which overrides the configuration file. Raises UsageError with the key."""
         from hypersdk.jobs.settings import load_settings
 
-        overrides = dict(self.given)
+        overrides = {name: value for name, value in self.given.items() if name != "config"}
         if url := self.environ.get(DATABASE_VARIABLE):
             overrides.setdefault("database_url", url)
-        return load_settings(self.environ, self.config, overrides)
+        return load_settings(self.environ, self.given.get("config"), overrides)
 
     @property
     def state_settings(self) -> DaemonSettings:
-        """The same, for what is done to a state. Raises UsageError ``which_state`` where root names none and this
-        machine has the service's: what is done to the wrong one looks done."""
+        """The settings for commands that use a state. Raises UsageError ``which_state`` if root selects none and this
+        machine has the service's: a change of the wrong state would look successful."""
         named = (
-            self.given.keys() & {"state_dir", "database_url"}
-            or self.config
+            self.given.keys() & {"config", "state_dir", "database_url"}
             or {"STATE_DIRECTORY", DATABASE_VARIABLE} & self.environ.keys()
         )
         if not named and os.geteuid() == 0 and SERVICE_STATE.is_dir():
@@ -80,8 +73,8 @@ class Daemon(Run):
 
     @contextmanager
     def database(self, *, make: bool = False) -> Iterator[Database]:
-        """The daemon's database, brought up to date; works while the daemon runs too. Raises UsageError ``no_state``
-        where there is none, unless it is to be made."""
+        """The daemon's database, upgraded; the daemon may be running. Raises UsageError ``no_state`` if there is none,
+        unless ``make`` allows to create it."""
         from hypersdk.state.database import Database
 
         database = Database.open(self.settings.url if make else self.state_settings.url)
@@ -103,25 +96,20 @@ class Daemon(Run):
 
 
 def check_state(file: Path) -> None:
-    """Raises UsageError ``no_state`` where there is no database in that file."""
+    """Raises UsageError ``no_state`` if the database file does not exist."""
     if not file.exists():
         raise UsageError(f"there is no state in {file.parent}", code=NO_STATE)
 
 
 def check_database(url: str) -> str:
-    """Refuses a password: flags are no place for it. Raises UsageError."""
+    """``url``, unless it holds a password, which other users could read on the command line. Raises UsageError."""
     try:
         secret = urlsplit(url).password
     except ValueError:
-        secret = None  # the settings say what is wrong with it
+        secret = None  # loading the settings reports it
     if secret:
         raise UsageError("--database holds a password", code=URL_IN_ARGV)
     return url
-
-
-def roles_of(word: str) -> tuple[str, ...]:
-    """What the daemon does, by the word of ``--role``."""
-    return _ROLES[word]
 
 
 pass_daemon = click.make_pass_decorator(Daemon)

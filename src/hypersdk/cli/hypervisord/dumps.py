@@ -1,5 +1,5 @@
-"""A PostgreSQL state in one file, and back, by the server's own ``pg_dump`` and ``pg_restore``: one consistent snapshot
-while everything runs."""
+"""Dumps a PostgreSQL state to a file and restores it, with ``pg_dump`` and ``pg_restore``: one consistent snapshot
+while the daemon runs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy.engine import URL
 
 from hypersdk.errors import UsageError, register
-from hypersdk.state.database import DatabaseError
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-    from sqlalchemy.engine import URL
-
-    from hypersdk.state.database import Database
+from hypersdk.state.database import Database, DatabaseError
+from hypersdk.state.tables import jobs
 
 POSTGRESQL_TOOLS: Final = register(
     "postgresql_tools",
@@ -45,7 +44,7 @@ def dump(url: URL, file: Path) -> None:
 
 
 def restore(url: URL, file: Path) -> None:
-    """Puts a dump back, in place of the tables that are there, whole or not at all. Raises UsageError, DatabaseError
+    """Restores a dump in place of the existing tables, in one transaction. Raises UsageError, DatabaseError
     ``dump_failed``."""
     _run(
         "pg_restore",
@@ -61,9 +60,7 @@ def restore(url: URL, file: Path) -> None:
 
 
 def check_unused(database: Database) -> None:
-    """Raises UsageError ``state_used`` while anybody else is connected, from whatever host."""
-    import sqlalchemy as sa
-
+    """Raises UsageError ``state_used`` while there are other connections, from any host."""
     query = sa.text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -74,23 +71,13 @@ def check_unused(database: Database) -> None:
 
 
 def holds_state(database: Database) -> bool:
-    """Whether it has jobs, users or whatever else of ours."""
-    from hypersdk.state.tables import jobs
-
+    """Whether the database has the tables of a state."""
     with database.read() as connection:
-        return _has_table(connection, jobs.name)
-
-
-def _has_table(connection: sa.Connection, name: str) -> bool:
-    import sqlalchemy as sa
-
-    return sa.inspect(connection).has_table(name)
+        return bool(sa.inspect(connection).has_table(jobs.name))
 
 
 def _run(program: str, url: URL, *arguments: str) -> None:
-    """The password goes by the environment, which only this user and root can read; everybody can read arguments."""
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
+    """The password is passed in the environment, which only this user and root can read; arguments are public."""
     path = shutil.which(program)
     if path is None:
         raise UsageError(f"{program} is not in PATH", code=POSTGRESQL_TOOLS)
@@ -106,7 +93,7 @@ def _run(program: str, url: URL, *arguments: str) -> None:
             command, env=environ, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise DatabaseError(f"{program} did not end within {TIMEOUT_S // 3600} hours", code=DUMP_FAILED) from error
+        raise DatabaseError(f"{program} did not finish within {TIMEOUT_S // 3600} hours", code=DUMP_FAILED) from error
     if done.returncode:
         said = " ".join(done.stderr.split())[:MAX_SAID]
         raise DatabaseError(f"{program} ended with {done.returncode}: {said}", code=DUMP_FAILED)

@@ -1,10 +1,11 @@
-"""`hypervisord man`, and what its pages say beside the commands."""
+"""``hypervisord man`` and ``hypervisord completion``, and the parts of the manual pages that no command has."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from hypersdk.cli.hypervisord.app import program
+from hypersdk.cli.programs.completion import completion_command
 from hypersdk.cli.programs.pages import Manual, man_command
 
 MANUAL: Final = Manual(
@@ -12,13 +13,13 @@ MANUAL: Final = Manual(
     program.root,
     section=8,
     environment=(
-        ("STATE_DIRECTORY, XDG_STATE_HOME", "Folder of database, key and token, where --state-dir is not given."),
-        ("HYPERVISORD_DATABASE_URL", "Address of the database, where --database is not given. May hold a password."),
+        ("STATE_DIRECTORY, XDG_STATE_HOME", "Directory of the database, key and token, if --state-dir is not given."),
+        ("HYPERVISORD_DATABASE_URL", "URL of the database, if --database is not given. It may contain a password."),
         ("GOVC_URL, GOVC_USERNAME, GOVC_PASSWORD, GOVC_INSECURE, GOVC_DATACENTER", "Endpoint for jobs that name none."),
-        ("CREDENTIALS_DIRECTORY", "Where systemd puts the credential hypersdk-key: the key of the stored passwords."),
+        ("CREDENTIALS_DIRECTORY", "Directory of the systemd credential hypersdk-key: the key of the stored passwords."),
         ("HYPERSDK_KEYRING", "SERVICE/USER of the key in a keyring."),
-        ("NOTIFY_SOCKET, WATCHDOG_USEC", "Readiness and watchdog of systemd."),
-        ("JOURNAL_STREAM", "Set by systemd: log lines then carry their priority."),
+        ("NOTIFY_SOCKET, WATCHDOG_USEC", "Readiness and watchdog notification for systemd."),
+        ("JOURNAL_STREAM", "Set by systemd: log lines then have a priority."),
     ),
     files=(
         ("/etc/hypersdk/hypervisord.toml", "Settings of the packaged service."),
@@ -26,17 +27,18 @@ MANUAL: Final = Manual(
         ("/var/lib/hypersdk/exports", "Export root of the packaged service."),
     ),
     exit_status=(
-        ("0", "Ended by SIGTERM or Ctrl-C, in order."),
-        ("1", "A process did not end in time and was killed, or a bug."),
-        ("2", "A flag or the configuration cannot be used."),
+        ("0", "Stopped by SIGTERM or Ctrl-C."),
+        ("1", "A process did not stop in time and was killed, or an internal error."),
+        ("2", "Invalid flag or configuration."),
         (
             "12",
             (
-                "Not now: database or key of the stored passwords failed; or address or state directory are another"
-                " process's."
+                "The database or the key of the stored passwords failed, or another process uses the address or the"
+                " state directory."
             ),
         ),
     ),
     see_also=("hyperctl", "hyper2kvm"),
 )
-command = man_command(MANUAL)
+man = man_command(MANUAL)
+completion = completion_command(program)

@@ -7,19 +7,18 @@ import click
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command
+from hypersdk.state.database import Database
 
 
 @click.command("migrate-db", cls=Command)
 @state_flags
 @pass_daemon
 def command(daemon: Daemon) -> None:
-    """Bring the database's schema up to date.
+    """Upgrade the database to the schema of this version.
 
-    Starting the daemon does it too; this is for those who want to see it happen first. An SQLite file is copied beside
-    itself before. A database that a newer version has upgraded is refused.
+    Starting the daemon does it too; this command does it separately. An SQLite file is copied beside itself first. A
+    database with the schema of a newer version is refused.
     """
-    from hypersdk.state.database import Database
-
     database = Database.open(daemon.state_settings.url)
     try:
         before = database.upgrade()

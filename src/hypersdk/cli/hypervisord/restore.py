@@ -1,17 +1,19 @@
-"""`hypervisord restore`: a backup becomes the state again."""
+"""`hypervisord restore`: restores the state from a backup."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
+from sqlalchemy.engine import URL
 
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.backup import (
@@ -27,15 +29,13 @@ from hypersdk.cli.hypervisord.backup import (
     place_of,
 )
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
+from hypersdk.cli.hypervisord.dumps import check_unused, dump, holds_state, restore
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import IntegrityError, UsageError, register
 from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.state.database import Database
 from hypersdk.transfer.files import owned_like_folder, target_errors
 from hypersdk.units import KiB, MiB, TiB
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
 
 BACKUP_UNREADABLE: Final = register(
     "backup_unreadable", "The file is not a backup of a daemon's state, or it is incomplete.", "Use another backup."
@@ -53,23 +53,21 @@ OTHER_DATABASE: Final = register(
 MAX_ABOUT_BYTES: Final = 64 * KiB
 MAX_MEMBER_BYTES: Final = TiB
 REVISIONS_SINCE: Final = 2**32
-"""More than a daemon gives out between a backup and its restore: a thousand changes a second for seven weeks."""
+"""More than a daemon uses between a backup and its restore: a thousand changes a second for seven weeks."""
 _COMPANIONS: Final = ("", "-wal", "-shm")
 
 
 @click.command("restore", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@flag(
-    "--force", is_flag=True, help="Replace a state that exists; it is kept, as files beside the new ones or as a dump."
-)
+@flag("--force", is_flag=True, help="Replace an existing state; it is kept, as files beside the new ones or as a dump.")
 @state_flags
 @pass_daemon
 def command(daemon: Daemon, file: Path, force: bool) -> None:
-    """Put the backup in FILE back. The daemon must not run.
+    """Restore the state from the backup in FILE. The daemon must not be running.
 
-    Jobs that ran when the backup was taken go on from their last checkpoint. Where the key of the stored passwords is
-    not there any more, the daemon says so when it starts: put vault.key back, or run `hypervisord reset-vault` and give
-    the passwords again.
+    Jobs that were running when the backup was made continue from their last checkpoint. If the key of the stored
+    passwords is missing, the daemon reports it when it starts: restore vault.key, or run `hypervisord reset-vault` and
+    set the passwords again.
     """
     settings = daemon.state_settings
     target, key = database_of(settings), key_path(settings)
@@ -89,14 +87,15 @@ def command(daemon: Daemon, file: Path, force: bool) -> None:
                 partial.unlink(missing_ok=True)
     daemon.output.line(f"Restored {', '.join(partials)} into {place_of(target)}")
     if kept:
-        daemon.output.note(f"What was there before is kept as {', '.join(path.name for path in kept)}.", style="dim")
+        daemon.output.note(f"The previous state is kept as {', '.join(path.name for path in kept)}.", style="dim")
     if not key.exists() and KEY not in partials:
-        daemon.output.note(f"There is no key in {key}: put its copy there before the daemon starts.", style="yellow")
+        daemon.output.note(
+            f"There is no key in {key}: restore it from your copy before the daemon starts.", style="yellow"
+        )
 
 
 def _unpack(file: Path, folder: Path) -> dict[str, Path]:
-    """The members as partial files in ``folder``, each with the digest that the backup says. Raises IntegrityError,
-    UsageError."""
+    """Extracts the members into ``folder`` and checks their digests. Raises IntegrityError, UsageError."""
     found: dict[str, Path] = {}
     try:
         with _archive(file) as archive:
@@ -118,7 +117,7 @@ def _archive(file: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(file, mode="r:") as archive:
             yield archive
     except (tarfile.TarError, EOFError) as error:
-        raise _bad(f"{file} is no whole archive") from error
+        raise _bad(f"{file} is not a complete archive") from error
 
 
 def _about(archive: tarfile.TarFile) -> Mapping[str, str]:
@@ -134,12 +133,12 @@ def _about(archive: tarfile.TarFile) -> Mapping[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise _bad("backup.json cannot be read") from error
     if not known:
-        raise _bad("it was made by another version, whose format is not known here")
+        raise _bad("it was made by another version, in a format that this version does not support")
     return {str(name): str(digest) for name, digest in digests.items()}
 
 
 def _extract(archive: tarfile.TarFile, name: str, path: Path) -> None:
-    member = next((one for one in archive if one.name == name), None)
+    member = next((found for found in archive if found.name == name), None)
     stream = (
         archive.extractfile(member)
         if member is not None and member.isreg() and member.size <= MAX_MEMBER_BYTES
@@ -150,32 +149,24 @@ def _extract(archive: tarfile.TarFile, name: str, path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as target:
         owned_like_folder(descriptor, path.parent)
-        _copy(stream, target)
+        shutil.copyfileobj(stream, target, MiB)
         target.flush()
         os.fsync(target.fileno())
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while chunk := source.read(MiB):
-        target.write(chunk)
-
-
 def _replace(partials: Mapping[str, Path], targets: Mapping[str, Path], *, force: bool) -> list[Path]:
-    """Moves the old files aside and the new ones in; the state comes last. What was moved aside."""
+    """Renames the old files and moves the new ones in; the state comes last. Returns the renamed files."""
     existing = [path for name in partials for path in _with_companions(targets[name]) if path.exists()]
     if existing and not force:
         raise UsageError(f"{existing[0]} exists", code=STATE_EXISTS)
     kept = [path.rename(_aside(path)) for path in existing]
-    for name in sorted(partials, key=lambda one: one == STATE):
+    for name in sorted(partials, key=lambda member: member == STATE):
         partials[name].rename(targets[name])
     return kept
 
 
 def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key: Path, *, force: bool) -> list[Path]:
-    """Dumps what is there and puts the backup in its place. The key only when that is done: the old one stays with the
-    old state."""
-    from hypersdk.cli.hypervisord.dumps import check_unused, dump, holds_state, restore
-
+    """Dumps the old state and restores the backup in its place, then the key: the old key belongs to the old state."""
     database = Database.open(url.render_as_string(hide_password=False))
     try:
         check_unused(database)
@@ -198,8 +189,8 @@ def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key:
 
 
 def _move_on(url: str) -> None:
-    """Revisions go on behind all that were given out since the backup: whoever follows the changes from one of those is
-    told to begin anew."""
+    """Raises the revision above all that were used since the backup, so that clients that follow changes from one of
+    those start over."""
     database = Database.open(url)
     try:
         with database.write() as connection:

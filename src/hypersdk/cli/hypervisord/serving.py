@@ -1,4 +1,4 @@
-"""Serving: the parent that starts and watches, and the processes that it starts: the API, the workers."""
+"""Serving: the parent process, and the processes that it starts and watches: the API and the workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypersdk.cli.hypervisord.banner import address_of, show_banner
 from hypersdk.cli.hypervisord.daemon import Daemon
-from hypersdk.cli.hypervisord.logs import start_logging
+from hypersdk.cli.programs.logs import start_logging
 from hypersdk.errors import HyperSDKError, UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ LOG: Final = logging.getLogger(__name__)
 
 
 def serve(daemon: Daemon) -> int:
-    """The parent. What would keep a part from ever starting is said here, once, with an exit status, and not by
-    restarts for ever."""
+    """Runs the parent process. Errors that would stop a process at each start are reported here, once, with an exit
+    status, instead of by endless restarts."""
     from hypersdk.jobs.supervisor import supervise
     from hypersdk.jobs.systemd import READY, Watchdog, notify
 
@@ -32,7 +32,7 @@ def serve(daemon: Daemon) -> int:
     if "api" in settings.roles:
         _check_address(settings)
     if not settings.auth:
-        LOG.warning("NO AUTHENTICATION: everybody on this machine may do everything (--no-auth)")
+        LOG.warning("NO AUTHENTICATION: every local user is administrator (--no-auth)")
     _prepare(daemon)
 
     def ready() -> None:
@@ -41,15 +41,15 @@ def serve(daemon: Daemon) -> int:
             show_banner(daemon.output, settings)
         LOG.info("ready%s", f", serving {address_of(settings)}" if "api" in settings.roles else "")
 
-    # A shell that was told to keep it (nohup, trap '' HUP) has SIGHUP ignored, or its input taken from elsewhere.
+    # A daemon that is to outlive its shell (nohup, trap '' HUP) ignores SIGHUP, or its input is not a terminal.
     hangup_ends = daemon.stdin.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     watchdog = Watchdog(time.monotonic, daemon.environ)
     return supervise(settings, daemon.arguments, ready=ready, watchdog=watchdog, hangup_ends=hangup_ends)
 
 
 def serve_part(daemon: Daemon, name: str) -> int:
-    """One process of the daemon; it says ``ready`` on standard output when it is."""
-    gc.disable()  # until it is ready: what a start loads stays
+    """Runs one process of the daemon; it writes ``ready`` to standard output."""
+    gc.disable()  # until it is ready: what is loaded at the start stays loaded
     start_logging(daemon.settings.log_format, sys.stderr, daemon.environ)
     from hypersdk.jobs.liveness import LivenessReporter
 
@@ -69,8 +69,8 @@ def serve_part(daemon: Daemon, name: str) -> int:
 
 
 def _wait_for_database(settings: DaemonSettings, liveness: LivenessReporter) -> None:
-    """A process that is started again in an outage says so once and waits, instead of ending and saying it at each
-    start."""
+    """Waits for the database, so that a process that is restarted in an outage reports it once instead of at each
+    restart."""
     from hypersdk.state.database import Database
 
     database = Database.open(settings.url)
@@ -86,7 +86,7 @@ def _serve_api(daemon: Daemon, liveness: LivenessReporter) -> int:
 
     def ready(_server: object) -> None:
         """Called in the server's event loop."""
-        _settle()
+        _freeze_gc()
         liveness.ready()
         liveness.alive_in_loop()
 
@@ -98,25 +98,25 @@ def _serve_worker(daemon: Daemon, index: int, liveness: LivenessReporter) -> int
     from hypersdk.jobs.process import work
 
     def ready() -> None:
-        _settle()
+        _freeze_gc()
         liveness.ready()
 
     return work(daemon.settings, index, daemon.environ, ready=ready, alive=liveness.alive)
 
 
-def _settle() -> None:
-    """From here on the garbage collector leaves alone what is loaded. It would look at all of that each time, 70 ms
-    during which nothing is answered and nothing is copied."""
+def _freeze_gc() -> None:
+    """Excludes all loaded objects from garbage collection. Each full collection would otherwise take 70 ms, in which
+    nothing is answered and nothing is copied."""
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
 def _prepare(daemon: Daemon) -> None:
-    """Schema, key and export roots: what every part needs, and what fails in the same way each time.
+    """Prepares what every process needs: schema, key and export roots.
 
-    The key is made here on the first start, so that no worker comes before it. A daemon that only works makes none: it
-    belongs to a state that is there already.
+    The first start creates the key here, before any worker starts. A daemon with the role worker creates none: it joins
+    an existing state.
     """
     from hypersdk.access.vault import Vault
     from hypersdk.jobs.roots import ExportRoots
@@ -129,26 +129,9 @@ def _prepare(daemon: Daemon) -> None:
 
 
 def _check_address(settings: DaemonSettings) -> None:
-    """Raises UsageError for an address that must not be served so, ListenError for one that another program has."""
-    import socket
-
-    from hypersdk.api.address import ListenError, addresses_of, check_exposure, split_address
+    """Raises UsageError for an address that is not allowed with these settings, ListenError for one in use."""
+    from hypersdk.api.address import check_exposure, listen
 
     check_exposure(settings)
-    host, port = split_address(settings.addr)
-    if port == 0:
-        return
-    for family, address in addresses_of(host, port):
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind((address, port))
-            except OSError as error:
-                if error.errno in _ABSENT:
-                    continue
-                raise ListenError(f"{settings.addr} cannot be listened on: {error.strerror}") from error
-
-
-_ABSENT: Final = frozenset({97, 99})  # EAFNOSUPPORT, EADDRNOTAVAIL: a machine without IPv6
+    for sock in listen(settings.addr):
+        sock.close()

@@ -30,7 +30,7 @@ from hypersdk.model import Machine, MachineSummary
 from hypersdk.units import format_size
 
 DETAILS_AFTER_S: Final = 0.3
-"""How long the cursor rests before the server is asked for more: scrolling must not send a call per row."""
+"""How long the cursor rests before details are read: scrolling must not send a request per row."""
 
 COMMANDS: Final = {
     "space": "mark",
@@ -49,19 +49,19 @@ COMMANDS: Final = {
 """Keys of the list. The search line passes them on in the order they were typed: as bindings of the app they would
 overtake the characters before them, and mark another machine than the one that was searched for."""
 
-KEYS: Final = "space mark  ^A all  Enter go on  Tab sort  ⇧Tab reverse  Esc clear/quit"
+KEYS: Final = "space mark  ^A all  Enter continue  Tab sort  ⇧Tab reverse  Esc clear/quit"
 
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """What the user wants: these machines, that way."""
+    """The picked machines and the answers of the form."""
 
     machines: tuple[MachineSummary, ...]
     choices: Choices
 
 
 class Pane(Widget):
-    """Shows one thing in the room it has; what it shows never changes its size, so nothing is laid out anew."""
+    """Shows a renderable. It never changes its size, so that the screen is not laid out again."""
 
     shown: RenderableType = ""
 
@@ -76,7 +76,7 @@ class Pane(Widget):
 
 
 class PickerApp(App["Picked | None"]):
-    """Returns what was picked, or None when the user left. ``look_up`` reads one machine in full and may block.
+    """Returns the picked machines, or None if the user quit. ``look_up`` reads one machine in full and may block.
 
     ``marked`` are morefs that are marked from the start.
     """
@@ -118,7 +118,7 @@ class PickerApp(App["Picked | None"]):
         self._order: dict[tuple[str, bool], dict[int, int]] = {}
         self._pending: Timer | None = None
         self.failure: Exception | None = None
-        """What ended the picker, if that was a bug: raised again by who runs it, once the terminal is its old self."""
+        """The unexpected exception that ended the picker. The caller raises it again once the terminal is restored."""
 
     def _handle_exception(self, error: Exception) -> None:
         self.failure = self.failure or error
@@ -156,7 +156,7 @@ class PickerApp(App["Picked | None"]):
         await self.run_action(event.action)
 
     def on_click(self) -> None:
-        """A click anywhere leaves the keys where they belong."""
+        """The search line keeps the focus after a click."""
         if not isinstance(self.screen, ChoicesScreen):
             self.query_one(SearchLine).focus()
 
@@ -175,7 +175,7 @@ class PickerApp(App["Picked | None"]):
         self._show_status()
 
     def _ranks(self, column: str, reverse: bool) -> dict[int, int]:
-        """Place of each machine in the order by ``column``; worked out once for each order."""
+        """Rank of each machine in the order by ``column``; computed once for each order."""
         if (column, reverse) not in self._order:
             at = {machine.moref: position for position, machine in enumerate(self._machines)}
             ordered = sort_machines(self._machines, column, reverse=reverse)
@@ -243,7 +243,7 @@ class PickerApp(App["Picked | None"]):
     # -- details
 
     def on_machine_table_moved(self, event: MachineTable.Moved) -> None:
-        """Shows what the list knows at once, and asks for more when the cursor rests."""
+        """Shows the row's facts at once, and reads the details when the cursor rests."""
         self._show_details(event.machine)
         if self._pending is not None:
             self._pending.stop()
@@ -256,7 +256,7 @@ class PickerApp(App["Picked | None"]):
         assert self._look_up is not None
         try:
             found: Machine | str = self._look_up(moref)
-        except HyperSDKError as error:  # the pane is a convenience: it says why it is empty, the list stays usable
+        except HyperSDKError as error:  # shown in the pane; the list can still be used
             found = error.message
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self._learned, moref, found)
@@ -280,10 +280,10 @@ class PickerApp(App["Picked | None"]):
             facts.append(("note", Text(clean(known, 300), style="yellow")))
         pane.show(Group(Text(clean(machine.name, 200), style="bold"), facts_table(facts)))
 
-    # -- the way out
+    # -- leaving
 
     def action_go_on(self) -> None:
-        """To the form, with what is marked, or else with the machine under the cursor."""
+        """Opens the form for the marked machines, or else for the machine under the cursor."""
         table = self.table
         marked = [self._machines[at] for at in sorted(table.marked)] or ([table.current] if table.current else [])
         if marked:
@@ -297,7 +297,7 @@ class PickerApp(App["Picked | None"]):
             self.exit(Picked(machines, choices))
 
     def action_clear_or_quit(self) -> None:
-        """Clears the search; with nothing to clear, leaves."""
+        """Clears the search; quits if there is none."""
         search = self.query_one(SearchLine)
         if search.value:
             search.clear()
@@ -305,5 +305,5 @@ class PickerApp(App["Picked | None"]):
             self.exit(None)
 
     def action_leave(self) -> None:
-        """Leaves without a choice."""
+        """Quits without a choice."""
         self.exit(None)

@@ -1,9 +1,9 @@
-"""The form after the picker: where to, in which format, and what may be done to the source."""
+"""The form after the picker: output folder, format, and what may be done to the source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -21,21 +21,16 @@ from hypersdk.cli.remedies import next_step
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.migration.formats import FORMATS
-from hypersdk.migration.spec import Compression, Method, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
 from hypersdk.model import MachineSummary, Power
 from hypersdk.units import format_size, parse_size
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the form asks; ``bandwidth_bytes_s`` None is no limit."""
+    """The answers of the form: an export, for machines still to be named; ``bandwidth_bytes_s`` None is no limit."""
 
-    output_dir: Path
-    format: OutputFormat = OutputFormat.QCOW2
-    compress: Compression = Compression.NONE
-    state: SourceState = SourceState.AUTO
-    method: Method = Method.AUTO
-    remove_cdrom: bool = False
+    spec: ExportSpec
     bandwidth_bytes_s: int | None = None
 
 
@@ -52,13 +47,13 @@ FORMAT_OPTIONS: Final = tuple(Option(row.name, row.name, row.meaning) for row in
 COMPRESSIONS: Final = (
     Option("none", "none", "fastest to run from"),
     Option("checked", "checked", "small; blocks stay compressed as they came, each is checked"),
-    Option("unchecked", "unchecked", "small and fastest to make, but nothing proves the content"),
+    Option("unchecked", "unchecked", "small and fastest to create, but the content is not verified"),
     Option("repack", "repack", "small, for old readers that need a narrow window"),
 )
 STATES: Final = (
     Option("auto", "keep running", "through a temporary snapshot that is removed at the end"),
     Option("shutdown", "shut down", "the guest shuts down, and is started again at the end"),
-    Option("power-off", "power off", "at once, as if the cable was pulled; started again at the end"),
+    Option("power-off", "power off", "immediately, as if unplugged; started again at the end"),
 )
 METHODS: Final = (
     Option("auto", "auto", "the best that this vSphere offers"),
@@ -66,7 +61,7 @@ METHODS: Final = (
     Option("datastore", "datastore", "ranges of the flat file: parallel, resumable; not on vSAN"),
 )
 ISOS: Final = (
-    Option("leave", "leave", "ISO images are not copied and not touched"),
+    Option("leave", "leave", "ISO images are neither copied nor ejected"),
     Option("eject", "eject", "ejected during the export, then re-inserted"),
 )
 
@@ -154,8 +149,8 @@ class ChoicesScreen(Screen["Choices | None"]):
 
     def compose(self) -> ComposeResult:
         """The form, one question a line."""
-        start = self._start
-        limit = "" if start.bandwidth_bytes_s is None else format_size(start.bandwidth_bytes_s)
+        start, rate = self._start.spec, self._start.bandwidth_bytes_s
+        limit = "" if rate is None else format_size(rate)
         with VerticalScroll(can_focus=False):
             yield Label(self._selected(), id="selected")
             yield from _question(
@@ -173,10 +168,10 @@ class ChoicesScreen(Screen["Choices | None"]):
             )
             yield Static("", id="error")
         yield Static("", id="meaning")
-        yield Static("↑↓ question   ←→ answer   Enter plan it   Esc back to the list", id="keys")
+        yield Static("↑↓ question   ←→ answer   Enter plan   Esc back to the list", id="keys")
 
     def on_mount(self) -> None:
-        """The folder comes first: it is what most people change."""
+        """The folder has the focus first: most people change it."""
         self.query_one("#folder").focus()
         self._show_free()
 
@@ -231,18 +226,18 @@ class ChoicesScreen(Screen["Choices | None"]):
     def _answers(self) -> Choices:
         chosen = {choice.id: choice.value for choice in self.query(Choice)}
         limit = self.query_one("#limit", Input).value.strip()
-        answers = Choices(
+        spec = replace(
+            self._start.spec,
             output_dir=self._folder(),
             format=OutputFormat(chosen["format"]),
             compress=Compression(chosen["compress"]),
             state=SourceState(chosen.get("state", "auto")),
             method=Method(chosen["method"]),
             remove_cdrom=chosen["isos"] == "eject",
-            bandwidth_bytes_s=parse_size(limit) if limit else None,
         )
-        if reason := FORMATS[answers.format].refusal(answers.compress):
+        if reason := FORMATS[spec.format].refusal(spec.compress):
             raise UsageError(reason, next_step="Choose compression none, or format qcow2.")
-        return answers
+        return Choices(spec, parse_size(limit) if limit else None)
 
 
 def _question(label: str, widget: Widget) -> ComposeResult:

@@ -1,4 +1,4 @@
-"""What is known of one machine, for the pane beside the list and for `hyper2kvm inspect`."""
+"""Facts of one machine, for the pane beside the list and for `hyper2kvm inspect`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POWER_STYLE = {"on": "green", "off": "dim", "suspended": "yellow", "unknown": "
 
 
 def summary_facts(machine: MachineSummary) -> Iterator[tuple[str, Text]]:
-    """What a row of the inventory says: label and value, the most important first."""
+    """Facts from the inventory: label and value, the most important first."""
     yield "power", Text(machine.power.value, style=_POWER_STYLE[machine.power.value])
     yield "guest", Text(clean(machine.guest_name or "unknown", 100))
     yield "hardware", Text(f"{count(machine.cpus, 'CPU')}, {format_size(machine.memory_bytes)} memory")
@@ -34,7 +34,7 @@ def _disk_sum(machine: MachineSummary) -> str:
 
 
 def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:
-    """What a full look at the machine adds to its row."""
+    """Facts that only the full record of a machine has."""
     boot = "UEFI with secure boot" if machine.secure_boot else machine.firmware.value.upper().replace("EFI", "UEFI")
     yield "firmware", Text(boot)
     if len(machine.disks) > 1:
@@ -85,11 +85,11 @@ def snapshot_text(snapshot: SnapshotNode) -> Text:
 
 
 def obstacles(machine: Machine) -> Iterator[str]:
-    """What will stop or complicate an export, as far as the machine's own properties say."""
+    """Properties of the machine that prevent or complicate an export."""
     if machine.encrypted:
         yield "encrypted: vSphere does not export it"
     if machine.has_vtpm:
-        yield "has a virtual TPM, whose keys stay behind"
+        yield "has a virtual TPM, whose keys are not exported"
     if machine.busy_with:
         yield f"busy: {clean(machine.busy_with, 100)}"
     if machine.consolidation_needed:
@@ -105,7 +105,7 @@ def _disk_obstacles(disk: Disk) -> Iterator[str]:
     if disk.backing.value == "rdm-physical":
         yield f"{label} is a physical raw device mapping"
     if disk.independent:
-        yield f"{label} is independent: no part of snapshots"
+        yield f"{label} is independent: not included in snapshots"
     if disk.shared:
         yield f"{label} is shared with other machines"
 

@@ -1,4 +1,4 @@
-"""The search line: a line of text that costs next to nothing to change.
+"""The search line: a text input that is cheap to redraw.
 
 Textual's own input lays the whole screen out anew at every character, which alone takes longer than the search.
 """
@@ -20,19 +20,19 @@ MAX_LENGTH: Final = 200
 
 
 class SearchLine(Widget, can_focus=True):
-    """One editable line; tells of every change."""
+    """One editable line; posts a message for every change."""
 
     DEFAULT_CSS: ClassVar[str] = "SearchLine { height: 1; }"
 
     @dataclass
     class Changed(Message):
-        """The text is another one."""
+        """The text has changed."""
 
         value: str
 
     @dataclass
     class Command(Message):
-        """A key that does not belong to the text; comes in order with the changes of it."""
+        """A key that is not part of the text, in order with the changes."""
 
         action: str
 
@@ -81,7 +81,7 @@ class SearchLine(Widget, can_focus=True):
         event.prevent_default()
 
     def on_paste(self, event: events.Paste) -> None:
-        """Of a pasted text, the first line."""
+        """Inserts the first line of a pasted text."""
         event.stop()
         self.insert(clean(event.text.strip().split("\n")[0], MAX_LENGTH))
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar, Final
 
-from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -19,6 +18,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from hypersdk.cli.columns import fit
 from hypersdk.cli.picker.search import Word, shown_name, words_of
 from hypersdk.cli.text import clean
 from hypersdk.model import MachineSummary, Power
@@ -240,7 +240,9 @@ class MachineTable(Widget):
         for column, width in self._columns:
             key, reverse = self.sorted_by or ("", False)
             title = column.title + (" ▴" if reverse else " ▾") if column.key == key else column.title
-            segments.append(Segment(_fit(title, width, column.right) + " ", _SORTED if column.key == key else _HEADER))
+            segments.append(
+                Segment(fit(title, width, right=column.right) + " ", _SORTED if column.key == key else _HEADER)
+            )
         return segments
 
     def _row(self, position: int) -> list[Segment]:
@@ -248,10 +250,10 @@ class MachineTable(Widget):
         marked = position in self.marked
         segments = [Segment(_MARK[marked], _MARKED), Segment(_LAMP[machine.power] + " ", _LAMP_STYLE[machine.power])]
         name, *others = self._columns
-        segments += self._highlighted(
-            _fit(shown_name(machine), name[1], right=False) + " ", _MARKED if marked else _PLAIN
+        segments += self._highlighted(fit(shown_name(machine), name[1]) + " ", _MARKED if marked else _PLAIN)
+        segments.append(
+            Segment(" ".join(fit(column.text(machine), width, right=column.right) for column, width in others))
         )
-        segments.append(Segment(" ".join(_fit(column.text(machine), width, column.right) for column, width in others)))
         return segments
 
     def _highlighted(self, text: str, style: Style) -> Iterator[Segment]:
@@ -260,11 +262,3 @@ class MachineTable(Widget):
         hits = {at for word in self._words for at in word.positions(lowered)} if len(lowered) == len(text) else set()
         for hit, run in groupby(range(len(text)), key=hits.__contains__):
             yield Segment("".join(text[at] for at in run), style + _MATCH if hit else style)
-
-
-def _fit(text: str, width: int, right: bool) -> str:
-    """``text`` in exactly ``width`` cells, cut with an ellipsis or padded."""
-    length = cell_len(text)
-    if length > width:
-        return set_cell_size(text, width - 1) + "…"
-    return " " * (width - length) + text if right else text + " " * (width - length)

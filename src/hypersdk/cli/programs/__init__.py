@@ -1,2 +1,1 @@
-"""What ``hyperctl`` and ``hypervisord`` have in common as programs: groups, flags in two spellings, the funnel, pages,
-completion."""
+"""What the three programs share: groups of commands, flags, error handling, manual pages, completion."""

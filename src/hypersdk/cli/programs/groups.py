@@ -1,6 +1,6 @@
-"""Groups that know their commands by name and summary, and flags that are understood with one dash and with two.
+"""Command groups that import a command when it is called, and flags that can be written with one dash or two.
 
-``hyperctl query -all`` is what users and their scripts write; ``--all`` is what help shows. Both are the same flag.
+Users and scripts write ``hyperctl query -all``, help shows ``--all``. Both are the same flag.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "ma
 
 
 class Flag(click.Option):
-    """An option whose long names are understood with one dash too: ``-file`` is ``--file``."""
+    """An option whose long names can be written with one dash too: ``-file`` is ``--file``."""
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         shown, shown_off = self.opts, self.secondary_opts
@@ -42,35 +42,58 @@ def flag(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, cls=Flag, **settings)
 
 
-def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    """The command's own options, then those that it shares with others, each under its title."""
-    titles = shared_titles(ctx)
-    records: dict[str, list[tuple[str, str]]] = {"Options": []}
-    for param in command.get_params(ctx):
+def shared_flag(
+    name: str, *names: str, cls: type[click.Option] = Flag, convert: Callable[[Any], Any] | None = None, **settings: Any
+) -> Callable[[F], F]:
+    """A flag of several commands. Its value, after ``convert``, is stored in ``Run.given``; it may stand before the
+    command or after it, and the later one counts."""
+
+    def record(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value is not None and value is not False and value != ():
+            ctx.obj.given[name] = value if convert is None else convert(value)
+
+    return click.option(*names, name, cls=cls, expose_value=False, callback=record, **settings)
+
+
+def flag_group(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several flags as one decorator; help shows them in this order."""
+
+    def add(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+def option_sections(ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """Flags and their help by section: the command's own ("" is their title), then the shared ones."""
+    root = ctx.find_root().command
+    titles = root.titles if isinstance(root, RootGroup) else {}
+    sections: dict[str, list[tuple[str, str]]] = {"": []}
+    for param in ctx.command.get_params(ctx):
         record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
         if record is not None:
-            records.setdefault(titles.get(param.name or "", "Options"), []).append(record)
-    for title, found in records.items():
-        if found:
-            with formatter.section(title):
-                formatter.write_dl(found)
+            sections.setdefault(titles.get(param.name or "", ""), []).append(record)
+    return {title: records for title, records in sections.items() if records}
 
 
-def shared_titles(ctx: click.Context) -> Mapping[str, str]:
-    """Titles of shared flags, as the program's root says."""
-    root = ctx.find_root().command
-    return root.titles if isinstance(root, RootGroup) else {}
+def write_options(ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """The sections of a help text."""
+    for title, records in option_sections(ctx).items():
+        with formatter.section(title or "Options"):
+            formatter.write_dl(records)
 
 
 class Command(click.Command):
-    """A command whose help shows shared flags apart."""
+    """A command whose help shows shared flags in sections of their own."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_options(self, ctx, formatter)
+        write_options(ctx, formatter)
 
 
 class Group(click.Group):
-    """A group of few commands, defined where it is."""
+    """A group whose commands are defined in its own module."""
 
     command_class = Command
 
@@ -78,7 +101,7 @@ class Group(click.Group):
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, found.get_short_help_str(90)) for name, found in commands if found])
-        write_options(self, ctx, formatter)
+        write_options(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -91,14 +114,15 @@ class Group(click.Group):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One command: the module that has it as ``command``, and its line in the list of commands."""
+    """One command: where it is defined (``module``, or ``module:name`` if it is not called ``command``), and its line
+    in the list of commands."""
 
-    module: str
+    place: str
     summary: str
 
 
 class RootGroup(Group):
-    """The program's own group: a command's module is imported when it is called."""
+    """The root group of a program: a command's module is imported when it is called."""
 
     def __init__(
         self, *args: Any, sections: Mapping[str, Mapping[str, Entry]], titles: Mapping[str, str], **settings: Any
@@ -115,8 +139,9 @@ class RootGroup(Group):
         entry = self.entries.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(entry.module), "command", None)
-        assert isinstance(command, click.Command), entry.module
+        module, _, name = entry.place.partition(":")
+        command = getattr(importlib.import_module(module), name or "command")
+        assert isinstance(command, click.Command), entry.place
         return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -124,7 +149,7 @@ class RootGroup(Group):
         for title, entries in self.sections.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(column), entry.summary) for name, entry in entries.items()])
-        write_options(self, ctx, formatter)
+        write_options(ctx, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = [

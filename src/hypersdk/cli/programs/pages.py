@@ -1,4 +1,4 @@
-"""Manual pages of a program, from its commands themselves: whatever ``--help`` says, the pages say too.
+"""Manual pages of a program, generated from its commands: the pages have the texts of ``--help``.
 
 Format of the pages: man(7) macros.
 """
@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from hypersdk import __version__
-from hypersdk.cli.programs.groups import Command, Group, RootGroup, shared_titles
+from hypersdk.cli.programs.groups import Command, Group, RootGroup, option_sections
 from hypersdk.cli.programs.program import Run
 from hypersdk.errors import TARGET_DENIED, TargetError
 
@@ -25,7 +25,7 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Manual:
-    """What the page of a program says beside its commands. ``section`` is 1 for users' programs, 8 for a daemon."""
+    """The parts of a program's manual that no command has. ``section`` is 1 for users' programs, 8 for a daemon."""
 
     name: str
     root: RootGroup
@@ -37,19 +37,19 @@ class Manual:
 
 
 EXIT_STATUS: Final = (
-    ("0", "All was done."),
-    ("1", "A bug in the program; a crash file tells more."),
-    ("2", "A flag, job file or configuration cannot be used."),
+    ("0", "Success."),
+    ("1", "Internal error (a bug); see the crash file."),
+    ("2", "Invalid flag, job file or configuration."),
     ("3", "The daemon cannot be reached or trusted."),
-    ("4", "No token, a wrong one, or one whose role does not allow it."),
+    ("4", "No token, an invalid one, or one whose role does not allow it."),
     ("5", "No such job, endpoint, token or user."),
-    ("6", "Refused, with the reason."),
-    ("7", "vSphere failed, of a job or an endpoint; else the daemon asks to come again later (too many requests)."),
-    ("8", "Bytes are not what they must be, of a job."),
-    ("9", "A file or folder cannot be written: of a job on the daemon's host, else here."),
-    ("10", "Some of several were done, others failed; or all failed, in different ways."),
-    ("11", "A job could not put its source back as it was found."),
-    ("12", "The daemon cannot do it now: its database failed, or it is too busy."),
+    ("6", "Refused; the message has the reason."),
+    ("7", "vSphere failed for a job or an endpoint; or too many requests: try again later."),
+    ("8", "Data of a job failed an integrity check."),
+    ("9", "A file or folder cannot be written, here or (for a job) on the daemon's host."),
+    ("10", "Some of several failed; or all failed, for different reasons."),
+    ("11", "A job could not restore its source."),
+    ("12", "The daemon is unavailable: its database failed, or it is too busy."),
     ("13", "The daemon failed."),
     ("130", "Interrupted."),
 )
@@ -85,7 +85,8 @@ def _lines(manual: Manual, ctx: click.Context, when: date) -> Iterator[str]:
     yield ".SH DESCRIPTION"
     for text in (first, *rest):
         yield from (".PP", roff(text))
-    yield from _options(ctx)
+    for heading, records in option_sections(ctx).items():
+        yield from _section(f"{heading} options".strip().upper(), records)
     others: list[str] = [name]
     if isinstance(command, RootGroup):
         yield from _section("COMMANDS", ((key, entry.summary) for key, entry in root.entries.items()))
@@ -111,31 +112,16 @@ def _subcommands(ctx: click.Context, group: Group) -> Iterator[str]:
             ".SS " + roff(" ".join([name, *command.collect_usage_pieces(inner)])),
             *map(roff, paragraphs(command)),
         )
-        own = [record for title, record in _records(inner) if title == "OPTIONS"]
-        for term, text in own:
-            yield from (".TP", f".B {roff(term)}", roff(text))
-
-
-def _options(ctx: click.Context) -> Iterator[str]:
-    found: dict[str, list[tuple[str, str]]] = {}
-    for title, record in _records(ctx):
-        found.setdefault(title, []).append(record)
-    for title, records in found.items():
-        yield from _section(title, records)
-
-
-def _records(ctx: click.Context) -> Iterator[tuple[str, tuple[str, str]]]:
-    titles = shared_titles(ctx)
-    for param in ctx.command.get_params(ctx):
-        if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-            title = titles.get(param.name or "")
-            yield (f"{title} OPTIONS".upper() if title else "OPTIONS"), record
+        yield from _list(option_sections(inner).get("", ()))
 
 
 def _section(title: str, entries: Iterable[tuple[str, str]]) -> Iterator[str]:
-    for number, (term, text) in enumerate(entries):
-        if number == 0:
-            yield f".SH {title}"
+    yield f".SH {title}"
+    yield from _list(entries)
+
+
+def _list(entries: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for term, text in entries:
         yield from (".TP", f".B {roff(term)}", roff(text))
 
 
@@ -146,7 +132,7 @@ def paragraphs(command: click.Command) -> list[str]:
 
 
 def roff(text: str) -> str:
-    """``text`` so that troff prints it as it is: backslashes and hyphens kept, no line taken for a macro."""
+    """``text`` escaped for troff: backslashes and hyphens are printed, no line is taken for a macro."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
     return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
 
@@ -168,7 +154,7 @@ def man_command(manual: Manual) -> click.Command:
     def command(run: Run, folder: Path) -> None:
         """Write the manual pages into a folder.
 
-        SOURCE_DATE_EPOCH, where it is set, is the date on them.
+        The date of the pages is SOURCE_DATE_EPOCH if it is set.
         """
         epoch = run.environ.get("SOURCE_DATE_EPOCH", "")
         when = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The one reader of passwords: a file or standard input, never the command line. The prompt is ``Run.password``."""
+"""Reads passwords from a file or standard input, never from the command line. The prompt is ``Run.password``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def first_line(file: TextIO, where: str) -> Secret:
     """The first line as a password. Raises UsageError ``password_source``."""
     try:
         return checked(file.readline(MAX_PASSWORD_BYTES + 2), where)
-    except UnicodeDecodeError:  # whose text would quote of it
+    except UnicodeDecodeError:  # its message would quote the password
         raise UsageError(f"the password in {where} is not UTF-8", code=PASSWORD_SOURCE) from None
 
 

@@ -1,33 +1,32 @@
-"""The entry of a program: sets a run up and is the one funnel for everything that ends it."""
+"""The entry of a program: sets up a run, and reports every error that ends it."""
 
 from __future__ import annotations
 
 import getpass
 import os
-import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import click
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import F, RootGroup, flag
 from hypersdk.cli.programs.passwords import checked, given_password
-from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
+from hypersdk.cli.report import EXIT_BROKEN_PIPE, report, report_unexpected
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
-NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. Run the same command again when it suits you."
+NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. You can run the same command again."
 
 
 class Run:
-    """What one run knows from the start. Programs add their own to it."""
+    """The state of one run. Each program has its own subclass."""
 
     def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
         self.output = output
@@ -35,8 +34,14 @@ class Run:
         self.environ = environ
         self.stdin = stdin
         self.debug = False
+        self.given: dict[str, Any] = {}
+        """Values of shared flags, by parameter name."""
         self.arguments: tuple[str, ...] = ()
         """The command line."""
+
+    def choose_format(self, name: str) -> None:
+        """Selects the format of results: ``json``, or one that only this program has."""
+        self.output.json_lines = name == "json"
 
     @property
     def state_dir(self) -> Path:
@@ -46,20 +51,23 @@ class Run:
     def password(
         self, question: str, path: Path | None = None, *, from_stdin: bool = False, twice: bool = False
     ) -> Secret:
-        """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is
-        none."""
-        given = given_password(self.stdin, path, from_stdin=from_stdin)
-        if given is not None:
-            return given
-        if not self.output.can_ask:
-            raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
-        first = self.ask(question, secret=True)
-        if twice and self.ask("Once more: ", secret=True) != first:
-            raise UsageError("the two passwords differ", next_step="Try again.")
-        return checked(first, "the prompt")
+        """A password from a file, standard input or the prompt, never from the command line. Raises UsageError."""
+        try:
+            given = given_password(self.stdin, path, from_stdin=from_stdin)
+            if given is not None:
+                return given
+            if not self.output.can_ask:
+                raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
+            first = self.ask(question, secret=True)
+            if twice and self.ask("Once more: ", secret=True) != first:
+                raise UsageError("the two passwords differ", next_step="Try again.")
+            return checked(first, "the prompt")
+        except UsageError as error:
+            error.code = UsageError.default_code  # scripts know this code; `password_source` is hyper2kvm's
+            raise
 
     def ask(self, question: str, *, secret: bool = False) -> str:
-        """Asks at the terminal. Raises UsageError where nobody answers."""
+        """Asks at the terminal. Raises UsageError if there is no answer."""
         try:
             if secret:
                 return getpass.getpass(question)
@@ -70,25 +78,29 @@ class Run:
                 "the question was not answered", next_step="Answer it, or give the value as a flag."
             ) from error
 
+    def confirmed(self, question: str) -> bool:
+        """Whether a person typed yes."""
+        return self.ask(f"{question} Type yes: ").strip().lower() == "yes"
+
     def watching_signals(self) -> AbstractContextManager[None]:
-        """Around the run: what signals do meanwhile. By default what Python does."""
+        """Handles signals during the run. By default as Python does."""
         return nullcontext()
 
     def stopped(self, error: Cancelled) -> Cancelled:
-        """``error``, which ended the run, as the user is told of it."""
+        """``error``, which ended the run, as it is reported to the user."""
         return error
 
     def show_debug(self) -> None:
-        """Shows the origin of errors too."""
+        """Shows tracebacks of errors."""
         self.debug = True
 
     def close(self) -> None:
-        """Called at the end, whatever happened."""
+        """Called at the end, also after an error."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program: its name, its commands, and what a run of it is made by."""
+    """A program: its name, its commands, and the class of its runs."""
 
     name: str
     root: RootGroup
@@ -98,15 +110,15 @@ class Program:
     output_flags: Collection[str] = frozenset({"--output", "-output", "-o"})
     """Flags that choose the format of results."""
     folders: Collection[str] = ("man",)
-    """Commands for which they name a folder instead."""
+    """Commands for which these flags name a folder instead."""
 
     @property
     def completion_variable(self) -> str:
-        """Set by the completion scripts: asks for completions in place of a run."""
+        """Set by the completion scripts: asks for completions instead of a run."""
         return f"_{self.name.upper()}_COMPLETE"
 
     def run(self) -> int:
-        """What the installed script calls."""
+        """Runs the program on this process's arguments and streams. The installed script calls it."""
         show_any_name(sys.stdout, sys.stderr)
         return self.main(sys.argv[1:], sys.stdout, sys.stderr, sys.stdin, os.environ)
 
@@ -124,7 +136,7 @@ class Program:
         except BrokenPipeError:
             drop(stdout, stderr)
             return EXIT_BROKEN_PIPE
-        except Exception as error:  # noqa: BLE001 - the outermost loop: what gets here is a bug, and is told as one
+        except Exception as error:  # noqa: BLE001 - the outermost handler: any other exception is a bug, and reported as one
             return report_unexpected(output, error, run.state_dir)
         finally:
             run.close()
@@ -158,36 +170,41 @@ class Program:
         return status if isinstance(status, int) else EXIT_OK
 
 
-def debug_flag(command: F, text: str = "Show the origin of errors on standard error.") -> F:
-    """``--debug``; read early, so that what goes wrong while the other flags are read is told that way already."""
-    return flag(
-        "--debug",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_record_debug,
-        help=text,
-    )(command)
+def debug_flag(text: str = "Show the origin of errors on standard error.") -> Callable[[F], F]:
+    """``--debug``."""
+    return _early_flag("--debug", lambda run, _value: run.show_debug(), is_flag=True, help=text)
 
 
-def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.ensure_object(Run).show_debug()
+def json_flag(text: str) -> Callable[[F], F]:
+    """``--json``."""
+    return _early_flag("--json", lambda run, _value: run.choose_format("json"), is_flag=True, help=text)
 
 
-def end_on_sigterm() -> None:
-    """SIGTERM ends the program at once and silently, with the exit status that shells expect."""
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TERMINATED))
+def format_flag(formats: Sequence[str], text: str) -> Callable[[F], F]:
+    """``--output``; of this and ``--json`` the last one wins."""
+    return _early_flag(
+        "--output", lambda run, value: run.choose_format(value), "-o", type=click.Choice(formats), help=text
+    )
+
+
+def _early_flag(name: str, act: Callable[[Run, str], None], *more: str, **settings: Any) -> Callable[[F], F]:
+    """A flag that is read before the others, so that it already applies to errors in them."""
+
+    def record(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value:
+            act(ctx.ensure_object(Run), value)
+
+    return flag(name, *more, is_eager=True, expose_value=False, callback=record, **settings)
 
 
 def show_any_name(*streams: TextIO) -> None:
-    """A name that the terminal's encoding cannot show must not end the run."""
+    """Characters that the terminal's encoding does not have are escaped instead of ending the run with an error."""
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
 
 def usage_of(error: click.ClickException, program: str) -> UsageError:
-    """What click found wrong with the command line, told as ours."""
+    """An error of click as a UsageError."""
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if isinstance(ctx, click.Context) else program
     message = error.format_message().strip().removesuffix(".")
@@ -211,8 +228,8 @@ def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collec
 
 
 def drop(*streams: TextIO) -> None:
-    """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second
-    time."""
+    """Redirects streams whose reader closed them to /dev/null, so that the interpreter's flush at exit does not fail
+    again."""
     for stream in streams:
         try:
             stream.flush()

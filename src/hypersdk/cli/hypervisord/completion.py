@@ -1,8 +1,0 @@
-"""`hypervisord completion`."""
-
-from __future__ import annotations
-
-from hypersdk.cli.hypervisord.app import program
-from hypersdk.cli.programs.completion import Completion
-
-command = Completion(program.name, program.root, program.completion_variable).command()
