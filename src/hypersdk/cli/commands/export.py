@@ -217,13 +217,8 @@ def _rate(value: str | int) -> int:
 
 
 def min_free_of(text: str) -> MinFreeSpace:
-<<<<<<< HEAD
-    """``5%`` or ``20GiB`` as what must stay free on a datastore while a snapshot is held."""
-    from hypersdk.migration.preflight import MinFreeSpace
-=======
     """The minimum free space that ``5%`` or ``20GiB`` means."""
-    from hypersdk.migration.plan import MinFreeSpace
->>>>>>> e57a8f9 (cli: imports, flags, certificates and tables in one place each; plain English)
+    from hypersdk.migration.preflight import MinFreeSpace
 
     number = text.strip().removesuffix("%")
     if number == text.strip():
