@@ -114,8 +114,8 @@ def convert_download(bench: Bench, *options: str) -> float:
 
 
 def inventory(bench: Bench) -> list[Row]:
-    """5,000 machines, with a dozen properties and with all their disks, against `govc vm.info '*'`; and the calls that
-    it takes."""
+    """A list of 5,000 machines, with a dozen properties and with all their disks, against `govc vm.info '*'`, and its
+    API calls."""
     with running_vcsim(vm=INVENTORY_PER_POOL, cluster=1, standalone_host=1) as server:
         ours, listed, theirs = rounds(
             bench.count,
@@ -126,9 +126,9 @@ def inventory(bench: Bench) -> list[Row]:
     calls, pages = _inventory_calls()
     machines = f"{2 * INVENTORY_PER_POOL:,} machines"
     return [
-        Row.ratio(f"{machines}, twelve properties, against `govc vm.info '*'`", ours, theirs, 1.0),
-        Row.ratio("`hyper2kvm list --json` of them, device lists of all disks included", listed, theirs, 1.0),
-        Row(f"calls of that list, in {pages} pages", f"{calls} calls", "", calls, pages + 2, " calls"),
+        Row.ratio(f"list of {machines}, twelve properties, against `govc vm.info '*'`", ours, theirs, 1.0),
+        Row.ratio("`hyper2kvm list --json` of them, with the device lists of all disks", listed, theirs, 1.0),
+        Row(f"API calls of that list, in {pages} pages", f"{calls} calls", "", calls, pages + 2, " calls"),
     ]
 
 

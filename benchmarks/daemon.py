@@ -139,9 +139,11 @@ def _submitting(kind: Kind, client: httpx.Client, place: Path, bare_url: str) ->
     )
     return [
         Row.rate(
-            f"{kind.name}: {JOBS:,} jobs in one batch, against enqueuing in the bare engine", JOBS / batch, JOBS / bare
+            f"{kind.name}: {JOBS:,} jobs submitted in one batch, against enqueuing in the engine alone",
+            JOBS / batch,
+            JOBS / bare,
         ),
-        Row.rate(f"{kind.name}: {JOBS:,} jobs one by one, against the same", JOBS / single, JOBS / bare),
+        Row.rate(f"{kind.name}: {JOBS:,} jobs submitted one by one, against the same", JOBS / single, JOBS / bare),
     ]
 
 
@@ -210,10 +212,10 @@ def _beside_copies(
         _cancel_all(client)
         cancelled = time.monotonic() - started
     return [
-        Row.latency(f"{kind.name}: GET of a job, nothing running", idle, 50),
-        Row.latency(f"{kind.name}: GET of a job beside {COPIES} exports", loaded, 50),
+        Row.latency(f"{kind.name}: GET of a job, no exports running", idle, 50),
+        Row.latency(f"{kind.name}: GET of a job while {COPIES} exports run", loaded, 50),
         Row(
-            f"{kind.name}: {COPIES} exports cancelled, to the last byte that the source sends",
+            f"{kind.name}: {COPIES} exports cancelled: time until the source sends its last byte",
             f"{(silent := max(0.0, silent_since[-1] - started)):.1f} s",
             "",
             silent,
@@ -221,7 +223,7 @@ def _beside_copies(
             " s",
         ),
         Row(
-            f"{kind.name}: {COPIES} exports cancelled, to the last lease released and file removed",
+            f"{kind.name}: {COPIES} exports cancelled: time until the last lease is released and the last file removed",
             f"{cancelled:.1f} s",
             "",
             cancelled,
@@ -265,7 +267,7 @@ def _idle(kind: Kind, pid: int) -> Row:
         f"{name.partition(':')[0]} {share:.1f} %, {memory_bytes('VmRSS', children[name]) // MiB} MiB"
         for name, share in sorted(shares.items())
     )
-    return Row(f"{kind.name}: idle, of one core", told, "", sum(shares.values()), 3, " %")
+    return Row(f"{kind.name}: idle, share of one core", told, "", sum(shares.values()), 3, " %")
 
 
 def _job(client: httpx.Client, job: str) -> Any:

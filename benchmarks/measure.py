@@ -101,7 +101,7 @@ class Row:
         )
 
 
-HEAD = ("what", "HyperSDK", "peer", "ratio or figure", "goal", "")
+HEAD = ("measurement", "HyperSDK", "peer", "ratio or value", "goal", "")
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-# Shared by the scripts beside it: finds Python, makes the environment. Meant to be sourced.
+# Shared by the scripts in this folder, to be sourced: finds Python, creates the environment.
 # shellcheck shell=bash
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -35,7 +35,7 @@ pip_wheel() {
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   (
     cd "$dir"
-    # The system's package lists serve when they are there; else lists of our own, which an ordinary user may fetch.
+    # Use the system's package lists if they exist; otherwise fetch lists into a folder of our own, which needs no root.
     apt-get -qq download python3-pip-whl 2>/dev/null || {
       own=(-o "Dir::State::lists=$dir/lists" -o "Dir::Cache::archives=$dir/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o Debug::NoLocking=1)
       apt-get "${own[@]}" -qq update && apt-get "${own[@]}" -qq download python3-pip-whl
@@ -45,7 +45,7 @@ pip_wheel() {
   found=$(ls "$dir"/usr/share/python-wheels/pip-*.whl) && printf '%s\n' "$found"
 }
 
-# make_venv: a virtual environment with pip in $venv, whatever of venv, ensurepip and pip this Python has.
+# make_venv: a virtual environment with pip in $venv, even if this Python lacks venv, ensurepip or pip.
 make_venv() {
   [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
   local python
@@ -59,11 +59,11 @@ make_venv() {
   local wheel
   wheel=$(pip_wheel)
   "$python" -m venv --without-pip "$venv"
-  # A wheel is a zip file: Python runs the pip in it to install itself.
+  # A wheel is a zip file: Python runs the pip in it, which installs itself.
   "$venv/bin/python" "$wheel/pip" --quiet --disable-pip-version-check install --no-index --find-links "$(dirname "$wheel")" pip
 }
 
-# install_requirements NAME: what requirements/NAME.txt pins, each by its hash, and HyperSDK itself; does nothing when it is there already.
+# install_requirements NAME: installs what requirements/NAME.txt pins, with hashes, and HyperSDK itself; does nothing if that is installed already.
 install_requirements() {
   local file=$root/requirements/$1.txt stamp=$venv/.installed-$1 want
   want=$(cat "$file" "$root/pyproject.toml" | sha256sum)
