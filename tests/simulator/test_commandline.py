@@ -59,8 +59,8 @@ def test_the_lines_to_copy_work_and_it_ends_cleanly(
     authority = tmp_path / "ca.pem"
     with started("--vms", "3", "--ca-file", str(authority), *flags) as (process, lines):
         assert max(map(len, lines)) <= 79
-        told = dict(line.strip().removeprefix("export ").split("=", 1) for line in lines if "export GOVC_" in line)
-        values = {key: value.strip("'") for key, value in told.items()}
+        exports = dict(line.strip().removeprefix("export ").split("=", 1) for line in lines if "export GOVC_" in line)
+        values = {key: value.strip("'") for key, value in exports.items()}
         url = values["GOVC_URL"].replace(
             "://", f"://{quote(values['GOVC_USERNAME'], safe='')}:{values['GOVC_PASSWORD']}@"
         )

@@ -274,7 +274,7 @@ def test_a_host_that_cannot_be_reached(server: Simulator, instance: Any) -> None
 def test_a_full_datastore(server: Simulator, instance: Any) -> None:
     server.set_faults(Fault(FaultKind.DATASTORE_FULL, disk="nvme-prod-01", after_bytes=1000))
     machine = find(instance, server, "running")
-    (store,) = [one for one in machine.datastore if one.name == "nvme-prod-01"]
+    (store,) = [datastore for datastore in machine.datastore if datastore.name == "nvme-prod-01"]
     assert store.summary.freeSpace == 1000
     with pytest.raises(vim.fault.NoDiskSpace):
         done(machine.CreateSnapshot(name="s", memory=False, quiesce=False))

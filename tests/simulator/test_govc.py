@@ -171,7 +171,7 @@ def test_datastores(server: Simulator, tmp_path: Path) -> None:
     assert "[iso-library] tools" in deep
     assert "virtio-win.iso" in deep
     listed = as_json(server, "datastore.ls", "-l", "-ds", "nvme-prod-01", "alpha")
-    names = {file["path"] for one in listed for file in one["file"]}
+    names = {file["path"] for folder in listed for file in folder["file"]}
     assert {"alpha.vmx", "alpha.vmdk", "alpha-flat.vmdk", "alpha_1-flat.vmdk", "alpha.nvram"} <= names
     info = as_json(server, "datastore.info", "nvme-prod-01")["datastores"][0]["summary"]
     assert (info["type"], info["accessible"]) == ("VMFS", True)
@@ -253,7 +253,7 @@ def test_pools_and_sessions(server: Simulator) -> None:
     assert pools.count("Name:               Resources") == (1 if server.config.esxi else 2)
     sessions = as_json(server, "session.ls")
     assert sessions["currentSession"]["userName"] == server.username
-    assert sessions["currentSession"]["key"] in [one["key"] for one in sessions["sessionList"]]
+    assert sessions["currentSession"]["key"] in [session["key"] for session in sessions["sessionList"]]
 
 
 LOOKS = (

@@ -139,7 +139,7 @@ def test_space_fills_and_comes_back() -> None:
     machines = (MachineSpec("vm", (disk,), power="poweredOn", memory_mb=1),)
     with simulated(machines=machines, datastore_bytes=GiB, delta_bytes_s=40 * MiB) as server, login(server) as instance:
         machine = find(instance, server, "vm")
-        (store,) = [one for one in machine.datastore if one.name == "nvme-prod-01"]
+        (store,) = [datastore for datastore in machine.datastore if datastore.name == "nvme-prod-01"]
         before = store.summary.freeSpace
         assert GiB - 66 * MiB <= before <= GiB - 64 * MiB
         done(machine.CreateSnapshot(name="s", memory=False, quiesce=False))

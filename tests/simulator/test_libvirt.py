@@ -111,7 +111,7 @@ def test_a_machine_is_described_whole(libvirt: Libvirt) -> None:
     assert xml.xpath("devices/controller[@type='scsi']/@model") == ["vmpvscsi"]
     (nic,) = xml.findall("devices/interface")
     assert (nic.find("source").get("bridge"), nic.find("model").get("type")) == ("VM Network", "vmxnet3")
-    (device,) = [one for one in libvirt.server.vm("alpha").device_list if one.macAddress]
+    (device,) = [device for device in libvirt.server.vm("alpha").device_list if device.macAddress]
     assert nic.find("mac").get("address") == device.macAddress
 
 
@@ -168,17 +168,17 @@ def test_what_is_told_of_a_machine(libvirt: Libvirt) -> None:
     """``dominfo`` asks the host which machines start with it; libvirt crashes where the host has nobody to answer
     that."""
 
-    def told() -> dict[str, str]:
+    def dominfo() -> dict[str, str]:
         return {
             key: value.strip()
             for key, value in (line.split(":", 1) for line in libvirt.virsh("dominfo", "be ta").splitlines())
         }
 
-    assert (told()["State"], told()["CPU(s)"], told()["Autostart"]) == ("running", "2", "disable")
+    assert (dominfo()["State"], dominfo()["CPU(s)"], dominfo()["Autostart"]) == ("running", "2", "disable")
     libvirt.virsh("autostart", "be ta")
-    assert told()["Autostart"] == "enable"
+    assert dominfo()["Autostart"] == "enable"
     libvirt.virsh("autostart", "--disable", "be ta")
-    assert told()["Autostart"] == "disable"
+    assert dominfo()["Autostart"] == "disable"
     assert int(libvirt.virsh("vcpucount", "--maximum", "--live", "be ta")) >= 2
 
 

@@ -28,7 +28,7 @@ def read(instance: Any, entity: Any, paths: list[str]) -> dict[str, Any]:
         objectSet=[Spec.ObjectSpec(obj=entity)], propSet=[Spec.PropertySpec(type=type(entity), pathSet=paths)]
     )
     (content,) = instance.RetrieveContent().propertyCollector.RetrieveContents([wanted])
-    return {one.name: one.val for one in content.propSet}
+    return {prop.name: prop.val for prop in content.propSet}
 
 
 def test_the_table_of_paths_is_what_pyvmomi_says() -> None:
@@ -50,7 +50,7 @@ def entities(server: Simulator, instance: Any) -> list[Any]:
     """One object of each kind in the inventory."""
     content = instance.RetrieveContent()
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.ManagedEntity], True)
-    found = {type(one): one for one in view.view}
+    found = {type(entity): entity for entity in view.view}
     view.DestroyView()
     assert {vim.VirtualMachine, vim.HostSystem, vim.ClusterComputeResource, vim.Datastore, vim.Datacenter} <= set(found)
     return [*found.values(), find(instance, server, "on").snapshot.currentSnapshot]
@@ -98,7 +98,7 @@ def test_what_is_not_modelled_has_no_value(server: Simulator, instance: Any) -> 
 def test_a_member_of_an_heir_may_be_asked_for(server: Simulator, instance: Any) -> None:
     """What lies behind a declared type may be one of its heirs: ``info`` of some other datastore would be a
     NasDatastoreInfo."""
-    (store,) = [one for one in find(instance, server, "vm").datastore if one.name == "nvme-prod-01"]
+    (store,) = [datastore for datastore in find(instance, server, "vm").datastore if datastore.name == "nvme-prod-01"]
     assert set(read(instance, store, ["info.name", "info.vmfs.uuid", "info.nas.remoteHost"])) == {
         "info.name",
         "info.vmfs.uuid",
@@ -146,7 +146,7 @@ def test_an_item_of_a_list_by_its_key(server: Simulator, instance: Any) -> None:
     device, backing, none = (f"config.hardware.device[{end}" for end in ("2000]", "2000].backing.fileName", "4711]"))
     option = 'config.extraConfig["svga.present"]'
     got = read(instance, machine, ["name", device, backing, none, option])
-    (disk,) = [one for one in machine.config.hardware.device if one.key == 2000]
+    (disk,) = [device for device in machine.config.hardware.device if device.key == 2000]
     assert isinstance(got[device], vim.vm.device.VirtualDisk)
     assert (got[device].backing.uuid, got[backing]) == (disk.backing.uuid, disk.backing.fileName)
     assert got[option].value == "TRUE"

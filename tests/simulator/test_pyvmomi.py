@@ -15,7 +15,18 @@ from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulato
 from hypersdk.simulator.managed import Managed
 from hypersdk.simulator.storage import datastores
 from hypersdk.units import MiB
-from tests.support.simulatorclients import done, export, find, get, login, ready, simulated, soap_login, trust
+from tests.support.simulatorclients import (
+    done,
+    eventually,
+    export,
+    find,
+    get,
+    login,
+    ready,
+    simulated,
+    soap_login,
+    trust,
+)
 
 MACHINES = (
     MachineSpec("off", (DiskSpec(4 * MiB), DiskSpec(2 * MiB))),
@@ -79,8 +90,8 @@ def test_objects_read_by_a_container_view(server: Simulator, instance: Any) -> N
         propSet=[spec.PropertySpec(type=vim.VirtualMachine, pathSet=["name", "config.hardware.device", "snapshot"])],
     )
     found = {
-        {p.name: p.val for p in one.propSet}["name"]: {p.name: p.val for p in one.propSet}
-        for one in content.propertyCollector.RetrieveContents([filter_spec])
+        {p.name: p.val for p in entry.propSet}["name"]: {p.name: p.val for p in entry.propSet}
+        for entry in content.propertyCollector.RetrieveContents([filter_spec])
     }
     assert set(found) == {"off", "on", "iso", "gone"}
     assert "snapshot" not in found["off"], "what is unset is absent"
@@ -163,7 +174,7 @@ def test_export_with_manifest(server: Simulator, instance: Any, algorithm: str) 
 
 def test_an_iso_is_exported_too_and_fails_when_it_is_gone(server: Simulator, instance: Any) -> None:
     with export(instance, server, "iso") as lease:
-        (url,) = [one for one in lease.info.deviceUrl if one.targetId.endswith(".iso")]
+        (url,) = [url for url in lease.info.deviceUrl if url.targetId.endswith(".iso")]
         body = get(server, url.url).body
         assert len(body) == url.fileSize == 8 * MiB
     with pytest.raises(vim.fault.FileNotFound):
@@ -190,7 +201,7 @@ def test_logout_ends_the_session(server: Simulator) -> None:
     with login(server) as instance:
         manager = instance.RetrieveContent().sessionManager
         key = manager.currentSession.key
-        assert key in [one.key for one in manager.sessionList]
+        assert key in [session.key for session in manager.sessionList]
         manager.Logout()
         assert server.platform.sessions.by_key(key) is None
         with pytest.raises(vim.fault.NotAuthenticated):
@@ -288,8 +299,7 @@ def test_an_idle_session_ends() -> None:
             assert machine.name == "off"
         lease = machine.ExportVm()
         ready(lease)
-        time.sleep(1)
+        eventually(lambda: server.platform.sessions.all() == [])
         with pytest.raises(vim.fault.NotAuthenticated):
             _ = machine.name
-        assert server.platform.sessions.all() == []
         assert server.vm("off").lease is None, "the lease goes with its session"

@@ -43,15 +43,15 @@ def _all_data_types() -> list[Any]:
     types = [
         VmomiSupport.GetVmodlType(name) for name in VmomiSupport._dataDefMap if name.startswith(("vim.", "vmodl."))
     ]
-    return [one for one in types if _known(one._version) and one is not vmodl.DynamicData]
+    return [type_ for type_ in types if _known(type_._version) and type_ is not vmodl.DynamicData]
 
 
 def _data(properties: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """Name of each property that 8.0.3 knows, and its type where that is a single data object."""
-    for one in properties:
-        if _known(one.version):
-            goes_on = issubclass(one.type, VmomiSupport.DataObject) and one.type is not VmomiSupport.DataObject
-            yield one.name, one.type if goes_on and _known(one.type._version) else None
+    for prop in properties:
+        if _known(prop.version):
+            goes_on = issubclass(prop.type, VmomiSupport.DataObject) and prop.type is not VmomiSupport.DataObject
+            yield prop.name, prop.type if goes_on and _known(prop.type._version) else None
 
 
 def table() -> str:
@@ -75,8 +75,8 @@ def table() -> str:
     while pending:
         declared = pending.pop()
         if declared._wsdlName not in lines:
-            kin = [one for one in data_types if issubclass(one, declared) or issubclass(declared, one)]
-            line(declared._wsdlName, (member for one in kin for member in _data(one._propList)))
+            kin = [type_ for type_ in data_types if issubclass(type_, declared) or issubclass(declared, type_)]
+            line(declared._wsdlName, (member for type_ in kin for member in _data(type_._propList)))
     wrapped = (
         "\n".join(textwrap.wrap(text, 150, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
         for _, text in sorted(lines.items())

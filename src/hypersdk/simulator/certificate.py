@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import ssl
-import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,23 +27,20 @@ class ServerCertificate:
 
 
 class Authority:
-    """A certificate authority; clients trust it only if configured to."""
+    """A certificate authority; clients trust it only if configured to. ``pem`` is its own certificate, for a client's
+    CA bundle."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("HyperSDK simulator CA")
-        self._certificate = (
+        certificate = (
             _builder(self._name, self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(sign_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-
-    @property
-    def pem(self) -> bytes:
-        """The authority's own certificate, for a client's CA bundle."""
-        return self._certificate.public_bytes(serialization.Encoding.PEM)
+        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue(self, name: str, addresses: list[str]) -> ServerCertificate:
         """A certificate for a server of that name, reached by these names and addresses."""
@@ -70,15 +66,13 @@ class Authority:
 
 
 def _context(chain_pem: bytes) -> ssl.SSLContext:
-    """A server-side context. OpenSSL reads keys from files only: they exist for a moment, readable only by the
-    owner."""
+    """A server-side context. OpenSSL reads keys from files only: this one is in memory and has no name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with tempfile.TemporaryDirectory(prefix="hypersdk-simulator-") as folder:
-        chain = Path(folder) / "server.pem"
-        chain.touch(mode=0o600)
-        chain.write_bytes(chain_pem)
-        context.load_cert_chain(chain)
+    with os.fdopen(os.memfd_create("server.pem"), "wb") as chain:
+        chain.write(chain_pem)
+        chain.flush()
+        context.load_cert_chain(f"/proc/self/fd/{chain.fileno()}")
     return context
 
 

@@ -82,7 +82,8 @@ class Delivery:
                 piece = piece[before:]
             self._apply(fault)
         self._put(piece)
-        self._pace()
+        if self._rate is not None:
+            self._wait(self._began + self.sent / self._rate - time.monotonic())
 
     def _put(self, data: bytes) -> None:
         if data:
@@ -114,10 +115,6 @@ class Delivery:
                 self._wait(fault.seconds)
             case _:
                 self._on_fault(fault)
-
-    def _pace(self) -> None:
-        if self._rate is not None:
-            self._wait(self._began + self.sent / self._rate - time.monotonic())
 
     def _wait(self, seconds: float) -> None:
         """Pauses. Raises OSError when the client, the lease or the simulator ends meanwhile."""

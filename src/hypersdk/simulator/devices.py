@@ -14,6 +14,9 @@ NVME: Final = 31000
 FIRST_DISK: Final = {"scsi": 2000, "ide": 3000, "sata": 16000, "nvme": 32000}
 FIRST_NIC: Final = 4000
 
+CRYPTO_KEY: Final = Data("CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms"))
+"""The key of everything that is encrypted."""
+
 CONTROLLERS: Final = {
     # spec -> API type, key, bus
     "pvscsi": ("ParaVirtualSCSIController", SCSI, "scsi"),

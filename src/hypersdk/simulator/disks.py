@@ -43,13 +43,12 @@ def content_of(spec: DiskSpec, identity: str) -> DiskContent:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One file of a disk's chain. ``base_image`` is the content when the layer began; ``began`` and the growth tell a
-    delta's size."""
+    """One file of a disk's chain: the base, then deltas. ``base_image`` is the content when the layer began; ``began``
+    and the growth tell a delta's size."""
 
     name: str
     base_image: DiskImage
     began: float
-    delta: bool
 
 
 @dataclass(slots=True)
@@ -76,7 +75,7 @@ class DiskState:
     def add_delta(self, number: int) -> None:
         """Freezes the newest layer and continues in a new delta."""
         base = self.layers[0].name
-        self.layers = (*self.layers, Layer(f"{base}-{number:06d}", self.image, time.monotonic(), delta=True))
+        self.layers = (*self.layers, Layer(f"{base}-{number:06d}", self.image, time.monotonic()))
 
     def change_id(self) -> str:
         """CBT's change id of its content: a uuid and a sequence number."""
@@ -89,7 +88,7 @@ class DiskState:
     def layer_bytes(self, position: int, growth_bytes_s: float) -> int:
         """Space that one layer takes on its datastore."""
         layer = self.layers[position]
-        if not layer.delta:
+        if position == 0:
             content = self.base_content()
             return content.allocated_bytes() if self.spec.thin else content.capacity_bytes
         after = self.layers[position + 1].base_image if position + 1 < len(self.layers) else self.image
@@ -163,10 +162,8 @@ def _backing(disk: DiskState, depth: int, change_tracking: bool) -> Data:
     if depth > 1:
         common["parent"] = _backing(disk, depth - 1, change_tracking)
     if spec.encrypted:
-        common["keyId"] = Data(
-            "CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms")
-        )
-    type_, fields = _backing_kind(disk, layer.delta)
+        common["keyId"] = devices.CRYPTO_KEY
+    type_, fields = _backing_kind(disk, depth > 1)
     return Data(type_, **common, **fields)
 
 

@@ -88,7 +88,10 @@ class Dispatcher:
             raise MethodFault.of(
                 "MethodNotFound", f"{target.type} has no method {name} here.", receiver=target, method=name
             )
-        self._check_privilege(operation.privilege, target)
+        privilege = operation.privilege
+        if privilege in self._platform.config.denied_privileges:
+            message = f"Permission to perform this operation was denied: {privilege}."
+            raise MethodFault.of("NoPermission", message, object=target, privilegeId=privilege)
         call = Call(name, parameters(node, method.parameters), session, peer_gone)
         result = _invoke(managed, operation.function, call)
         cookie = call.session.cookie if call.session is not None and call.session is not session else None
@@ -100,15 +103,6 @@ class Dispatcher:
         end = time.monotonic() + (fault.seconds if fault else 0)
         while (left := end - time.monotonic()) > 0 and not peer_gone():
             time.sleep(min(left, STALL_POLL_S))
-
-    def _check_privilege(self, privilege: str | None, target: Ref) -> None:
-        if privilege in self._platform.config.denied_privileges:
-            raise MethodFault.of(
-                "NoPermission",
-                f"Permission to perform this operation was denied: {privilege}.",
-                object=target,
-                privilegeId=privilege,
-            )
 
     def _apply_call_faults(self, name: str, session: SessionRecord | None) -> None:
         """Applies the faults of calls."""
@@ -187,9 +181,9 @@ def _envelope(name: str, inner: str) -> bytes:
 
 def _fault_response(fault: MethodFault) -> SoapResponse:
     name = fault.fault.type
-    element = (
+    fault_xml = (
         f"<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{escape(fault.message)}</faultstring>"
         f'<detail><{name}Fault xmlns="urn:vim25" xsi:type="{name}">{members(fault.fault)}</{name}Fault></detail>'
         "</soapenv:Fault>"
     )
-    return SoapResponse(500, (_HEAD + element + _TAIL).encode())
+    return SoapResponse(500, (_HEAD + fault_xml + _TAIL).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from hypersdk.simulator.entities import Entity, Folder
@@ -24,8 +25,7 @@ class HostedMachine(WorldObject, Protocol):
     memory_mb: int
     template: bool
 
-    def get(self, name: str) -> Any:
-        """A property of the API."""
+    networks: list[Network]
 
 
 def resource_config(entity: Entity) -> Data:
@@ -184,9 +184,6 @@ class Host(
         moref = platform.moref("datastoreBrowser-", "ha-host-datastorebrowser")
         self.datastore_browser = DatastoreBrowser(platform, moref, self.datastores)
         parent.hosts.append(self)
-
-    def children(self) -> list[Entity]:
-        return []
 
     @prop("runtime")
     def _runtime(self) -> Data:
@@ -404,24 +401,20 @@ class Network(Entity, api_type="Network", references={"host": "hosts"}):
 
     @prop("vm")
     def _vm(self) -> list[Ref]:
-        return [m.ref for host in self.hosts for m in host.machines if self.ref in m.get("network")]
+        return [m.ref for host in self.hosts for m in host.machines if self in m.networks]
 
     @prop("summary")
     def _summary(self) -> Data:
         return Data("NetworkSummary", network=self.ref, name=self.name, accessible=True)
 
 
-class PortGroup(Network, api_type="DistributedVirtualPortgroup"):
+class PortGroup(Network, api_type="DistributedVirtualPortgroup", computed={"key": attrgetter("ref.moref")}):
     """A distributed port group of the datacenter's switch."""
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder, switch: Switch) -> None:
         super().__init__(platform, moref, name, parent)
         self.switch = switch
         switch.groups.append(self)
-
-    @prop("key")
-    def _key(self) -> str:
-        return self.ref.moref
 
     @prop("config")
     def _config(self) -> Data:

@@ -175,7 +175,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease", computed={"state": att
         self.renewed = time.monotonic()
         percent = min(100, max(0, call.args.percent))
         self.values["transferProgress"] = percent
-        self.task.progress(percent)
+        self.task.update(progress=percent)
         self.touch()
 
     @operation("HttpNfcLeaseComplete")

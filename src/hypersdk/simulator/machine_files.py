@@ -75,7 +75,7 @@ def disk_files(machine: MachineState, disk: DiskState) -> list[StoredFile]:
         used = disk.layer_bytes(place, machine.delta_growth() if place == len(disk.layers) - 1 else 0)
         text = disk_descriptor(disk, place).encode()
         files.append(_file(machine, f"{stem}.vmdk", text, disk=_disk_info(disk), disk_uuid=disk.uuid))
-        if layer.delta:
+        if place > 0:
             files.append(_file(machine, f"{stem}-sesparse.vmdk", None, used, used))
         elif not disk.spec.backing.startswith("rdm"):
             files.append(
@@ -108,7 +108,7 @@ def disk_descriptor(disk: DiskState, place: int) -> str:
     """Text of a layer's ``.vmdk``."""
     layer = disk.layers[place]
     sectors = disk.spec.capacity_bytes // SECTOR
-    if layer.delta:
+    if place > 0:
         extent, kind = f'RW {sectors} SESPARSE "{layer.name}-sesparse.vmdk"', "seSparse"
     else:
         extent, kind = f'RW {sectors} VMFS "{layer.name}-flat.vmdk"', "vmfs"

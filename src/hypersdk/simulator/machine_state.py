@@ -93,7 +93,7 @@ class MachineState(Entity, api_type="VirtualMachine"):
                 uuid=self.platform.uuid("disk", f"{self.ref.moref}/{index}"),
                 change_uuid=self.platform.uuid("cbt", f"{self.ref.moref}/{index}"),
                 image=image,
-                layers=(Layer(name, image, time.monotonic(), delta=False),),
+                layers=(Layer(name, image, time.monotonic()),),
             )
             made.append(disk)
         return made

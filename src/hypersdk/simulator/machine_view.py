@@ -31,6 +31,30 @@ TOOLS_VERSION: Final = "12389"
 _BOOTABLE: Final = {"disk": "Disk", "nic": "Ethernet", "cdrom": "Cdrom", "floppy": "Floppy"}
 
 
+_FLAGS: Final = Data(
+    "VirtualMachineFlagInfo",
+    disableAcceleration=False,
+    enableLogging=True,
+    useToe=False,
+    runWithDebugInfo=False,
+    monitorType="release",
+    htSharing="any",
+    snapshotDisabled=False,
+    snapshotLocked=False,
+    diskUuidEnabled=False,
+)
+_POWER_OPERATIONS: Final = Data(
+    "VirtualMachineDefaultPowerOpInfo",
+    powerOffType="soft",
+    suspendType="hard",
+    resetType="soft",
+    defaultPowerOffType="soft",
+    defaultSuspendType="hard",
+    defaultResetType="soft",
+    standbyAction="checkpoint",
+)
+
+
 def guest_names(machine: MachineState) -> tuple[str, str, str]:
     """Full name, family and ``.vmx`` name of the guest operating system that the machine is configured for."""
     return GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
@@ -83,28 +107,8 @@ def config_info(machine: MachineState) -> Data:
             toolsUpgradePolicy="manual",
             syncTimeWithHost=False,
         ),
-        flags=Data(
-            "VirtualMachineFlagInfo",
-            disableAcceleration=False,
-            enableLogging=True,
-            useToe=False,
-            runWithDebugInfo=False,
-            monitorType="release",
-            htSharing="any",
-            snapshotDisabled=False,
-            snapshotLocked=False,
-            diskUuidEnabled=False,
-        ),
-        defaultPowerOps=Data(
-            "VirtualMachineDefaultPowerOpInfo",
-            powerOffType="soft",
-            suspendType="hard",
-            resetType="soft",
-            defaultPowerOffType="soft",
-            defaultSuspendType="hard",
-            defaultResetType="soft",
-            standbyAction="checkpoint",
-        ),
+        flags=_FLAGS,
+        defaultPowerOps=_POWER_OPERATIONS,
         hardware=hardware,
         cpuAllocation=allocation(),
         memoryAllocation=allocation(),
@@ -121,7 +125,7 @@ def config_info(machine: MachineState) -> Data:
         firmware=spec.firmware,
         nestedHVEnabled=False,
         messageBusTunnelEnabled=False,
-        keyId=_vm_key(machine),
+        keyId=devices.CRYPTO_KEY if spec.encrypted else None,
         vmxConfigChecksum=None,
     )
 
@@ -129,12 +133,6 @@ def config_info(machine: MachineState) -> Data:
 def change_version(machine: MachineState) -> str:
     """Changes with every reconfiguration and power-on."""
     return machine.reconfigured.strftime("%Y-%m-%dT%H:%M:%S.%fZ") + (f"#{machine.changes}" if machine.changes else "")
-
-
-def _vm_key(machine: MachineState) -> Data | None:
-    if not machine.spec.encrypted:
-        return None
-    return Data("CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms"))
 
 
 def _extra(machine: MachineState) -> list[Data]:
@@ -431,7 +429,7 @@ def _disk_layout(disk: DiskState, growth: float, add: Callable[[str, str, int], 
     for place, layer in enumerate(disk.layers):
         stem = f"[{disk.datastore.name}] {disk.folder}/{layer.name}"
         text = add(f"{stem}.vmdk", "diskDescriptor", 500)
-        extent = f"{stem}-sesparse.vmdk" if layer.delta else f"{stem}-flat.vmdk"
+        extent = f"{stem}-sesparse.vmdk" if place > 0 else f"{stem}-flat.vmdk"
         newest = place == len(disk.layers) - 1
         data = add(extent, "diskExtent", disk.layer_bytes(place, growth if newest else 0))
         chain.append(Data("VirtualMachineFileLayoutExDiskUnit", fileKey=[text, data]))

@@ -58,6 +58,7 @@ class Simulator:
         self.password = self.config.password.reveal()
         self.platform = Platform(self.config)
         self.platform.address = self.host
+        self._world = self.platform.world
         self.counters = self.platform.counters
         self.faults = self.platform.faults
         build(self.platform)
@@ -85,29 +86,28 @@ class Simulator:
             main = _listen(self.host, self._wanted_port)
             self.port = main.getsockname()[1]
             self._listener.add(main, Site(self.host, self.port, self._context, None))
-            for number, host in enumerate(self._hosts()):
+            for number, host in enumerate(self._world.all(Host)):
                 self._open_host(number, host)
         except UsageError:
             self._listener.stop()
             raise
-        self.platform.world.start()
-        self.platform.world.later(0, self._sweep)
+        self._world.start()
+        self._world.later(0, self._sweep)
         self._listener.start()
         self._apply_routes()
 
     def stop(self) -> None:
         """Ends all connections and threads. Has no effect when stopped already."""
-        self.platform.world.stop()
+        self._world.stop()
         self._listener.stop()
 
     def _sweep(self) -> None:
         """Ends idle sessions and leases that were not renewed, and schedules the next sweep."""
-        world = self.platform.world
         self.platform.sessions.sweep()
-        for lease in open_leases(world):
+        for lease in open_leases(self._world):
             if lease.expired():
                 lease.end(MethodFault.of("Timedout", "The lease timed out: it was not renewed in time."))
-        world.later(SWEEP_S, self._sweep)
+        self._world.later(SWEEP_S, self._sweep)
 
     # What a client needs to know
 
@@ -134,8 +134,12 @@ class Simulator:
 
     def vm(self, name: str) -> SimulatedMachine:
         """The machine of that name, as the user typed it. Raises KeyError when there is none, or more than one."""
-        with self.platform.world.lock:
-            found = [machine for machine in self._machines() if machine.spec.name == name or machine.name == name]
+        with self._world.lock:
+            found = [
+                machine
+                for machine in self._world.all(SimulatedMachine)
+                if machine.spec.name == name or machine.name == name
+            ]
         if len(found) != 1:
             raise KeyError(f"{len(found)} machines are named {name!r}")
         return found[0]
@@ -143,7 +147,7 @@ class Simulator:
     def disk_image(self, name: str, index: int = 0, *, snapshot: str | None = None) -> DiskImage:
         """A disk's content now, or at the snapshot of that name."""
         machine = self.vm(name)
-        with self.platform.world.lock:
+        with self._world.lock:
             if snapshot is None:
                 return machine.disks[index].image
             frozen = next(saved for saved in machine.all_snapshots() if saved.name == snapshot)
@@ -162,7 +166,7 @@ class Simulator:
     def change_disk(self, name: str, index: int = 0, blocks: Iterable[int] = range(4)) -> None:
         """Gives some 64 KiB blocks of a disk new content, as a running guest does. Snapshots keep the old."""
         machine = self.vm(name)
-        with self.platform.world.lock:
+        with self._world.lock:
             disk = machine.disks[index]
             disk.image = disk.image.changed(list(blocks))
             disk.written = now()
@@ -171,38 +175,32 @@ class Simulator:
     def power_cycle(self, name: str) -> None:
         """Powers a machine on and off again, without the client."""
         machine = self.vm(name)
-        with self.platform.world.lock:
+        with self._world.lock:
             machine.set_power(None, "poweredOn")
             machine.set_power(None, "poweredOff")
 
     def add_machine(self, spec: MachineSpec) -> SimulatedMachine:
         """Adds a machine."""
-        with self.platform.world.lock:
+        with self._world.lock:
             return place_machine(self.platform, spec)
 
     def end_sessions(self) -> None:
         """Ends all sessions, as a restart of the service does."""
-        with self.platform.world.lock:
+        with self._world.lock:
             for session in self.platform.sessions.all():
                 self.platform.sessions.end(session)
 
     def state(self) -> dict[str, Any]:
         """The state that an export must restore: machines and files, without times, tasks, events or sessions."""
-        with self.platform.world.lock:
-            machines = {machine.path(): _machine_state(machine) for machine in self._machines()}
+        with self._world.lock:
+            machines = {machine.path(): _machine_state(machine) for machine in self._world.all(SimulatedMachine)}
             files = {
                 store.path(): sorted((file.path, file.size_bytes) for file in store.uploads.values())
-                for store in datastores(self.platform.world)
+                for store in datastores(self._world)
             }
         return {"machines": machines, "files": files}
 
     # Hosts
-
-    def _machines(self) -> list[SimulatedMachine]:
-        return self.platform.world.all(SimulatedMachine)
-
-    def _hosts(self) -> list[Host]:
-        return self.platform.world.all(Host)
 
     def _open_host(self, number: int, host: Host) -> None:
         """A listener and a certificate for an ESXi host. In ESXi mode the host is the server itself."""
@@ -225,7 +223,7 @@ class Simulator:
     def _apply_routes(self) -> None:
         """Closes the listeners of unreachable hosts, and opens those of the others."""
         down = [fault.host for fault in self.faults.standing(FaultKind.UNREACHABLE)]
-        for host in self._hosts():
+        for host in self._world.all(Host):
             if host.ref.moref not in self._sites:
                 continue
             site, listening = self._sites[host.ref.moref]

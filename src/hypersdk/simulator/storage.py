@@ -97,7 +97,15 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         self.uploads: dict[str, StoredFile] = {}
         self.folders: set[str] = set()
         self.browser = DatastoreBrowser(platform, platform.moref("datastoreBrowser-", f"ha-browser-{name}"), [self])
-        super().__init__(platform, moref, name, parent)
+        capability = Data(
+            "DatastoreCapability",
+            directoryHierarchySupported=True,
+            rawDiskMappingsSupported=kind == "VMFS",
+            perFileThinProvisioningSupported=True,
+            storageIORMSupported=True,
+            nativeSnapshotSupported=False,
+        )
+        super().__init__(platform, moref, name, parent, capability=capability)
         parent.put(self)
 
     @property
@@ -243,17 +251,6 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
             local=False,
         )
         return Data("VmfsDatastoreInfo", **common, vmfs=vmfs)
-
-    @prop("capability")
-    def _capability(self) -> Data:
-        return Data(
-            "DatastoreCapability",
-            directoryHierarchySupported=True,
-            rawDiskMappingsSupported=self.kind == "VMFS",
-            perFileThinProvisioningSupported=True,
-            storageIORMSupported=True,
-            nativeSnapshotSupported=False,
-        )
 
 
 def datastores(world: World, datacenter: Entity | None = None) -> list[Datastore]:

@@ -29,13 +29,10 @@ class Task(Managed, api_type="Task", computed={"info": attrgetter("info")}):
         """Whether it has not ended yet."""
         return self.info.state in ("queued", "running")
 
-    def _set(self, **fields: Any) -> None:
+    def update(self, **fields: Any) -> None:
+        """Changes fields of ``info``."""
         self.info = self.info.replace(**fields)
         self.touch()
-
-    def progress(self, percent: int) -> None:
-        """Sets the progress."""
-        self._set(progress=percent)
 
     def succeed(self, result: Any = None) -> None:
         """Ends it successfully, with its result."""
@@ -47,7 +44,7 @@ class Task(Managed, api_type="Task", computed={"info": attrgetter("info")}):
 
     def _end(self, **fields: Any) -> None:
         if self.running:
-            self._set(**fields, completeTime=now(), progress=None, cancelable=False)
+            self.update(**fields, completeTime=now(), progress=None, cancelable=False)
 
     @operation("CancelTask")
     def _cancel(self, _call: Call) -> None:
@@ -55,7 +52,7 @@ class Task(Managed, api_type="Task", computed={"info": attrgetter("info")}):
             raise MethodFault.of("InvalidState", "The task has ended already.")
         if not self.info.cancelable:
             raise MethodFault.of("NotSupported", "The task cannot be canceled.")
-        self._set(cancelled=True)
+        self.update(cancelled=True)
         self.fail(MethodFault.of("RequestCanceled", "The task was canceled by a user."))
         self.on_cancel()
 
