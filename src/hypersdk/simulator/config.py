@@ -11,7 +11,7 @@ from hypersdk.units import SECTOR, GiB, MiB
 
 DEFAULT_USERNAME: Final = "administrator@vsphere.local"
 DEFAULT_PASSWORD: Final = "simulator"  # noqa: S105 - gives access to nothing but the simulator
-DiskBacking = Literal["flat", "sesparse", "rdm-virtual", "rdm-physical"]
+Controller = Literal["pvscsi", "lsilogic", "lsilogic-sas", "ahci", "nvme", "ide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class DiskSpec:
     allocated_bytes: int | None = None
     stride_bytes: int | None = None
     boot: bool = False
-    controller: Literal["pvscsi", "lsilogic", "lsilogic-sas", "ahci", "nvme", "ide"] = "pvscsi"
+    controller: Controller = "pvscsi"
     datastore: str | None = None
     thin: bool = True
-    backing: DiskBacking = "flat"
+    backing: Literal["flat", "sesparse", "rdm-virtual", "rdm-physical"] = "flat"
     independent: bool = False
     multi_writer: bool = False
     encrypted: bool = False

@@ -18,7 +18,7 @@ import heapq
 import math
 import random
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -209,7 +209,7 @@ class DiskImage:
         changes = hashlib.sha256(repr(sorted(self.generations.items())).encode()).hexdigest()[:16]
         return f"{self.content.identity}-{self.content.capacity_bytes}-{changes}"
 
-    def changed(self, indices: Iterator[int] | range | list[int]) -> DiskImage:
+    def changed(self, indices: Iterable[int]) -> DiskImage:
         """A later point in time, with other content in these blocks."""
         later = dict(self.generations)
         for index in indices:

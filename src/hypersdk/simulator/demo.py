@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from hypersdk.simulator.config import DiskSpec, MachineSpec, SimulatorConfig
+from hypersdk.simulator.config import Controller, DiskSpec, MachineSpec, SimulatorConfig
 from hypersdk.simulator.disks import BOOT_DISK_BYTES
 from hypersdk.units import GiB, MiB
 
@@ -18,8 +18,6 @@ ISO_FILES: Final = {
 }  # fmt: skip
 BOOT_MACHINE: Final = "boot-demo"
 """The machine whose disk boots and says so."""
-
-Controller = Literal["pvscsi", "lsilogic", "lsilogic-sas", "ahci", "nvme", "ide"]
 
 
 @dataclass(frozen=True, slots=True)

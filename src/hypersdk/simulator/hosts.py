@@ -327,7 +327,7 @@ class Host(
         usage = Data(
             "HostListSummaryQuickStats",
             overallCpuUsage=120 * len(running),
-            overallMemoryUsage=sum(m.memory_mb for m in running) // 2,
+            overallMemoryUsage=sum(machine.memory_mb for machine in running) // 2,
             uptime=int((now() - self.platform.started).total_seconds()),
         )
         return Data(
@@ -401,7 +401,7 @@ class Network(Entity, api_type="Network", references={"host": "hosts"}):
 
     @prop("vm")
     def _vm(self) -> list[Ref]:
-        return [m.ref for host in self.hosts for m in host.machines if self in m.networks]
+        return [machine.ref for host in self.hosts for machine in host.machines if self in machine.networks]
 
     @prop("summary")
     def _summary(self) -> Data:

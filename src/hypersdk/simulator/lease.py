@@ -14,7 +14,6 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.content import DiskImage
@@ -29,8 +28,6 @@ from hypersdk.simulator.tasks import Task
 from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import World
 from hypersdk.units import KiB
-
-CHECKSUMS: Final = ("sha1", "sha256")
 
 
 @dataclass(slots=True)
@@ -196,7 +193,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease", computed={"state": att
     def _set_checksum_type(self, call: Call) -> None:
         self._require_state("initializing", "ready")
         wanted = {pair.value.lower() for pair in call.args.deviceUrlsToChecksumTypes or []}
-        unknown = wanted - set(CHECKSUMS)
+        unknown = wanted - {"sha1", "sha256"}
         if unknown or (self.platform.config.manifest == "sha1" and "sha256" in wanted):
             raise MethodFault.of("NotSupported", f"Checksum type not supported: {', '.join(sorted(wanted))}.")
         self.checksum = "sha256" if "sha256" in wanted else "sha1"

@@ -145,16 +145,14 @@ class Managed:
 
         Raises MethodFault (InvalidProperty) for a path that does not exist.
         """
-        if not self.cached or self.volatile() or "[" in path:  # the number of keys is unlimited: not cached
-            return self._property_xml(path, read)
-        text = self._xml.get(path)
-        if text is None:
-            text = self._xml[path] = self._property_xml(path, read)
-        return text
-
-    def _property_xml(self, path: str, read: dict[str, Any]) -> str:
+        cacheable = self.cached and not self.volatile() and "[" not in path  # the number of keys is unlimited
+        if cacheable and path in self._xml:
+            return self._xml[path]
         value, field = self.resolve(path, read)
-        return "" if value is None or field is None else property_value("val", value, field)
+        text = "" if value is None or field is None else property_value("val", value, field)
+        if cacheable:
+            self._xml[path] = text
+        return text
 
     def resolve(self, path: str, read: dict[str, Any] | None = None) -> tuple[Any, Field | None]:
         """Value and field of a property path such as ``config.hardware.device``, or ``config.hardware.device[2000]``

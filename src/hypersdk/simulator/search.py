@@ -47,7 +47,7 @@ class SearchIndex(Managed, api_type="SearchIndex"):
         wanted = call.args.dnsName.lower()
         if not call.args.vmSearch:
             return _answer(call, [host for host in self.world.all(Host) if host.name.lower() == wanted])
-        return _answer(call, [m for m in self._with_tools() if machine_view.host_name(m) == wanted])
+        return _answer(call, [machine for machine in self._with_tools() if machine_view.host_name(machine) == wanted])
 
     @operation("FindByIp")
     @operation("FindAllByIp")
@@ -55,7 +55,7 @@ class SearchIndex(Managed, api_type="SearchIndex"):
         wanted = call.args.ip
         if not call.args.vmSearch:
             return _answer(call, [host for host in self.world.all(Host) if host.endpoint.address == wanted])
-        return _answer(call, [m for m in self._with_tools() if wanted in machine_view.addresses(m)])
+        return _answer(call, [machine for machine in self._with_tools() if wanted in machine_view.addresses(machine)])
 
     @operation("FindByDatastorePath")
     def _by_datastore_path(self, call: Call) -> Any:

@@ -168,7 +168,7 @@ class Simulator:
         machine = self.vm(name)
         with self._world.lock:
             disk = machine.disks[index]
-            disk.image = disk.image.changed(list(blocks))
+            disk.image = disk.image.changed(blocks)
             disk.written = now()
             machine.refresh_disk_devices()
 
