@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Final
 
 from hypersdk.simulator import devices
@@ -72,6 +71,7 @@ class MachineState(Entity, api_type="VirtualMachine"):
         self.busy: Task | None = None
         """The last task that had the machine for itself, an export included."""
         self.consolidation_needed = False
+        self._devices: list[Data] | None = None
         super().__init__(platform, moref, escape_name(spec.name), folder)
         self.disks = self._make_disks()
 
@@ -100,9 +100,16 @@ class MachineState(Entity, api_type="VirtualMachine"):
 
     # Devices
 
-    @cached_property
+    @property
     def device_list(self) -> list[Data]:
-        """``config.hardware.device``: at first as specified. A change replaces the list."""
+        """``config.hardware.device``. Computed from the disks and the specification until it is first changed."""
+        return self._specified_devices() if self._devices is None else self._devices
+
+    @device_list.setter
+    def device_list(self, changed: list[Data]) -> None:
+        self._devices = changed
+
+    def _specified_devices(self) -> list[Data]:
         made = [*devices.base_devices(), *self._controllers(), *self._disk_devices()]
         if self.spec.cdrom:
             made.append(self._cdrom())
@@ -146,9 +153,10 @@ class MachineState(Entity, api_type="VirtualMachine"):
         return self.platform.mac(f"{self.ref.moref}/{card}")
 
     def refresh_disk_devices(self) -> None:
-        """Call it after each change of the disks' files: the device list follows them."""
-        disks = {device.key: device for device in self._disk_devices()}
-        self.device_list = [disks.get(device.key, device) for device in self.device_list]
+        """Call it after each change of the disks' files: a changed device list follows them."""
+        if self._devices is not None:
+            disks = {device.key: device for device in self._disk_devices()}
+            self._devices = [disks.get(device.key, device) for device in self._devices]
         self.touch()
 
     # Space
