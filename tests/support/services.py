@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from hypersdk.api.context import Services
-from hypersdk.api.process import open_services
+from hypersdk.api.context import Services, open_services
 from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.settings import DaemonSettings
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.api.process import open_services
+from hypersdk.api.context import open_services
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.settings import DaemonSettings, load_settings
 from hypersdk.jobs.states import ENDED, JobState

@@ -43,7 +43,7 @@ NO_AUTH_PUBLIC: Final = register(
 
 
 class ListenError(HyperSDKError):
-    """The daemon cannot listen now; a later try may succeed."""
+    """The daemon cannot listen now; a later attempt may succeed."""
 
     exit_status = 12
     default_code = ADDRESS_TAKEN
@@ -62,7 +62,9 @@ def split_address(addr: str) -> tuple[str, int]:
 def listens_on(addr: str) -> tuple[str, bool]:
     """The host's name, and whether only this machine can reach it."""
     host, _ = split_address(addr)
-    return host.rstrip(".").lower(), _only_loopback(host)
+    # A name counts by what it resolves to on this machine, localhost too.
+    loopback = bool(host) and all(is_loopback_address(address) for _, address in addresses_of(host, 0))
+    return host.rstrip(".").lower(), loopback
 
 
 def check_exposure(settings: DaemonSettings) -> None:
@@ -84,12 +86,11 @@ def check_exposure(settings: DaemonSettings) -> None:
 
 
 def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
-    """All addresses that ``host`` stands for: ``localhost`` is 127.0.0.1 and ::1. Raises ListenError
-    ``address_absent``."""
+    """All addresses of ``host``: ``localhost`` is 127.0.0.1 and ::1. Raises ListenError ``address_absent``."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ListenError(f"'{host[:100]}' is not an address of this machine", code=ADDRESS_ABSENT) from error
+        raise ListenError(f"'{host[:100]}' is not an address of this host", code=ADDRESS_ABSENT) from error
     return list(dict.fromkeys((socket.AddressFamily(entry[0]), str(entry[4][0])) for entry in found))
 
 
@@ -123,10 +124,3 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
     # A socket object made from the descriptor knows its protocol. asyncio then sets TCP_NODELAY on accepted
     # connections; without it, each response would wait 40 ms for a delayed ACK.
     return socket.socket(fileno=bound.detach())
-
-
-def _only_loopback(host: str) -> bool:
-    if not host:
-        return False
-    # What counts is what the name resolves to on this machine, localhost's too.
-    return all(is_loopback_address(address) for _, address in addresses_of(host, 0))

@@ -1,4 +1,5 @@
-"""What a caller may do with a job now, and why not: from the same tables that decide when an action is attempted."""
+"""The actions that a caller may perform on a job now, and why not: from the tables that decide about the actions
+themselves."""
 
 from __future__ import annotations
 
@@ -40,13 +41,13 @@ _FAILED: Final = frozenset({JobState.FAILED})
 
 
 def job_permissions(job: JobRecord, role: Role | None) -> dict[str, AllowedActionView]:
-    """By action."""
+    """The permissions on a job, by action."""
     return {action: _permission(action, job, role) for action in _STATES}
 
 
 def acted_on(which: Filter, action: str) -> list[Filter]:
-    """``which`` without the jobs that would refuse ``action``, in parts that have no job in common. What a job is after
-    the action is in none of them, so whoever acts on some and asks again gets the others."""
+    """``which`` without the jobs that would refuse ``action``, as filters that have no job in common. A job does not
+    match any more after the action, so that repeated calls reach all jobs."""
     states = _STATES[action][0] & set(which.states or JobState)
     within = which.where.within
     parts = [(states, within)]

@@ -39,7 +39,7 @@ from hypersdk.api.heads import heads_of
 from hypersdk.api.idempotency import Answers, Idempotent
 from hypersdk.api.limits import AddressRate, BodyLimit, TokenRate
 from hypersdk.api.metrics import Measured
-from hypersdk.api.routes import auth, endpoints, events, jobs, legacy, meta, snapshots, workers
+from hypersdk.api.routes import auth, endpoints, events, jobs, legacy, meta, workers
 from hypersdk.api.security import GUARDS, OPEN, Authenticate
 
 ROUTERS: Final = (
@@ -48,12 +48,12 @@ ROUTERS: Final = (
     endpoints.router,
     jobs.router,
     events.router,
-    snapshots.router,
+    jobs.snapshots_router,
     workers.router,
     meta.router,
 )
 HEADS: Final = heads_of(router for router in ROUTERS if router not in (legacy.router, events.router))
-"""Not for the legacy routes, which stay unchanged, nor for the stream, which has no length."""
+"""Not for the legacy routes, which do not change, nor for the event stream, which has no length."""
 
 
 def create_app(services: Services) -> FastAPI:

@@ -80,7 +80,7 @@ class Audited:
             nonlocal refused
             if refused:
                 return
-            if message["type"] == "http.response.start" and _is_written(scope):
+            if message["type"] == "http.response.start" and _is_recorded(scope):
                 try:
                     await self._write(scope, found[0].name, message["status"])
                 except DatabaseError as error:
@@ -106,6 +106,6 @@ class Audited:
         )
 
 
-def _is_written(scope: Scope) -> bool:
+def _is_recorded(scope: Scope) -> bool:
     """Whether the request is recorded. Known once its route was found."""
     return scope["method"] not in READS or route_of(scope) in DOWNLOADS

@@ -45,12 +45,8 @@ def _report_failure(task: asyncio.Task[None]) -> None:
 async def _sample(database: Database, take_over_s: float) -> None:
     while True:
         try:
-            await run_in_threadpool(sample_once, database, take_over_s)
+            statistics = await run_in_threadpool(read_statistics, database, take_over_s=take_over_s)
+            await run_in_threadpool(take_sample, database, statistics)
         except DatabaseError as error:  # the gap shows in the history
             LOG.debug("no sample for the history: %s", error.message)
         await asyncio.sleep(SAMPLE_EVERY_S)
-
-
-def sample_once(database: Database, take_over_s: float) -> bool:
-    """Writes the sample of the current minute. False if another process already wrote it."""
-    return take_sample(database, read_statistics(database, take_over_s=take_over_s))

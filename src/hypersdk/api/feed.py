@@ -30,7 +30,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.refusals import Unavailable, register_refusal
 from hypersdk.api.times import now_rfc3339
-from hypersdk.api.views import JobView, progress_view
+from hypersdk.api.views import JobView, ProgressView
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.transition import TOPIC
@@ -294,8 +294,9 @@ def _job_entries(job: JobRecord, *, own: bool) -> Iterator[FeedEntry]:
         yield FeedEntry(
             job.revision, TOPIC, job.id, event("job", JobView.model_validate(job).model_dump(mode="json"), job.revision)
         )
-    progress = {"id": job.id, "state": job.state.value, "progress": progress_view(job).model_dump(mode="json")}
-    yield FeedEntry(job.revision, "progress", job.id, event("progress", progress, job.revision), covered=own)
+    progress = ProgressView.model_validate(job.progress).model_dump(mode="json")
+    data = {"id": job.id, "state": job.state.value, "progress": progress}
+    yield FeedEntry(job.revision, "progress", job.id, event("progress", data, job.revision), covered=own)
 
 
 def _whole_revisions(entries: list[FeedEntry]) -> list[FeedEntry]:

@@ -1,4 +1,4 @@
-"""``HEAD`` beside ``GET``: the same route once more, guard and parameters with it. The server leaves the body out (RFC
+"""``HEAD`` for every ``GET``: a copy of the route, with its guard and parameters. The server omits the body (RFC
 9110, 9.3.2)."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from fastapi.routing import APIRoute
 
 
 def heads_of(routers: Iterable[APIRouter]) -> APIRouter:
-    """``HEAD`` of every ``GET`` of ``routers`` that has none of its own. Not in the OpenAPI document, which would
-    describe each address twice."""
+    """A ``HEAD`` route for every ``GET`` route of ``routers`` that has none. They are not in the OpenAPI document,
+    which would describe each path twice."""
     found = APIRouter()
     for router in routers:
         routes = [route for route in router.routes if isinstance(route, APIRoute)]

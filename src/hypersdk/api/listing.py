@@ -1,14 +1,14 @@
-"""The query parameters of a list, made from its resource. Every column can be filtered and sorted by; which parameters
-a column has follows from its type (``resource.Kind``)::
+"""The query parameters of a list, derived from its resource. A list can be filtered and sorted by every column; the
+parameters of a column depend on its type (``resource.FilterKind``)::
 
-    state, user_id     one of these values; may be given more than once
-    url, label         a part of the text, in any case
-    created_after      of a time: the column created_at, then or later
-    created_before     before then
-    percent_min, _max  of a number: these two and what is between them
+    state, user_id     equal to the value; may be repeated
+    url, label         contains the text, ignoring case
+    created_after      for the time column created_at: at this time or later
+    created_before     before this time
+    percent_min, _max  for a number: limits, inclusive
     disabled           true or false
 
-A parameter that a route does not know is an error (``parameters``): nobody is to believe that it filtered or sorted.
+An unknown parameter is an error (``parameters``), so that nobody takes it for a filter that was applied.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from hypersdk.resource import LARGE, FilterKind, Named, Resource
 from hypersdk.state.pages import MAX_PAGE, ListConditions, PageRequest
 
 MAX_VALUES: Final = 100
-"""Of one parameter: with the length of a value, what an address of 32 KiB holds. More ids go into the body of ``POST
-/jobs/query``."""
+"""Values of one parameter: as many as a URL of 32 KiB can hold. ``POST /jobs/query`` takes more ids in its body."""
 BIGGEST: Final = 2**31 - 1
 HALF_SHOWN_S: Final = 0.5e-6
-"""Times are shown to the microsecond: a row is at the time that it shows."""
+"""Times are shown to the microsecond, and rows are selected by the time that is shown."""
 Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Large = Annotated[int, Field(ge=LARGE[0], le=LARGE[1])]
 Offset = Annotated[int, Field(ge=0, le=BIGGEST, description="Rows to skip: for a scroll bar")]
@@ -39,7 +38,7 @@ SORT: Final = "A column, prefixed with - for descending order; rows without a va
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A query parameter, the column that it is about, and the end of the range that it gives (empty: none)."""
+    """A query parameter and its column. ``end`` is the end of a range that it sets: ``min``, ``max`` or empty."""
 
     name: str
     column: Named
@@ -50,12 +49,12 @@ class Parameter:
 
     @property
     def field(self) -> tuple[Any, Any]:
-        """As pydantic takes it."""
+        """The definition of the field for pydantic."""
         return self.type, Field(default=self.default, description=self.about or None)
 
 
 def parameters_of(named: Named) -> Iterator[Parameter]:
-    """Those that choose rows by a column."""
+    """The parameters of a column."""
     name, about = named.name, named.column.about
     stem = name.removesuffix("_at")
     if named.kind is FilterKind.VALUES:
@@ -77,8 +76,7 @@ def parameters_of(named: Named) -> Iterator[Parameter]:
 
 
 class Conditions(BaseModel):
-    """Conditions on the columns of a list, by the names of the fields. All must hold; of several values of one field,
-    any."""
+    """Conditions on the columns of a list. All must hold; of several values of one field, any."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,7 +88,7 @@ class Conditions(BaseModel):
         return {name: pair for name, pair in found.items() if pair[1] not in (None, "", [])}
 
     def where(self, *, but: Iterable[str] = ()) -> ListConditions:
-        """As the database understands it, without the parameters in ``but``."""
+        """The conditions for the database, without the parameters in ``but``."""
         equal: list[tuple[str, tuple[Any, ...]]] = []
         within: list[tuple[str, float | None, float | None]] = []
         containing: list[tuple[str, str]] = []
@@ -108,7 +106,7 @@ class Conditions(BaseModel):
 
 
 def _limit(parameter: Parameter, value: datetime | float) -> float:
-    """The least value of a range, or the first one above it: a value that shows as ``_max`` still counts."""
+    """The least value of a range, or the first one above it: values that are shown as ``_max`` are included."""
     if isinstance(value, datetime):
         return value.timestamp() - HALF_SHOWN_S
     if parameter.end == "min":
@@ -117,14 +115,14 @@ def _limit(parameter: Parameter, value: datetime | float) -> float:
 
 
 class PageQuery(Conditions):
-    """A part of a list."""
+    """A page of a list."""
 
     sort: str
     offset: Offset = 0
     limit: Limit = MAX_PAGE
 
     def part(self) -> PageRequest:
-        """As the database understands it."""
+        """The page for the database."""
         return PageRequest(self.sort, self.offset, self.limit)
 
 

@@ -31,7 +31,6 @@ TAGS: Final = (
     ("legacy", "Six legacy routes, kept as they were."),
 )
 _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
-_METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 IDEMPOTENCY: Final = {
     "name": "Idempotency-Key", "in": "header", "required": False,
     "description": "The same key with the same request gets the first answer again for 22 hours, also after a restart",
@@ -67,8 +66,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     }
     for path, methods in made["paths"].items():
         for method, operation in methods.items():
-            if method in _METHODS:
-                _complete(path, method, operation)
+            _complete(path, method, operation)
     for unused in ("HTTPValidationError", "ValidationError"):
         if f'"#/components/schemas/{unused}"' not in json.dumps(made["paths"]):
             parts["schemas"].pop(unused, None)

@@ -1,16 +1,15 @@
-"""The OpenAPI document as a page: plain HTML, made here, with a style sheet and no script, so that the strictest policy
-holds and a text browser shows it."""
+"""The OpenAPI document as a page: plain HTML with a style sheet and no script, so that it conforms to the strictest
+Content-Security-Policy and is readable in a text browser."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
 Spec = Mapping[str, Any]
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
-MAX_DEPTH: Final = 8
 
 STYLE: Final = """\
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -31,7 +30,7 @@ nav a { margin-right: 1em; }
 
 
 def page(spec: Spec) -> str:
-    """The whole page."""
+    """The page as HTML."""
     return "".join(_page(spec))
 
 
@@ -55,46 +54,50 @@ def _page(spec: Spec) -> Iterator[str]:
 
 
 def _groups(spec: Spec) -> Iterator[tuple[str, str, list[tuple[str, str, Spec]]]]:
-    """Tag, its text, and its operations; those without a tag last."""
-    tags = {one["name"]: one.get("description", "") for one in spec.get("tags", ())}
-    found: dict[str, list[tuple[str, str, Spec]]] = {name: [] for name in tags}
-    for path, methods in spec["paths"].items():
-        for method in _METHODS:
-            if method in methods:
-                name = (methods[method].get("tags") or ["other"])[0]
-                found.setdefault(name, []).append((path, method, methods[method]))
-    return ((name, tags.get(name, ""), operations) for name, operations in found.items() if operations)
+    """Each tag, its description, and its operations with path and method."""
+    for tag in spec["tags"]:
+        operations = [
+            (path, method, methods[method])
+            for path, methods in spec["paths"].items()
+            for method in _METHODS
+            if method in methods and tag["name"] in methods[method]["tags"]
+        ]
+        yield tag["name"], tag["description"], operations
 
 
 def _operation(spec: Spec, path: str, method: str, operation: Spec) -> Iterator[str]:
-    opened = "" if operation.get("security") else ' <span class="open">open</span>'
+    opened = "" if operation["security"] else ' <span class="open">open</span>'
     yield (
         f'<details id="{escape(operation["operationId"])}"><summary><span class="method">{method}</span>'
         f" <code>{escape(path)}</code>"
     )
     yield f" {escape(operation.get('summary', ''))}{opened}</summary><div>{_text(operation.get('description', ''))}"
     if operation.get("parameters"):
-        yield "<h3>Parameters</h3><table><tr><th>Name</th><th>In</th><th>Type</th><th>Meaning</th></tr>"
-        yield "".join(_parameter(spec, one) for one in operation["parameters"])
-        yield "</table>"
+        rows = [_parameter(spec, parameter) for parameter in operation["parameters"]]
+        yield f"<h3>Parameters</h3>{_table(('Name', 'In', 'Type', 'Meaning'), rows)}"
     if "requestBody" in operation:
         yield "<h3>Body</h3>"
-        yield from _contents(spec, operation["requestBody"].get("content", {}))
-    yield "<h3>Answers</h3><table><tr><th>Status</th><th>Meaning</th></tr>"
-    for status, answer in sorted(operation.get("responses", {}).items()):
-        yield f"<tr><td>{escape(status)}</td><td>{escape(answer.get('description', ''))}</td></tr>"
-    yield "</table>"
-    for status, answer in sorted(operation.get("responses", {}).items()):
+        yield from _contents(spec, operation["requestBody"]["content"])
+    responses = sorted(operation["responses"].items())
+    statuses = [(escape(status), escape(response["description"])) for status, response in responses]
+    yield f"<h3>Answers</h3>{_table(('Status', 'Meaning'), statuses)}"
+    for status, response in responses:
         if status.startswith("2"):
-            yield from _contents(spec, answer.get("content", {}))
+            yield from _contents(spec, response.get("content", {}))
     yield "</div></details>"
 
 
-def _parameter(spec: Spec, one: Spec) -> str:
-    name = escape(one["name"]) + (" *" if one.get("required") else "")
-    kind = escape(_kind(spec, one.get("schema", {})))
-    text = one.get("description") or one.get("schema", {}).get("description", "")
-    return f"<tr><td><code>{name}</code></td><td>{escape(one['in'])}</td><td>{kind}</td><td>{escape(text)}</td></tr>"
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML."""
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{lines}</table>"
+
+
+def _parameter(spec: Spec, parameter: Spec) -> tuple[str, str, str, str]:
+    schema = parameter["schema"]
+    text = parameter.get("description") or schema.get("description", "")
+    name = _name(parameter["name"], bool(parameter.get("required")))
+    return name, escape(parameter["in"]), escape(_kind(spec, schema)), escape(text)
 
 
 def _contents(spec: Spec, contents: Spec) -> Iterator[str]:
@@ -107,50 +110,49 @@ def _contents(spec: Spec, contents: Spec) -> Iterator[str]:
             yield f"<p>{escape(example.get('summary', name))}</p><pre>{escape(text)}</pre>"
         if isinstance(content.get("example"), str):
             yield f"<pre>{escape(content['example'])}</pre>"
-        yield from _fields(spec, schema)
+        yield _fields(spec, schema)
 
 
-def _fields(spec: Spec, schema: Spec) -> Iterator[str]:
+def _fields(spec: Spec, schema: Spec) -> str:
     found = _resolved(spec, schema)
-    if not found.get("properties"):
-        return
-    yield "<table><tr><th>Field</th><th>Type</th><th>Meaning</th></tr>"
-    required = set(found.get("required", ()))
-    for name, one in found["properties"].items():
-        text = one.get("description") or _resolved(spec, one).get("description", "")
-        star = " *" if name in required else ""
-        yield (
-            f"<tr><td><code>{escape(name)}{star}</code></td><td>{escape(_kind(spec, one))}</td>"
-            f"<td>{escape(text)}</td></tr>"
+    rows = [
+        (
+            _name(name, name in found.get("required", ())),
+            escape(_kind(spec, field)),
+            escape(field.get("description") or _resolved(spec, field).get("description", "")),
         )
-    yield "</table>"
+        for name, field in found.get("properties", {}).items()
+    ]
+    return _table(("Field", "Type", "Meaning"), rows) if rows else ""
+
+
+def _name(name: str, required: bool) -> str:
+    return f"<code>{escape(name)}{' *' if required else ''}</code>"
 
 
 def _resolved(spec: Spec, schema: Spec) -> Spec:
     name = schema.get("$ref", "").rpartition("/")[2]
-    found: Spec = spec.get("components", {}).get("schemas", {}).get(name, {}) if name else schema
+    found: Spec = spec["components"]["schemas"][name] if name else schema
     return found
 
 
-def _kind(spec: Spec, schema: Spec, depth: int = 0) -> str:
+def _kind(spec: Spec, schema: Spec) -> str:
     """A schema in a few words."""
-    if depth > MAX_DEPTH:
-        return "..."
     if "$ref" in schema:
         found = _resolved(spec, schema)
-        return _kind(spec, {"enum": found["enum"]}, depth + 1) if "enum" in found else schema["$ref"].rpartition("/")[2]
+        return _kind(spec, {"enum": found["enum"]}) if "enum" in found else schema["$ref"].rpartition("/")[2]
     if "enum" in schema:
-        return " | ".join(str(one) for one in schema["enum"])
+        return " | ".join(str(value) for value in schema["enum"])
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return " or ".join(dict.fromkeys(_kind(spec, one, depth + 1) for one in schema[key]))
+            return " or ".join(dict.fromkeys(_kind(spec, part) for part in schema[key]))
     if schema.get("type") == "array":
-        return f"list of {_kind(spec, schema.get('items', {}), depth + 1)}"
+        return f"list of {_kind(spec, schema.get('items', {}))}"
     return str(schema.get("const", schema.get("format", schema.get("type", "anything"))))
 
 
 def _text(text: str) -> str:
-    """Paragraphs; what stands in backticks as code."""
+    """Text with blank lines between paragraphs and code in backticks, as HTML."""
     return "".join(f"<p>{_code(part)}</p>" for part in text.split("\n\n") if part.strip())
 
 

@@ -1,5 +1,4 @@
-"""Query parameters that a route does not know are refused, where the six legacy routes look away: programs exist that
-send them some."""
+"""Refuses query parameters that a route does not have. The six legacy routes ignore them: some programs send any."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ NATIVE: Final = "/api/v1/"
 
 
 def check_parameters(request: HTTPConnection) -> None:
-    """Raises RequestValidationError with the name of each parameter that is unknown."""
+    """Raises RequestValidationError with the name of each unknown parameter."""
     if not request.scope["path"].startswith(NATIVE) or not request.query_params:
         return
     known = set(_names(request.scope["route"].dependant))
@@ -29,11 +28,11 @@ def check_parameters(request: HTTPConnection) -> None:
 
 
 def _names(dependant: Any) -> Iterator[str]:
-    for one in dependant.query_params:
-        model = one.field_info.annotation
+    for parameter in dependant.query_params:
+        model = parameter.field_info.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
             yield from (field.alias or name for name, field in model.model_fields.items())
         else:
-            yield one.alias
+            yield parameter.alias
     for inner in dependant.dependencies:
         yield from _names(inner)

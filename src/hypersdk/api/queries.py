@@ -1,5 +1,4 @@
-"""The parameters of each list, and the conditions on jobs in the body of a bulk call. What the names mean is in
-``listing``."""
+"""The query parameters of each list (see ``listing``), and the body of a bulk call."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ class JobFilter(Conditions):
     text: Word = Field(default="", description="Part of name, machine, folder or id, ignoring case")
 
     def as_filter(self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None) -> Filter:
-        """As the store understands it."""
+        """The filter for the store."""
         given = self.given()
         return Filter(
             ids=tuple(given["id"][1]) if "id" in given else (),

@@ -1,12 +1,12 @@
-"""Whether the daemon is ready: for load balancers and service managers. Open to everyone, so it is asked of the
-database at most once a second, and says only which part is missing, with a code."""
+"""Readiness of the daemon, for load balancers and service managers. It needs no authentication, so the database is
+checked at most once a second, and the result names only the part that fails, with a code."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from hypersdk.jobs.workerfault import SharedFault
 from hypersdk.state.database import DATABASE_NEWER, PROBE_WAIT_S, Database, DatabaseError, connect_sqlite
 from hypersdk.state.faults import DATABASE_DOWN
 
-KEPT_S: Final = 1.0
+CACHED_S: Final = 1.0
 WAIT_S: Final = 8.0
-"""For all parts together; then the answer is that the database does not answer."""
+"""Time limit of all checks together; after it, the result is that the database does not answer."""
 OK: Final = "ok"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadinessCheck:
-    """One part: ``ok``, or what is wrong with it and the code for that."""
+    """The state of one part: ``ok``, or what is wrong with it and the error code."""
 
     word: str = OK
     code: str | None = None
@@ -43,41 +43,38 @@ class Readiness:
         database: Database,
         settings: DaemonSettings,
         shared_fault: SharedFault,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._needs_worker = "worker" in settings.roles
         self._take_over_s = settings.take_over_s
         self._engine = engine_file(settings) if self._needs_worker else None
         self._shared_fault = shared_fault
-        self._clock = clock
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "readiness")
-        self._looking: Future[Mapping[str, ReadinessCheck]] | None = None
-        self._looked = -KEPT_S
+        self._running: Future[Mapping[str, ReadinessCheck]] | None = None
+        self._checked_at = -CACHED_S
         self._checks: Mapping[str, ReadinessCheck] = {}
 
     def checks(self) -> Mapping[str, ReadinessCheck]:
-        """By part. A database that hangs is waited for by one look, not by one for each that asks."""
+        """The checks by part. If the database hangs, one thread waits for it, not one for each request."""
         with self._lock:
-            if self._clock() - self._looked >= KEPT_S:
-                if self._looking is None:
-                    self._looking = self._pool.submit(self._look)
-                looking = self._looking
-                if wait([looking], WAIT_S).done:
-                    self._looking = None  # also where it ended by a bug: the next one looks anew
-                    self._checks = looking.result()
+            if time.monotonic() - self._checked_at >= CACHED_S:
+                if self._running is None:
+                    self._running = self._pool.submit(self._check)
+                running = self._running
+                if wait([running], WAIT_S).done:
+                    self._running = None  # before ``result``, which raises if the check failed because of a bug
+                    self._checks = running.result()
                 else:
                     self._checks = {"database": ReadinessCheck("does not answer", DATABASE_DOWN)}
-                self._looked = self._clock()
+                self._checked_at = time.monotonic()
             return self._checks
 
     def fine(self, checks: Mapping[str, ReadinessCheck]) -> bool:
-        """Whether that is enough. A daemon that has no workers of its own answers without them, too."""
+        """Whether the daemon is ready. One that has no workers of its own is ready without them."""
         return all(check.code is None for part, check in checks.items() if self._needs_worker or part != "workers")
 
-    def _look(self) -> Mapping[str, ReadinessCheck]:
+    def _check(self) -> Mapping[str, ReadinessCheck]:
         if (fault := self._database.writable()) is not None and fault.code == DATABASE_DOWN:
             return {"database": ReadinessCheck("does not answer", fault.code)}
         try:
@@ -93,14 +90,14 @@ class Readiness:
         if worker_fault := self._shared_fault.read():
             word = "one exits each time that it starts" if worker_fault.exits else "one cannot do its work"
             checks["workers"] = ReadinessCheck(word, worker_fault.code)
-        if self._engine is not None and (found := _look_at_engine(self._engine)).code is not None:
+        if self._engine is not None and (found := _check_engine(self._engine)).code is not None:
             checks["engine"] = found
         return checks
 
 
-def _look_at_engine(path: Path) -> ReadinessCheck:
-    """The workers' own file: this process never opens it otherwise. One that is not there yet is made by the first
-    worker."""
+def _check_engine(path: Path) -> ReadinessCheck:
+    """Checks the workers' own database, which this process does not open otherwise. If it does not exist, the first
+    worker creates it."""
     if not path.exists():
         return ReadinessCheck()
     try:

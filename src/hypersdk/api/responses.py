@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of answers that are no success."""
+"""Error responses in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Remedies = list[
         WithJsonSchema(
             {
                 "title": "Remedy",
-                "description": "One thing that helps, for a program to offer. Newer versions may have more kinds.",
+                "description": "A remedy that a program can offer. Newer versions may have more kinds.",
                 "anyOf": [_schema(kind, remedy) for kind, remedy in KINDS.items()] + [{"type": "object"}],
             }
         ),
     ]
 ]
-"""As they were written down, maybe by another version: they are documented and not checked."""
+"""Stored remedies may come from another version, so they are documented and not validated."""
 
 
 class Problem(BaseModel):
-    """A problem document (RFC 9457) with our stable code, and what to do next."""
+    """A problem document (RFC 9457) with a stable code, and what to do next."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -59,7 +59,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; see docs/errors.md")
     cause: str = ""
     next_step: str = ""
-    remedies: Remedies = Field(default_factory=list, description="What helps, in the order in which to try it")
+    remedies: Remedies = Field(default_factory=list, description="Remedies, in the order in which to try them")
 
 
 class LegacyErrorView(BaseModel):
@@ -71,25 +71,25 @@ class LegacyErrorView(BaseModel):
 
 
 TEXTS: Final = {
-    400: "The request cannot be understood",
+    400: "The request cannot be parsed",
     401: "No valid token or session",
     403: "The caller's role, or a header that a browser must send, does not allow it",
     404: "There is no such object",
-    405: "The route does not take this method",
-    409: "The object is in a state, or there is another one, that does not allow it",
+    405: "The route does not support this method",
+    409: "The state of the object, or another object, does not allow it",
     413: "The body is too large",
-    415: "The route does not take this kind of body",
-    416: "The file does not reach that far",
-    422: "A value of the request cannot be used",
+    415: "The route does not accept this content type",
+    416: "The range is beyond the end of the file",
+    422: "A value of the request is invalid",
     429: "Too many requests; Retry-After says how long to wait",
-    502: "The vCenter or ESXi host did not answer as it should",
-    503: "The database does not answer, or the daemon is full",
+    502: "The vCenter or ESXi host could not be reached, or its response is invalid",
+    503: "The database does not answer, or the daemon is at a limit",
 }
 ALWAYS: Final = (400, 401, 403, 413, 415, 429, 503)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problem documents of a native route: those that every route can answer with, and ``statuses``."""
+    """The error responses of a native route: those of every route, and ``statuses``."""
     return {
         status: {"description": TEXTS[status], "model": Problem, "content": {PROBLEM_TYPE: {}}}
         for status in sorted({*ALWAYS, 422, *statuses})
@@ -97,7 +97,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def legacy_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Errors of the six legacy routes."""
+    """The error responses of one of the six legacy routes."""
     return {
         status: {"description": TEXTS[status], "model": LegacyErrorView}
         for status in sorted({*ALWAYS, 405, 422, *statuses})

@@ -1,4 +1,4 @@
-"""Times and durations as they go over the wire."""
+"""Times and durations in responses."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ NANOSECONDS: Final = 1_000_000_000
 
 
 def rfc3339(at: datetime | float) -> str:
-    """A moment, or seconds since 1970, in UTC to the microsecond: ``2026-01-31T12:00:00.250000Z``."""
+    """A time, or seconds since 1970, in UTC to the microsecond: ``2026-01-31T12:00:00.250000Z``."""
     found = at.astimezone(UTC) if isinstance(at, datetime) else moment(at)
     return found.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def maybe_rfc3339(at: datetime | None) -> str | None:
-    """The same for a moment that may not be known."""
+    """As ``rfc3339``; None for an unknown time."""
     return None if at is None else rfc3339(at)
 
 
 def now_rfc3339() -> str:
-    """The time of this machine's clock."""
+    """The current time of this host."""
     return rfc3339(datetime.now(UTC))
 
 
@@ -44,5 +44,5 @@ def go_duration(seconds: float) -> str:
 
 
 def nanoseconds(seconds: float) -> int:
-    """A duration for programs that read Go's."""
+    """A duration in Go's unit."""
     return round(max(seconds, 0.0) * NANOSECONDS)

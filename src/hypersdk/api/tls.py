@@ -1,4 +1,4 @@
-"""TLS of the daemon: certificate files or one made on request, and their renewal without a connection lost."""
+"""TLS of the daemon: certificate files or a self-signed certificate, and their renewal without losing connections."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ TLS_FILES: Final = register(
 )
 SELF_SIGNED: Final = "tls.pem"
 LIFE_DAYS: Final = 397
-"""As long as browsers take a certificate for."""
+"""The longest lifetime of a certificate that browsers accept."""
 RENEW_DAYS: Final = 30
 
 
 class ReloadableTls:
-    """A context to listen with, whose certificate can be replaced: handshakes that begin afterwards show the new one,
-    connections go on.
+    """A context for listening sockets, whose certificate can be replaced: later handshakes use the new one, existing
+    connections continue.
 
-    The context that listens only sends each handshake on to the current one: loading a second certificate into a
-    context in use would keep the old one beside it where the kinds of their keys differ.
+    The listening context only passes each handshake to the current one: loading a second certificate into a context in
+    use would keep the old one beside it if their kinds of keys differ.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -48,7 +48,7 @@ class ReloadableTls:
         self.context.sni_callback = self._choose
 
     def reload(self) -> bool:
-        """Reads the files again. Where they cannot be used, the old certificate stays and the log says why."""
+        """Reloads the files. False if they cannot be used: the old certificate is kept, and the reason is logged."""
         try:
             self._current = _context(*self._files)
         except UsageError as error:
@@ -62,7 +62,7 @@ class ReloadableTls:
 
 
 def tls_of(settings: DaemonSettings) -> ReloadableTls | None:
-    """What the settings ask for; None is plain HTTP. Raises UsageError ``tls_files``."""
+    """The TLS of the settings; None for plain HTTP. Raises UsageError ``tls_files``."""
     if settings.tls_cert is not None and settings.tls_key is not None:
         return ReloadableTls(settings.tls_cert, settings.tls_key)
     if not settings.tls_self_signed:
@@ -77,7 +77,7 @@ def tls_of(settings: DaemonSettings) -> ReloadableTls | None:
 
 
 def self_signed(names: list[str], *, now: datetime.datetime | None = None) -> str:
-    """Key and certificate for these names and addresses, as PEM."""
+    """A new key and its certificate for these names and addresses, as PEM."""
     now = now or datetime.datetime.now(datetime.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
@@ -101,7 +101,7 @@ def self_signed(names: list[str], *, now: datetime.datetime | None = None) -> st
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 fingerprint of the first certificate in a PEM file, as people compare it."""
+    """SHA-256 fingerprint of the first certificate in a PEM file, in pairs of digits for comparison."""
     der = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(serialization.Encoding.DER)
     return format_fingerprint(hashlib.sha256(der).hexdigest())
 

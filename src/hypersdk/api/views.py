@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
 from hypersdk.api.responses import Remedies
 from hypersdk.api.times import rfc3339
-from hypersdk.jobs.records import Attempt, JobColumns, JobRecord, StepColumns, WorkerInfo
+from hypersdk.jobs.records import Attempt, JobColumns, StepColumns, WorkerInfo
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
 from hypersdk.resource import Named, shown_fields
 from hypersdk.state.pages import PageResult
@@ -75,7 +75,7 @@ class ErrorView(OpenView):
     message: str
     cause: str = ""
     next_step: str = ""
-    remedies: Remedies = Field(default_factory=list, description="What helps, in the order in which to try it")
+    remedies: Remedies = Field(default_factory=list, description="Remedies, in the order in which to try them")
 
 
 def _completed(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -83,7 +83,7 @@ def _completed(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 StoredError = Annotated[ErrorView | None, BeforeValidator(_completed)]
-"""An error as it was stored."""
+"""An error as it was stored, perhaps by another version."""
 V = TypeVar("V", bound=View)
 
 
@@ -170,17 +170,7 @@ class AuditEntryView(View):
     """One entry of the audit trail."""
 
 
-def progress_view(job: JobRecord) -> ProgressView:
-    """The progress as last stored by the worker."""
-    return cast(ProgressView, ProgressView.model_validate(job.progress))
-
-
-def error_view(error: Mapping[str, Any]) -> ErrorView:
-    """An error as it was stored."""
-    return ErrorView.model_validate(_completed(error))
-
-
 def listed(found: PageResult[Any]) -> dict[str, Any]:
-    """The fields of ``ListView``."""
+    """The values of the fields of ``ListView``."""
     facets = {name: dict(counts) for name, counts in found.facets.items()}
     return {"total": found.total, "revision": found.revision, "facets": facets}

@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hypersdk.api.background import sample_once
 from hypersdk.jobs.statistics import read_statistics, take_sample
 from hypersdk.state.tables import samples
 from tests.support.apiserver import Api, beating, running_api
@@ -66,7 +65,7 @@ def test_statistics_and_their_history(api: Api) -> None:
     long = client.get("/api/v1/statistics/history", params={"since": "2020-01-01T00:00:00Z", "points": 2}).json()
     assert len(long["points"]) <= 2
     assert client.get("/api/v1/statistics/history", params={"since": "yesterday"}).status_code == 422
-    sample_once(database, 30.0)
+    take_sample(database, read_statistics(database, take_over_s=30.0))
 
 
 def _at(figures: Any, now: float) -> Any:

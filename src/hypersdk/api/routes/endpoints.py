@@ -25,8 +25,7 @@ router = APIRouter(prefix="/api/v1/endpoints", tags=["endpoints"])
 Id = Annotated[str, Path(max_length=128, description="Id or name of an endpoint", examples=["endpoint-3f9a1c20d4e5"])]
 Line = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 DIALS: Final = anyio.CapacityLimiter(4)
-"""Concurrent calls that wait for another server: they must not use up the threads that serve requests from the
-database."""
+"""Limit of concurrent calls that wait for another server, so that they do not take all threads."""
 T = TypeVar("T")
 
 

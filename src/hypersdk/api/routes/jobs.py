@@ -1,10 +1,11 @@
-"""Jobs: submit, list, control, results."""
+"""Jobs: submit, list, control, results; and the temporary snapshots that they hold at their sources."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -30,9 +31,7 @@ from hypersdk.api.views import (
     JobView,
     ListView,
     ProgressView,
-    error_view,
     listed,
-    progress_view,
 )
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.records import JobRecord
@@ -51,6 +50,7 @@ MAX_BULK: Final = 1000
 MAX_WAIT_S: Final = 30.0
 LOG_POLL_S: Final = 0.5
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+snapshots_router = APIRouter(prefix="/api/v1/snapshots", tags=["jobs"])
 Id = Annotated[str, Path(max_length=128, description="Id of a job", examples=["job-3f9a1c20d4e5"])]
 
 
@@ -130,6 +130,25 @@ class ArtifactsView(BaseModel):
 
     folder: str
     files: list[ArtifactView]
+
+
+class SnapshotView(BaseModel):
+    """A snapshot, and the job that made it."""
+
+    snapshot: str = Field(description="Its name at the source")
+    job_id: str
+    job_name: str
+    state: str = Field(
+        description="State of the job; a failed job left the snapshot behind: cancel it to remove the snapshot"
+    )
+    site: str = Field(description="host:port of the vCenter or ESXi host")
+    machine: str
+
+
+class SnapshotsView(BaseModel):
+    """All of them, sorted by the age of their jobs."""
+
+    snapshots: list[SnapshotView]
 
 
 class AttemptsView(ListView):
@@ -323,7 +342,8 @@ def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, AllowedActionView
 @router.get("/{id}/progress", operation_id="job_progress", summary="Progress of a job", responses=problems(404))
 def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
     """Every field is present from the first response on."""
-    return progress_view(use.jobs.get(id))
+    view: ProgressView = ProgressView.model_validate(use.jobs.get(id).progress)
+    return view
 
 
 @router.get(
@@ -442,9 +462,19 @@ def download(
     return FileResponse(file, part)
 
 
+@snapshots_router.get(
+    "", operation_id="list_snapshots", summary="List the temporary snapshots of jobs", responses=problems()
+)
+def list_snapshots(use: Use, _: Viewer) -> SnapshotsView:
+    """Each is removed by its job: when it finishes, when it is cancelled (`hyperctl cancel ID`), or when the snapshot
+    is too old to continue from."""
+    held = use.jobs.snapshots()
+    return SnapshotsView(snapshots=[SnapshotView(**asdict(snapshot)) for snapshot in held])
+
+
 def _detail(job: JobRecord, caller: Caller) -> JobDetailView:
     return JobDetailView(**JobView.model_validate(job).model_dump(), permissions=job_permissions(job, caller.role))
 
 
 def _error(error: HyperSDKError) -> ErrorView:
-    return error_view(error_dict(error))
+    return ErrorView.model_validate(error_dict(error))

@@ -1,6 +1,6 @@
-"""Six routes that programs have used for long, kept exactly: their paths, their words, their errors.
+"""The six legacy routes, which existing programs use: their paths, words and errors do not change.
 
-They are a thin layer over the same calls as the native routes. A difference here breaks somebody's script.
+They are a thin layer over the calls of the native routes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUERY_STATUS: Final = register(
     "Use one of pending, running, completed, failed, cancelled.",
 )
 MAX_JOBS: Final = 10_000
-"""Of one answer; ``total`` says how many there are."""
+"""Jobs of one response; ``total`` is the number of all."""
 LIMIT: Final = f"0 and more than {MAX_JOBS:,}: {MAX_JOBS:,}, the most that one answer holds; `total` counts all"
 PROGRESS_FIELDS: Final = (
     "phase", "current_file", "current_step", "files_downloaded", "total_files", "bytes_downloaded", "bytes_transferred",
@@ -127,7 +127,7 @@ class LegacyCancelBody(BaseModel):
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:
-    """The body of a route that reads it by hand, for the OpenAPI document."""
+    """The OpenAPI document's request body of a route that parses it itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
@@ -263,7 +263,7 @@ def _states(words: Sequence[str]) -> tuple[JobState, ...]:
 
 
 def legacy_job(job: JobRecord) -> LegacyJobView:
-    """A job in the format and the words of these routes."""
+    """A job in the format of the legacy routes."""
     return LegacyJobView(
         definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
         status=LEGACY_STATUS[job.state],
@@ -277,7 +277,7 @@ def legacy_job(job: JobRecord) -> LegacyJobView:
 
 
 def _progress(job: JobRecord) -> dict[str, Any]:
-    """Every field, always: users' loops read ``percent_complete`` from the first answer on."""
+    """All fields are always present: scripts read ``percent_complete`` from the first response on."""
     known = {**EMPTY_PROGRESS, **job.progress}
     shown = {name: known[name] for name in PROGRESS_FIELDS}
     shown["estimated_remaining"] = nanoseconds(float(known["eta_s"] or 0))

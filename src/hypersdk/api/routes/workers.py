@@ -1,4 +1,4 @@
-"""The worker processes."""
+"""Worker processes."""
 
 from __future__ import annotations
 
