@@ -1,7 +1,7 @@
 """Errors are provoked for real and cured by what the printed next step says, and by nothing else.
 
 Each function of the table provokes one code, takes commands and flags out of the next step (``Advice`` fails where they
-are not named there), and has the original wish succeed.
+are not named there), and then the original command succeeds.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ STUCK: Final = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
 
 @dataclass
 class Bench:
-    """Where one code is provoked and cured. ``heard`` is all advice that was given."""
+    """Where one code is provoked and cured. ``received`` is all advice so far."""
 
     folder: Path
     stack: ExitStack
-    heard: list[Advice] = field(default_factory=list)
+    received: list[Advice] = field(default_factory=list)
 
     @property
     def out(self) -> Path:
@@ -60,28 +60,30 @@ class Bench:
         server = self.stack.enter_context(Simulator(SimulatorConfig(machines=machines, **simulated)))
         return server, Program(self.folder / "home", server)
 
-    def told(self, code: str, ended: Ended) -> Advice:
+    def advice_of(self, code: str, ended: Ended) -> Advice:
         """What a command that failed with ``code`` says to do."""
         assert ended.status not in (0, 1), ended.explain()
-        return self.listen(code, ended.error)
+        return self.advice_in(code, ended.error)
 
-    def listen(self, code: str, facts: dict[str, Any]) -> Advice:
-        """The same from any error that was told."""
-        self.heard.append(Advice.of(facts, code))
-        return self.heard[-1]
+    def advice_in(self, code: str, facts: dict[str, Any]) -> Advice:
+        """The same from the fields of any error."""
+        self.received.append(Advice.of(facts, code))
+        return self.received[-1]
 
-    def shown(self, code: str, done: subprocess.CompletedProcess[str]) -> Advice:
+    def advice_shown(self, code: str, done: subprocess.CompletedProcess[str]) -> Advice:
         """The same from what people see."""
         assert done.returncode not in (0, 1), done.stderr
-        self.heard.append(Advice.shown(done.stderr, code))
-        return self.heard[-1]
+        self.received.append(Advice.shown(done.stderr, code))
+        return self.received[-1]
 
     def assert_cured(self, code: str) -> None:
-        """The cure was taken from what was told for ``code``."""
-        assert [told for told in self.heard if told.code == code and told.taken], "the cure came from elsewhere"
+        """The cure was taken from the advice for ``code``."""
+        assert [advice for advice in self.received if advice.code == code and advice.taken], (
+            "the cure came from elsewhere"
+        )
 
     def exported(self, ended: Ended) -> None:
-        """The wish is fulfilled."""
+        """The export succeeded."""
         assert ended.status == 0, ended.explain()
         assert_finished(self.out)
 
@@ -124,48 +126,48 @@ def break_off(bench: Bench) -> tuple[Program, Ended]:
 @cures("connection_reset")
 def _(bench: Bench) -> None:
     hyper2kvm, broken = break_off(bench)
-    told = bench.told("connection_reset", broken)
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0", told.flag("--resume")))
+    advice = bench.advice_of("connection_reset", broken)
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0", advice.flag("--resume")))
 
 
 @cures("truncated_stream")
 def _(bench: Bench) -> None:
     short = Fault(FaultKind.SHORT, disk="web-01:0", after_bytes=256 * KiB)
     _, hyper2kvm = bench.program(OFF, faults=(short,))
-    told = bench.told("truncated_stream", hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0"))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0", told.flag("--resume")))
+    advice = bench.advice_of("truncated_stream", hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0"))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0", advice.flag("--resume")))
 
 
 @cures("resumable_state")
 def _(bench: Bench) -> None:
     for flag in ("--resume", "--discard"):
         hyper2kvm, _ = break_off(bench)
-        told = bench.told("resumable_state", hyper2kvm.export("web-01", "-o", bench.out))
-        bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag(flag)))
+        advice = bench.advice_of("resumable_state", hyper2kvm.export("web-01", "-o", bench.out))
+        bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag(flag)))
         shutil.rmtree(bench.out)
 
 
 @cures("resume_mismatch")
 def _(bench: Bench) -> None:
     hyper2kvm, _ = break_off(bench)
-    wish = ("web-01", "-o", bench.out, "--format", "raw")
-    told = bench.told("resume_mismatch", hyper2kvm.export(*wish, "--resume"))
-    bench.exported(hyper2kvm.export(*wish, told.flag("--discard")))
+    arguments = ("web-01", "-o", bench.out, "--format", "raw")
+    advice = bench.advice_of("resume_mismatch", hyper2kvm.export(*arguments, "--resume"))
+    bench.exported(hyper2kvm.export(*arguments, advice.flag("--discard")))
 
 
 @cures("nothing_to_resume")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF)
-    told = bench.told("nothing_to_resume", hyper2kvm.export("web-01", "-o", bench.out, "--resume"))
-    told.words("Leave --resume out")
+    advice = bench.advice_of("nothing_to_resume", hyper2kvm.export("web-01", "-o", bench.out, "--resume"))
+    advice.words("Leave --resume out")
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out))
 
 
 @cures("verify_no_manifest")
 def _(bench: Bench) -> None:
     hyper2kvm, _ = break_off(bench)
-    told = bench.told("verify_no_manifest", hyper2kvm.run("verify", "--json", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
+    advice = bench.advice_of("verify_no_manifest", hyper2kvm.run("verify", "--json", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--resume")))
     assert hyper2kvm.run("verify", "--json", bench.out).status == 0
 
 
@@ -176,29 +178,29 @@ def _(bench: Bench) -> None:
     running: Running = hyper2kvm.start("export", "--json", "web-01", "-o", bench.out)
     running.until(lambda: server.counters.streams_now.total() > 0)
     running.process.terminate()
-    told = bench.told("cancelled", running.wait())
+    advice = bench.advice_of("cancelled", running.wait())
     lift_rate_limit(server)
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--resume")))
     assert server.state() == before
 
 
 @cures("foreign_output")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF)
-    wish = ("web-01", "-o", bench.out)
-    bench.exported(hyper2kvm.export(*wish))
-    told = bench.told("foreign_output", hyper2kvm.export(*wish))
-    bench.exported(hyper2kvm.export(*wish, told.flag("--force")))
+    arguments = ("web-01", "-o", bench.out)
+    bench.exported(hyper2kvm.export(*arguments))
+    advice = bench.advice_of("foreign_output", hyper2kvm.export(*arguments))
+    bench.exported(hyper2kvm.export(*arguments, advice.flag("--force")))
 
 
 @cures("not_restored")
 def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(ON, faults=(STUCK,))
     before = server.state()
-    told = bench.told("not_restored", hyper2kvm.export("web-01", "-o", bench.out))
+    advice = bench.advice_of("not_restored", hyper2kvm.export("web-01", "-o", bench.out))
     assert server.state() != before
     server.set_faults()
-    done = hyper2kvm.run(*told.command("hyper2kvm cleanup"), "--json")
+    done = hyper2kvm.run(*advice.command("hyper2kvm cleanup"), "--json")
     assert done.status == 0, done.explain()
     assert server.state() == before
     assert_finished(bench.out)
@@ -212,12 +214,12 @@ def _(bench: Bench) -> None:
     running: Running = hyper2kvm.start("export", "--json", "web-01", "-o", bench.out)
     running.until(lambda: server.counters.streams_now.total() > 0)
     running.process.terminate()
-    given_up = bench.told("cancelled", running.wait()).flag("--discard")
+    given_up = bench.advice_of("cancelled", running.wait()).flag("--discard")
     lift_rate_limit(server)
     server.set_faults(STUCK)
-    told = bench.told("not_restored", hyper2kvm.export("web-01", "-o", bench.out, given_up))
+    advice = bench.advice_of("not_restored", hyper2kvm.export("web-01", "-o", bench.out, given_up))
     server.set_faults()
-    done = hyper2kvm.run(*told.command("hyper2kvm cleanup --drop-snapshots"), "--json")
+    done = hyper2kvm.run(*advice.command("hyper2kvm cleanup --drop-snapshots"), "--json")
     assert done.status == 0, done.explain()
     assert server.state() == before
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out, given_up))
@@ -231,14 +233,14 @@ def _(bench: Bench) -> None:
     before = server.state()
     assert hyper2kvm.export("web-01", "-o", bench.out).status != 0
     _, other = bench.program(OFF)
-    wish = ("web-01", "-o", bench.out, "--discard")
-    told = bench.told("run_elsewhere", other.export(*wish))
-    assert server.authority_part in told.message
+    arguments = ("web-01", "-o", bench.out, "--discard")
+    advice = bench.advice_of("run_elsewhere", other.export(*arguments))
+    assert server.authority_part in advice.message
     server.set_faults()
-    done = hyper2kvm.run(*told.command("hyper2kvm cleanup --drop-snapshots"), "--json")
+    done = hyper2kvm.run(*advice.command("hyper2kvm cleanup --drop-snapshots"), "--json")
     assert done.status == 0, done.explain()
     assert server.state() == before
-    bench.exported(other.export(*wish))
+    bench.exported(other.export(*arguments))
 
 
 @cures("corrupt_grain")
@@ -248,13 +250,13 @@ def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(ON, faults=(corrupt, STUCK))
     before = server.state()
     failed = hyper2kvm.export("web-01", "-o", bench.out)
-    told = bench.told("corrupt_grain", failed)
+    advice = bench.advice_of("corrupt_grain", failed)
     server.set_faults()
     assert len(failed.error["not_undone"]) == 1
-    done = hyper2kvm.run(*told.command("hyper2kvm cleanup"), "--json")
+    done = hyper2kvm.run(*advice.command("hyper2kvm cleanup"), "--json")
     assert done.status == 0, done.explain()
     assert server.state() == before
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--resume")))
     assert server.state() == before
 
 
@@ -265,11 +267,11 @@ def convert_damaged(bench: Bench, code: str, damage: Callable[[bytes], bytes]) -
     (good,) = (bench.folder / "vmdk").glob("*.vmdk")
     bad = bench.folder / "bad.vmdk"
     bad.write_bytes(damage(good.read_bytes()))
-    wish = ("-o", bench.out, "--json")
-    told = bench.told(code, hyper2kvm.run("convert", bad, *wish))
-    told.words("get another copy")
+    arguments = ("-o", bench.out, "--json")
+    advice = bench.advice_of(code, hyper2kvm.run("convert", bad, *arguments))
+    advice.words("get another copy")
     shutil.copy(good, bad)
-    bench.exported(hyper2kvm.run("convert", bad, *wish))
+    bench.exported(hyper2kvm.run("convert", bad, *arguments))
 
 
 @cures("corrupt_grain by convert")
@@ -290,11 +292,11 @@ def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DISK, DISK)))
     expected = expected_raw(server, "web-01", bench.folder / "expected")
     for kind, copied in (("qcow2", {"web-01:1": 1}), ("ova", {"web-01:1": 1, "web-01:2": 1})):
-        wish = ("web-01", "-o", bench.out, "--format", kind)
+        arguments = ("web-01", "-o", bench.out, "--format", kind)
         server.set_faults(wrong)
-        told = bench.told("manifest_mismatch", hyper2kvm.export(*wish))
+        advice = bench.advice_of("manifest_mismatch", hyper2kvm.export(*arguments))
         server.reset_counters()
-        done = hyper2kvm.export(*wish, told.flag("--resume"))
+        done = hyper2kvm.export(*arguments, advice.flag("--resume"))
         bench.exported(done)
         assert server.counters.opened == copied
         assert_holds(bench.out, expected, done.result["content"], bench.folder / "judged")
@@ -307,8 +309,8 @@ def _(bench: Bench) -> None:
 @cures("ambiguous")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF, MachineSpec("web-01", disks=(DISK,), folder="prod"))
-    told = bench.told("ambiguous", hyper2kvm.export("web-01", "-o", bench.out))
-    listed = hyper2kvm.run(*told.command("hyper2kvm list"), "--json").seen
+    advice = bench.advice_of("ambiguous", hyper2kvm.export("web-01", "-o", bench.out))
+    listed = hyper2kvm.run(*advice.command("hyper2kvm list"), "--json").seen
     paths = [machine["path"] for machine in listed if machine["name"] == "web-01"]
     assert len(paths) == 2
     bench.exported(hyper2kvm.export(paths[1], "-o", bench.out))
@@ -317,27 +319,27 @@ def _(bench: Bench) -> None:
 @cures("not_found")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF)
-    told = bench.told("not_found", hyper2kvm.export("database", "-o", bench.out))
-    (machine,) = hyper2kvm.run(*told.command("hyper2kvm list"), "--json").seen
+    advice = bench.advice_of("not_found", hyper2kvm.export("database", "-o", bench.out))
+    (machine,) = hyper2kvm.run(*advice.command("hyper2kvm list"), "--json").seen
     bench.exported(hyper2kvm.export(machine["name"], "-o", bench.out))
 
 
 @cures("snapshot_not_found")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK,), snapshots=("before-update",)))
-    wish = ("web-01", "-o", bench.out, "--from-snapshot")
-    told = bench.told("snapshot_not_found", hyper2kvm.export(*wish, "update"))
-    (machine,) = hyper2kvm.run(*told.command("hyper2kvm inspect", VM="web-01"), "--json").seen
-    bench.exported(hyper2kvm.export(*wish, machine["snapshots"][0]["name"]))
+    arguments = ("web-01", "-o", bench.out, "--from-snapshot")
+    advice = bench.advice_of("snapshot_not_found", hyper2kvm.export(*arguments, "update"))
+    (machine,) = hyper2kvm.run(*advice.command("hyper2kvm inspect", VM="web-01"), "--json").seen
+    bench.exported(hyper2kvm.export(*arguments, machine["snapshots"][0]["name"]))
 
 
 @cures("no_such_disk")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DISK)))
-    wish = ("web-01", "-o", bench.out, "--exclude-disk")
-    told = bench.told("no_such_disk", hyper2kvm.export(*wish, "data"))
-    (machine,) = hyper2kvm.run(*told.command("hyper2kvm inspect", VM="web-01"), "--json").seen
-    bench.exported(hyper2kvm.export(*wish, machine["disks"][1]["label"]))
+    arguments = ("web-01", "-o", bench.out, "--exclude-disk")
+    advice = bench.advice_of("no_such_disk", hyper2kvm.export(*arguments, "data"))
+    (machine,) = hyper2kvm.run(*advice.command("hyper2kvm inspect", VM="web-01"), "--json").seen
+    bench.exported(hyper2kvm.export(*arguments, machine["disks"][1]["label"]))
 
 
 @cures("independent_disk")
@@ -346,9 +348,9 @@ def _(bench: Bench) -> None:
         MachineSpec("web-01", disks=(DISK, DiskSpec(4 * MiB, independent=True)), power="poweredOn")
     )
     before = server.state()
-    told = bench.told("independent_disk", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
-    done = hyper2kvm.export("web-01", "-o", bench.folder / "whole", told.flag("--power-off"))
+    advice = bench.advice_of("independent_disk", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--exclude-disk"), "2"))
+    done = hyper2kvm.export("web-01", "-o", bench.folder / "whole", advice.flag("--power-off"))
     assert done.status == 0, done.explain()
     assert len(done.result["content"]) == 2
     assert server.state() == before
@@ -357,39 +359,39 @@ def _(bench: Bench) -> None:
 @cures("rdm_physical")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DiskSpec(4 * MiB, backing="rdm-physical"))))
-    told = bench.told("rdm_physical", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
+    advice = bench.advice_of("rdm_physical", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--exclude-disk"), "2"))
 
 
 @cures("disk_capacity")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DiskSpec(4 * MiB, reported_bytes=0))))
-    told = bench.told("disk_capacity", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
+    advice = bench.advice_of("disk_capacity", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--exclude-disk"), "2"))
 
 
 @cures("file_fault of an inserted image")
 def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK,), iso="[iso-library] deleted.iso"))
     before = server.state()
-    told = bench.told("file_fault", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--remove-cdrom")))
+    advice = bench.advice_of("file_fault", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--remove-cdrom")))
     assert server.state() == before
 
 
 @cures("no_ranges")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DiskSpec(4 * MiB, backing="sesparse"),)))
-    told = bench.told("no_ranges", hyper2kvm.export("web-01", "-o", bench.out, "--source", "datastore"))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *told.words("--source lease").split()))
+    advice = bench.advice_of("no_ranges", hyper2kvm.export("web-01", "-o", bench.out, "--source", "datastore"))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *advice.words("--source lease").split()))
 
 
 @cures("tools_unavailable")
 def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK,), power="poweredOn", tools=False))
     before = server.state()
-    told = bench.told("tools_unavailable", hyper2kvm.export("web-01", "-o", bench.out, "--shutdown"))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--power-off")))
+    advice = bench.advice_of("tools_unavailable", hyper2kvm.export("web-01", "-o", bench.out, "--shutdown"))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--power-off")))
     assert server.state() == before
 
 
@@ -398,9 +400,9 @@ def _(bench: Bench) -> None:
     full = Fault(FaultKind.DATASTORE_FULL, after_bytes=4 * GiB)
     server, hyper2kvm = bench.program(ON, faults=(full,))
     before = server.state()
-    told = bench.told("datastore_low", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--datastore-min-free"), "1GiB"))
-    assert hyper2kvm.export("web-01", "-o", bench.folder / "off", told.flag("--power-off")).status == 0
+    advice = bench.advice_of("datastore_low", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--datastore-min-free"), "1GiB"))
+    assert hyper2kvm.export("web-01", "-o", bench.folder / "off", advice.flag("--power-off")).status == 0
     assert server.state() == before
 
 
@@ -411,34 +413,34 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF)
     hyper2kvm.more_env = {"GOVC_INSECURE": "0"}
-    told = bench.told("certificate_unknown", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *told.print_after("--thumbprint")))
+    advice = bench.advice_of("certificate_unknown", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *advice.fingerprint_after("--thumbprint")))
 
 
 @cures("certificate_changed")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF)
-    wish = ("web-01", "-o", bench.out)
-    told = bench.told("certificate_changed", hyper2kvm.export(*wish, "--thumbprint", ":".join(["AB"] * 32)))
-    bench.exported(hyper2kvm.export(*wish, *told.print_after("--thumbprint")))
+    arguments = ("web-01", "-o", bench.out)
+    advice = bench.advice_of("certificate_changed", hyper2kvm.export(*arguments, "--thumbprint", ":".join(["AB"] * 32)))
+    bench.exported(hyper2kvm.export(*arguments, *advice.fingerprint_after("--thumbprint")))
 
 
 @cures("no_endpoint")
 def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(OFF)
     hyper2kvm.more_env = {"GOVC_URL": ""}
-    told = bench.told("no_endpoint", hyper2kvm.export("web-01", "-o", bench.out))
-    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--url"), server.url))
+    advice = bench.advice_of("no_endpoint", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, advice.flag("--url"), server.url))
 
 
 @cures("no_password")
 def _(bench: Bench) -> None:
     server, hyper2kvm = bench.program(OFF)
     hyper2kvm.more_env = {"GOVC_USERNAME": "", "GOVC_PASSWORD": ""}
-    told = bench.told("no_password", hyper2kvm.export("web-01", "-o", bench.out))
+    advice = bench.advice_of("no_password", hyper2kvm.export("web-01", "-o", bench.out))
     file = bench.folder / "password"
     file.write_text(f"{server.password}\n")
-    cure = (told.flag("--username"), server.username, told.flag("--password-file"), file)
+    cure = (advice.flag("--username"), server.username, advice.flag("--password-file"), file)
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *cure))
 
 
@@ -450,10 +452,10 @@ def _(bench: Bench) -> None:
         f'[connection]\nurl = "{server.url}"\nusername = "{server.username}"\npassword = "{server.password}"\n'
     )
     file.chmod(0o644)
-    wish = ("web-01", "-o", bench.out, "--config", file)
-    told = bench.told("config_exposed", hyper2kvm.export(*wish))
-    subprocess.run(["chmod", *told.command("chmod 600"), file], check=True)
-    bench.exported(hyper2kvm.export(*wish))
+    arguments = ("web-01", "-o", bench.out, "--config", file)
+    advice = bench.advice_of("config_exposed", hyper2kvm.export(*arguments))
+    subprocess.run(["chmod", *advice.command("chmod 600"), file], check=True)
+    bench.exported(hyper2kvm.export(*arguments))
 
 
 # hyperctl and hypervisord, against a daemon that all of them share
@@ -506,8 +508,8 @@ class Service:
 
     def submit(self, machine: str, folder: str) -> str:
         """The id of a new job."""
-        wish = ("--vm", machine, "--output", self.folder / "exports" / folder, "--format", "qcow2")
-        (done,) = self.works("submit", *wish)
+        arguments = ("--vm", machine, "--output", self.folder / "exports" / folder, "--format", "qcow2")
+        (done,) = self.works("submit", *arguments)
         (job_id,) = done["job_ids"]
         return str(job_id)
 
@@ -553,30 +555,30 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @cures_of_service("unauthenticated")
 def _(bench: Bench, service: Service) -> None:
     stranger = {"HYPERVISORD_TOKEN": "hst_" + "A" * 43}
-    told = bench.listen("unauthenticated", service.fails("query", **stranger))
-    service.works("query", told.flag("--token-file"), service.state / "admin.token", **stranger)
+    advice = bench.advice_in("unauthenticated", service.fails("query", **stranger))
+    service.works("query", advice.flag("--token-file"), service.state / "admin.token", **stranger)
 
 
 @cures_of_service("daemon_unreachable")
 def _(bench: Bench, service: Service) -> None:
     nobody = {"HYPERVISORD_URL": f"http://127.0.0.1:{free_port()}"}
-    told = bench.listen("daemon_unreachable", service.fails("query", **nobody))
-    service.works("query", told.flag("--url"), service.url, **nobody)
+    advice = bench.advice_in("daemon_unreachable", service.fails("query", **nobody))
+    service.works("query", advice.flag("--url"), service.url, **nobody)
 
 
 @cures_of_service("context_unknown")
 def _(bench: Bench, service: Service) -> None:
     service.works("contexts", "add", "site-a", service.url)
-    told = bench.listen("context_unknown", service.fails("query", "--context", "site-b", HYPERVISORD_URL=""))
-    (known,) = service.works(*told.command("hyperctl contexts list"))
+    advice = bench.advice_in("context_unknown", service.fails("query", "--context", "site-b", HYPERVISORD_URL=""))
+    (known,) = service.works(*advice.command("hyperctl contexts list"))
     service.works("query", "--context", known["name"], HYPERVISORD_URL="")
 
 
 @cures_of_service("job_unknown")
 def _(bench: Bench, service: Service) -> None:
     submitted = service.submit("web-01", "known")
-    told = bench.listen("job_unknown", service.fails("get", submitted[:-1]))
-    listed = service.works(*told.command("hyperctl query"))
+    advice = bench.advice_in("job_unknown", service.fails("get", submitted[:-1]))
+    listed = service.works(*advice.command("hyperctl query"))
     (job_id,) = [job["id"] for job in listed if job["output_path"].endswith("/known")]
     assert service.works("get", job_id)[0]["id"] == submitted
 
@@ -585,20 +587,20 @@ def _(bench: Bench, service: Service) -> None:
 def _(bench: Bench, service: Service) -> None:
     """The message says where the field belongs."""
     file = bench.folder / "job.json"
-    wish = {"vm_path": "web-01", "output_path": str(service.folder / "exports/field")}
-    file.write_text(json.dumps({**wish, "remove_cdrom": True}))
-    told = bench.listen("job_unknown_field", service.fails("submit", "-f", file))
-    told.words("Correct its spelling")
-    (place,) = re.findall(r"did you mean '([a-z_.]+)'", told.message)
+    arguments = {"vm_path": "web-01", "output_path": str(service.folder / "exports/field")}
+    file.write_text(json.dumps({**arguments, "remove_cdrom": True}))
+    advice = bench.advice_in("job_unknown_field", service.fails("submit", "-f", file))
+    advice.words("Correct its spelling")
+    (place,) = re.findall(r"did you mean '([a-z_.]+)'", advice.message)
     part, name = place.split(".")
-    file.write_text(json.dumps({**wish, part: {name: True}}))
+    file.write_text(json.dumps({**arguments, part: {name: True}}))
     (done,) = service.works("submit", "-f", file)
     assert done["accepted"] == 1
 
 
 @cures_of_service("endpoint_unknown")
 def _(bench: Bench, service: Service) -> None:
-    """Its certificate has to be pinned first, which is told too."""
+    """Its certificate has to be pinned first, which an error says too."""
     file = bench.folder / "password"
     file.write_text(f"{service.server.password}\n")
     add = (
@@ -611,10 +613,10 @@ def _(bench: Bench, service: Service) -> None:
         "--password-file",
         file,
     )
-    pin = bench.listen("certificate_unknown", service.fails(*add))
-    service.works(*add, *pin.print_after("--pin"))
-    told = bench.listen("endpoint_unknown", service.fails("endpoints", "test", "vc-1"))
-    known = [one["name"] for one in service.works(*told.command("hyperctl endpoints list"))]
+    pin = bench.advice_in("certificate_unknown", service.fails(*add))
+    service.works(*add, *pin.fingerprint_after("--pin"))
+    advice = bench.advice_in("endpoint_unknown", service.fails("endpoints", "test", "vc-1"))
+    known = [endpoint["name"] for endpoint in service.works(*advice.command("hyperctl endpoints list"))]
     service.works("endpoints", "test", *(name for name in known if name.replace("-", "") == "vc1"))
 
 
@@ -632,8 +634,8 @@ def _(bench: Bench, service: Service) -> None:
     before = service.source()
     job_id = leave_a_snapshot(service, "stuck")
     assert service.source() != before
-    told = bench.listen("not_restored", service.works("explain", job_id)[0])
-    service.works(*told.command("hyperctl cancel", ID=job_id))
+    advice = bench.advice_in("not_restored", service.works("explain", job_id)[0])
+    service.works(*advice.command("hyperctl cancel", ID=job_id))
     service.until(job_id, "completed")
     assert service.source() == before
     assert_finished(service.folder / "exports/stuck")
@@ -644,22 +646,22 @@ def _(bench: Bench, service: Service) -> None:
     before = service.source()
     for way in ("hyperctl cancel", "hyperctl retry"):
         job_id = leave_a_snapshot(service, way.replace(" ", "-"))
-        told = bench.listen("source_not_restored", service.fails("delete", job_id))
-        service.works(*told.command(way, ID=job_id))
+        advice = bench.advice_in("source_not_restored", service.fails("delete", job_id))
+        service.works(*advice.command(way, ID=job_id))
         service.until(job_id, "completed")
         assert service.source() == before
         service.works("delete", job_id)
     job_id = leave_a_snapshot(service, "gone-for-good")
-    told = bench.listen("source_not_restored", service.fails("delete", job_id))
-    service.works(*told.command("hyperctl delete", ID=job_id))
+    advice = bench.advice_in("source_not_restored", service.fails("delete", job_id))
+    service.works(*advice.command("hyperctl delete", ID=job_id))
     assert service.source() != before, "nobody undoes it"
 
 
 @cures_of_service("daemon_runs")
 def _(bench: Bench, service: Service) -> None:
     refused = service.hypervisord("-addr", f"127.0.0.1:{free_port()}", "--role", "api", "--state-dir", service.state)
-    told = bench.shown("daemon_runs", refused)
-    told.flag("--state-dir")
+    advice = bench.advice_shown("daemon_runs", refused)
+    advice.flag("--state-dir")
     with daemon(bench.folder, "--role", "api"):  # in a state directory of its own
         pass
 
@@ -669,8 +671,8 @@ def _(bench: Bench, service: Service) -> None:
     backup, place = bench.folder / "backup.tar", ("--state-dir", bench.folder / "state")
     assert service.hypervisord("backup", backup, "--state-dir", service.state).returncode == 0
     assert service.hypervisord("restore", backup, *place).returncode == 0
-    told = bench.shown("state_exists", service.hypervisord("restore", backup, *place))
-    assert service.hypervisord("restore", backup, *place, told.flag("--force")).returncode == 0
+    advice = bench.advice_shown("state_exists", service.hypervisord("restore", backup, *place))
+    assert service.hypervisord("restore", backup, *place, advice.flag("--force")).returncode == 0
 
 
 @cures_of_service("vault_key_lost")
@@ -684,9 +686,9 @@ def _(bench: Bench, service: Service) -> None:
     assert service.hypervisord("backup", backup, "--state-dir", service.state).returncode == 0
     assert service.hypervisord("restore", backup, *place).returncode == 0
     start = ("-addr", f"127.0.0.1:{free_port()}", "--role", "api", *place)
-    told = bench.shown("vault_key_lost", service.hypervisord(*start))
-    reset = told.command("hypervisord reset-vault")
-    sure = bench.shown("usage", service.hypervisord(*reset, *place))
+    advice = bench.advice_shown("vault_key_lost", service.hypervisord(*start))
+    reset = advice.command("hypervisord reset-vault")
+    sure = bench.advice_shown("usage", service.hypervisord(*reset, *place))
     assert service.hypervisord(*reset, sure.flag("--yes"), *place).returncode == 0
     with daemon(bench.folder, "--role", "api"):
         pass

@@ -1,5 +1,5 @@
-"""A real API over real sockets in this process: the daemon's server on a free port of 127.0.0.1, in a thread of its
-own.
+"""A real API over real sockets in this process: the daemon's server on a free port of 127.0.0.1, in its own
+thread.
 
 Fixture: ``api`` (SQLite, with tokens for each role and a folder to export to).
 """
@@ -57,7 +57,7 @@ def serving(
 
 @dataclass
 class Api:
-    """A running API, a client for each role, and what a worker would do."""
+    """A running API, with a client for each role and the claims of a worker."""
 
     services: Services
     url: str
@@ -88,7 +88,7 @@ class Api:
         return self.services.jobs.submit(new_job(**given | more))[0]
 
     def claims(self) -> Claims:
-        """What a worker works with."""
+        """The claims of a worker."""
         return Claims(self.services.database, "worker-1")
 
     def close(self) -> None:
@@ -130,14 +130,14 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 @dataclass(frozen=True)
 class ApiProcess:
-    """An API in a process of its own."""
+    """An API in a separate process."""
 
     url: str
     tokens: dict[str, str]
     pid: int
 
     def rss_bytes(self) -> int:
-        """What the process holds in memory."""
+        """Resident memory of the process."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -160,13 +160,13 @@ def api_process(folder: Path, url: str | None = None) -> Iterator[ApiProcess]:
 
 @contextmanager
 def beating(services: Services) -> Iterator[None]:
-    """A worker that lives and does nothing."""
+    """A worker that is alive and idle."""
     with Heartbeat(services.database, "worker-1", services.service.roots.ids):
         yield
 
 
 def fill(database: Database, count: int, prefix: str) -> None:
-    """So many queued jobs, ``PREFIX-N``."""
+    """Adds ``count`` queued jobs, ``PREFIX-N``."""
     JobStore(database).submit_all(
         [
             new_job(

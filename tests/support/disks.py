@@ -108,7 +108,7 @@ def _nothing(_position: int, _closed: threading.Event) -> None:
 
 @dataclass
 class MemorySource:
-    """A StreamSource. ``opens`` holds, for each time it is opened, what happens before a read; the last one stays."""
+    """A StreamSource. ``opens`` has what happens before a read, each time it is opened; the last one is repeated."""
 
     data: bytes
     capacity_bytes: int
@@ -146,7 +146,7 @@ def breaks_at(limit: int, code: str | None = None) -> Callable[[int, threading.E
 
 
 def hangs_at(limit: int) -> Callable[[int, threading.Event], None]:
-    """Nothing comes any more after ``limit`` bytes, until the stream is closed from outside."""
+    """No data after ``limit`` bytes until the stream is closed from outside."""
 
     def before(position: int, closed: threading.Event) -> None:
         if position >= limit:
@@ -157,7 +157,7 @@ def hangs_at(limit: int) -> Callable[[int, threading.Event], None]:
 
 
 def runs_at(bytes_s: float) -> Callable[[int, threading.Event], None]:
-    """The stream comes at this rate."""
+    """The stream has this rate."""
     started: list[float] = []
 
     def before(position: int, _closed: threading.Event) -> None:
@@ -169,7 +169,7 @@ def runs_at(bytes_s: float) -> Callable[[int, threading.Event], None]:
 
 @dataclass
 class MemoryRanges:
-    """A RangeSource that notes what was read. ``fail`` is asked before each read."""
+    """A RangeSource that records reads. ``fail`` is called before each read."""
 
     data: bytes
     fail: Callable[[int], None] = lambda _offset: None

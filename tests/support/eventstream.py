@@ -17,7 +17,7 @@ LIMIT_S = 30.0
 
 
 class Events:
-    """What came, in order."""
+    """Received events, in order."""
 
     def __init__(self) -> None:
         self._found: queue.Queue[tuple[str, str, Any] | None] = queue.Queue()

@@ -1,4 +1,4 @@
-"""The judge of every export: qemu-img decodes the image, and the content digest is worked out anew from what it read.
+"""Verification of exports: qemu-img decodes the image, and the content digest is recomputed from its output.
 
 Nothing of the product's own readers, digests or ledgers is used here.
 """
@@ -75,7 +75,7 @@ def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def expected_raw(simulator: Simulator, machine: str, folder: Path, *, snapshot: str | None = None) -> list[Path]:
-    """What a right export of each disk must hold, as raw files."""
+    """The expected content of each disk, as raw files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in range(len(simulator.vm(machine).disks)):

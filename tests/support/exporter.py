@@ -1,4 +1,4 @@
-"""Exports in this process: for what needs no process of its own, but odd settings."""
+"""Exports in this process, with settings that the command line does not offer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from tests.support.vsphere import log_in_to
 
 @dataclass(slots=True)
 class Engine:
-    """Plans and exports on one simulator, each export in a login of its own. ``seen`` collects what observers are
-    told."""
+    """Plans and exports on one simulator, each export with its own login. ``seen`` collects the reported progress."""
 
     simulator: Simulator
     state: Path
@@ -35,7 +34,7 @@ class Engine:
         return log_in_to(self.simulator)
 
     def export(self, machine: str, folder: Path, *, cancel: CancelToken | None = None, **spec: Any) -> Outcome:
-        """Exports one machine and leaves no thread behind."""
+        """Exports one machine and checks that no thread is left."""
         return self.export_all([ExportSpec(machine=machine, output_dir=folder, **spec)], cancel=cancel)[0]
 
     def export_all(self, specs: Sequence[ExportSpec], *, cancel: CancelToken | None = None) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""Jobs as rows, for what needs no worker."""
+"""Job rows, for tests without workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The death of the process, without a process of its own."""
+"""A simulated kill of the process."""
 
 from __future__ import annotations
 
 
 class Killed(BaseException):
-    """The process died here: nothing of ours may catch this, and none of its cleaning up happens."""
+    """The process dies here: product code must not catch this, and its cleanup must not run."""

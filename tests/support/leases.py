@@ -1,4 +1,4 @@
-"""Leases as the tests hold them: a journal that remembers the order of what it heard, and streams read to their end."""
+"""Leases for tests: a journal that records the order of its entries, and streams read to their end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Book:
 
     @property
     def left(self) -> list[LeaseRecord]:
-        """What a crash now would leave to be undone."""
+        """What would have to be undone after a crash now."""
         closed = [record for word, record in self.entries if word == "closed"]
         return [record for word, record in self.entries if word == "opened" and record not in closed]
 

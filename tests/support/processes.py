@@ -1,4 +1,4 @@
-"""What a process has used, from proc(5)."""
+"""Resource usage of a process, from proc(5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def memory_bytes(field: str, pid: int | str = "self") -> int:
 
 
 def wake_ups(pid: int) -> int:
-    """How often its threads have waited for something and then gone on."""
+    """Number of voluntary context switches of its threads."""
     threads = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status"))
     lines = (line for text in threads for line in text.splitlines())
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))

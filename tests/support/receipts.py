@@ -1,4 +1,4 @@
-"""What is kept of a disk that was copied."""
+"""Receipts of copied disks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pyVmomi import VmomiSupport, vmodl
 from hypersdk.simulator.schema import managed_types
 
 NEWEST: Final = "vim.version.v8_0_3_0"
-"""The version that the simulator speaks; what came later is not known."""
+"""The API version of the simulator; later additions are unknown."""
 
 HEAD: Final = '''\
 """All property names of the vSphere API (urn:vim25, 8.0.3), modelled or not: what a path may name. ``schema.in_wsdl``

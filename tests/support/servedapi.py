@@ -30,7 +30,7 @@ PASSWORD = "correct horse battery"
 
 @dataclass
 class ServedApi:
-    """A running server and what it was made of."""
+    """A running server and its parts."""
 
     services: Services
     app: FastAPI

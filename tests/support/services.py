@@ -1,4 +1,4 @@
-"""The daemon's services as the daemon itself puts them together, on a state of the test's own.
+"""The daemon's services, assembled as by the daemon, with the test's own state.
 
 Fixture: ``services``.
 """
@@ -17,11 +17,11 @@ from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.settings import DaemonSettings
 
 ENVIRON = {"GOVC_URL": "https://vcenter.example.com"}
-"""Submitted jobs name no endpoint; nobody runs them."""
+"""Submitted jobs name no endpoint, and no worker runs them."""
 
 
 def daemon_settings(folder: Path, **overrides: Any) -> DaemonSettings:
-    """A daemon on a free port of loopback that keeps all in ``folder``; no rate is reached."""
+    """A daemon on a free port of loopback that stores everything in ``folder``; its rate limits are never reached."""
     settings: dict[str, Any] = {
         "addr": "127.0.0.1:0",
         "state_dir": folder / "state",
@@ -49,5 +49,5 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 
 def endpoint_resolver(services: Services, environ: Mapping[str, str] = ENVIRON) -> EndpointResolver:
-    """Where the workers of those services would log in."""
+    """Resolves endpoints as the workers of these services do."""
     return EndpointResolver(services.jobs, services.vault, services.endpoints, services.settings, environ)

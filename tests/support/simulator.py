@@ -27,8 +27,7 @@ def simulator() -> Iterator[SimulatorFactory]:
 
 
 def lift_rate_limit(simulator: Simulator) -> None:
-    """Streams that are opened from here on are as fast as they can be: for what comes after the moment that a slow
-    stream was needed for."""
+    """Streams opened from now on have no rate limit. Call it once the slow stream has served its purpose."""
     simulator.platform.config = replace(simulator.platform.config, rate_bytes_s=None)
 
 
@@ -39,7 +38,7 @@ def snapshot_names(simulator: Simulator) -> list[str]:
 
 
 def remove_snapshots(simulator: Simulator, machine: str) -> None:
-    """As a host does, on which somebody works while vCenter holds the lease: the API itself refuses it meanwhile."""
+    """Removes snapshots as on the host itself, while vCenter holds the lease: the API refuses it then."""
     with simulator.platform.world.lock:
         for snapshot in list(simulator.vm(machine).snapshots):
             snapshot.remove(children=True)

@@ -1,4 +1,4 @@
-"""Clients for the simulator's tests: pyVmomi, plain HTTPS, and raw bytes over TLS. All check the certificate."""
+"""Clients for the simulator's tests: pyVmomi, HTTPS, and raw bytes over TLS. All check the certificate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def simulated(**settings: Any) -> Iterator[Simulator]:
 
 
 def trust(simulator: Simulator) -> ssl.SSLContext:
-    """Trusts the simulator's authority and nobody else."""
+    """Trusts only the simulator's authority."""
     return ssl.create_default_context(cadata=simulator.ca_pem.decode())
 
 
@@ -42,7 +42,7 @@ def govc_url(simulator: Simulator) -> str:
 
 @contextmanager
 def login(simulator: Simulator, **changed: str) -> Iterator[Any]:
-    """A pyVmomi ServiceInstance with a session of its own."""
+    """A pyVmomi ServiceInstance with its own session."""
     who = {"user": simulator.username, "pwd": simulator.password, **changed}
     instance = SmartConnect(host=simulator.host, port=simulator.port, sslContext=trust(simulator), **who)
     try:
@@ -54,7 +54,7 @@ def login(simulator: Simulator, **changed: str) -> Iterator[Any]:
 
 
 def session_id(instance: Any) -> str:
-    """What the session's cookie says."""
+    """The session id from the cookie."""
     return str(instance._stub.cookie).partition("=")[2].partition(";")[0].strip('"')
 
 
@@ -86,7 +86,7 @@ def ready(lease: Any) -> Any:
 
 @contextmanager
 def export(instance: Any, simulator: Simulator, name: str) -> Iterator[Any]:
-    """An open lease on a machine that is powered off; aborted at the end if it still stands."""
+    """An open lease on a machine that is powered off; aborted at the end if it is still open."""
     lease = find(instance, simulator, name).ExportVm()
     ready(lease)
     try:
@@ -113,7 +113,7 @@ def absolute(simulator: Simulator, url: str) -> str:
 def request(
     simulator: Simulator, method: str, url: str, headers: dict[str, str] | None = None, body: bytes | None = None
 ) -> Response:
-    """One HTTPS request on a connection of its own. ``url`` may be a path. Raises http.client's exceptions and
+    """One HTTPS request on its own connection. ``url`` may be a path. Raises http.client's exceptions and
     OSError."""
     parts = urlsplit(absolute(simulator, url))
     connection = http.client.HTTPSConnection(
@@ -159,7 +159,7 @@ def soap_login(simulator: Simulator) -> str:
 
 @contextmanager
 def raw(simulator: Simulator) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection for bytes of one's own."""
+    """A TLS connection for arbitrary bytes."""
     with (
         socket.create_connection((simulator.host, simulator.port), timeout=TIMEOUT_S) as plain,
         trust(simulator).wrap_socket(plain, server_hostname=simulator.host) as secured,
@@ -168,7 +168,7 @@ def raw(simulator: Simulator) -> Iterator[ssl.SSLSocket]:
 
 
 def read_to_end(connection: ssl.SSLSocket) -> bytes:
-    """All that comes until the other side closes, whichever way."""
+    """All data until the other side closes, in any way."""
     parts = []
     try:
         while data := connection.recv(65536):

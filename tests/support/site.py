@@ -1,5 +1,4 @@
-"""A site for the proofs of the daemon: a simulator in this process, a database, and workers as processes of their
-own."""
+"""A site for tests of the daemon: a simulator in this process, a database, and workers in separate processes."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ RUNNING: Final = "web-1"
 
 @dataclass
 class WorkerProcess:
-    """One worker. ``log`` is where its words go."""
+    """One worker. ``log`` is its log file."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -143,7 +142,10 @@ class Site:
 
     def submit(self, *definitions: dict[str, Any]) -> list[JobRecord]:
         """Jobs from definitions; ``output_path`` is below the root, by the machine's name, where it is not given."""
-        jobs = [{"output_path": str(self.root / one["vm_path"]), "format": "qcow2", **one} for one in definitions]
+        jobs = [
+            {"output_path": str(self.root / definition["vm_path"]), "format": "qcow2", **definition}
+            for definition in definitions
+        ]
         submission = self.service.submit(json.dumps(jobs), "application/json", None)
         assert submission.rejected == (), submission.rejected
         return list(submission.accepted)
@@ -181,7 +183,7 @@ class Site:
         return [] if text is None else list(json.loads(text)["disks"])
 
     def engine_rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What the engine's own SQLite file says, or does."""
+        """Runs a query on the engine's own SQLite file."""
         with closing(sqlite3.connect(self.folder / "db" / "engine.sqlite3", timeout=30)) as engine, engine:
             return list(engine.execute(query, values))
 
@@ -196,21 +198,21 @@ class Site:
         return self.store.get(job.id)
 
     def told(self) -> str:
-        """What rows and workers say, for a failure."""
+        """Rows and logs, for the message of a failure."""
         rows = [
             f"{job.id} {job.name} {job.state} attempt {job.attempt}/{job.enqueued} epoch {job.epoch} {job.error}"
             f" {job.progress['note']}"
             for job in self.store.page(Filter()).rows
         ]
-        logs = [f"--- {one.log.name}\n{one.log.read_text()[-4000:]}" for one in self.started]
+        logs = [f"--- {worker.log.name}\n{worker.log.read_text()[-4000:]}" for worker in self.started]
         return "\n".join(["", *rows, *logs])
 
     def close(self) -> None:
         """Ends every worker by its pid."""
-        for one in self.started:
-            if one.process.poll() is None:
-                one.process.send_signal(signal.SIGCONT)
-            one.end(signal.SIGKILL)
+        for worker in self.started:
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGCONT)
+            worker.end(signal.SIGKILL)
         self._running.close()
 
 
@@ -226,12 +228,12 @@ def machines(count: int, disks: tuple[DiskSpec, ...] = DISKS) -> tuple[MachineSp
 
 
 def source(site: Site) -> dict[str, object]:
-    """What of the source must be as it was found."""
+    """The state of the source that jobs must restore."""
     return site.simulator.state()
 
 
 def assert_exported(site: Site, job: JobRecord, expected: list[Path]) -> None:
-    """It is completed, and its images hold what they must, told digests included."""
+    """The job is completed, and its images and reported digests are correct."""
     now = site.store.get(job.id)
     assert now.state is JobState.COMPLETED, f"{now.error} {site.told()}"
     folder = Path(job.target)

@@ -1,4 +1,4 @@
-"""What a vCenter answers at a login, for servers that then misbehave."""
+"""Responses of a vCenter to a login, for servers that misbehave afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others do to an output folder while a run writes into it, and the moments at which they do it."""
+"""Changes by others to an output folder while a run writes to it, and the moments at which they happen."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Act = Callable[[Path], None]
 
 
 def removed(folder: Path) -> None:
-    """The folder goes with all that is in it; the run may write another file meanwhile."""
+    """The folder is removed with its content; the run may write another file meanwhile."""
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def moved(folder: Path) -> None:
-    """The folder gets another name."""
+    """The folder is renamed."""
     folder.rename(moved_place(folder))
 
 
@@ -48,7 +48,7 @@ def moved_place(folder: Path) -> Path:
 
 
 def linked(folder: Path) -> None:
-    """A link to another folder has the name."""
+    """A link to another folder replaces it."""
     moved(folder)
     elsewhere = folder.with_name("elsewhere")
     elsewhere.mkdir()
@@ -56,7 +56,7 @@ def linked(folder: Path) -> None:
 
 
 def made_again(folder: Path) -> None:
-    """Another process removes the folder, makes it again and writes files of the same names."""
+    """Another process removes the folder, creates it again and writes files of the same names."""
     names = unfinished_names(folder)
     removed(folder)
     folder.mkdir()
@@ -64,7 +64,7 @@ def made_again(folder: Path) -> None:
 
 
 def taken(folder: Path) -> None:
-    """The same, but the folder itself stays, so nothing is seen of it from outside."""
+    """The same, but the folder itself stays, so it is not visible from outside."""
     names = unfinished_names(folder)
     for path in sorted(
         folder.iterdir(), key=lambda path: path.name != LOCK_FILE
@@ -74,7 +74,7 @@ def taken(folder: Path) -> None:
 
 
 def swapped(folder: Path) -> None:
-    """Only the images go: others of the same names are in their place."""
+    """Only the images are replaced, by other files of the same names."""
     names = [name for name in unfinished_names(folder) if (folder / name).exists()]
     for name in names:
         (folder / name).unlink()
@@ -89,7 +89,7 @@ CODES: Final[dict[Act, str]] = {
     taken: "folder_taken",
     swapped: "output_replaced",
 }
-"""What a run fails with when that happens."""
+"""The error code of the run after each change."""
 
 
 def unfinished_names(folder: Path) -> list[str]:
@@ -122,7 +122,7 @@ def others_in(folder: Path) -> dict[str, bytes]:
 
 
 def at(moment: str, patch: pytest.MonkeyPatch, act: Callable[[], None]) -> Callable[[], bool]:
-    """Has ``act`` done once, when the next export comes to that moment. What is returned says whether it came to it."""
+    """Calls ``act`` once, when the next export reaches that moment. The returned function says whether it did."""
     done: list[bool] = []
 
     def once() -> None:

@@ -27,7 +27,7 @@ from tests.support.tls import Authority, Identity
 PEER = "tls-peer"
 """Name of the threads of these servers: one that serves a whole module outlives a test."""
 SLICE_S = 0.1
-"""How soon they notice that they are to end."""
+"""How soon they notice that they should end."""
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ def answering(answer: Callable[[bytes], bytes | Iterator[bytes]]) -> Script:
 
 
 class LoopbackServer:
-    """A listener on a free port; each connection is served by a thread of its own; all of them end with the block."""
+    """A listener on a free port; each connection is served by its own thread; all threads end with the block."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -212,7 +212,7 @@ def http_answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 
 
 class PlainServer(LoopbackServer):
-    """Says ``greeting`` to whoever connects, waits for one answer and hangs up: anything but TLS."""
+    """Says ``greeting`` to whoever connects, waits for one answer and closes the connection; it does not speak TLS."""
 
     def __init__(self, greeting: bytes) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Logging in to a test server, and what was asked of it."""
+"""Logins on test servers, and the calls that they receive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.peers import Vcsim
 
 
 class Server(Protocol):
-    """What a login needs."""
+    """A server with its account."""
 
     @property
     def url(self) -> str: ...

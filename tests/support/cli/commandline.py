@@ -1,4 +1,4 @@
-"""Runs command lines: in this process on streams of its own, or as a program of its own on a terminal of its own."""
+"""Runs command lines: in this process with its own streams, or as a separate process on a pseudo terminal."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: str = "") 
 
 
 def program(*arguments: str) -> list[str]:
-    """The command line that starts ``hyper2kvm`` in a process of its own."""
+    """The command line that starts ``hyper2kvm`` as a separate process."""
     return [sys.executable, "-m", "hypersdk.cli.main", *arguments]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """An environment with a home of its own and nothing of the tester's."""
+    """An environment with its own home and none of the developer's variables."""
     return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **more}
 
 
@@ -70,7 +70,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was shown, without colours and cursor movements."""
+        """The text on the screen, without colours and cursor movements."""
         return re.sub("\x1b\\[[0-9;?]*[A-Za-z]|\r", "", self.shown)
 
     def wait_for(self, text: str, timeout_s: float = 20.0) -> None:

@@ -1,4 +1,4 @@
-"""The installed program, run as a process of its own against a simulator in this process."""
+"""The installed program, run as a separate process against a simulator in this process."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Ended:
 
 
 class Running:
-    """One command that runs. Its output is read as it comes."""
+    """A running command. Its output is read continuously."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -92,7 +92,7 @@ class Running:
         return Ended(status, self.seen, "".join(self._err))
 
     def kill_when(self, is_time: Callable[[], bool]) -> bool:
-        """``kill -9`` as soon as ``is_time``; False when it had ended before."""
+        """``kill -9`` as soon as ``is_time``; False if it had already ended."""
         while not is_time():
             if self.process.poll() is not None:
                 self.wait()
@@ -113,7 +113,7 @@ class Running:
 
 @dataclass(slots=True)
 class Program:
-    """``hyper2kvm`` with a home of its own, logging in to ``server``."""
+    """``hyper2kvm`` with its own home, logging in to ``server``."""
 
     home: Path
     server: Server

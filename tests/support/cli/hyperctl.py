@@ -1,4 +1,4 @@
-"""Runs ``hyperctl`` in this process, or as a program on a terminal of its own, against an API of the test's own."""
+"""Runs ``hyperctl`` in this process, against an API of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.cli.commandline import Run
 
 @dataclass
 class Hyperctl:
-    """A user of an API, with a home of its own."""
+    """A user of an API, with its own home."""
 
     url: str
     home: Path
@@ -40,11 +40,13 @@ class Hyperctl:
         with redirect_stdout(out), redirect_stderr(err):
             data = stdin if isinstance(stdin, bytes) else stdin.encode()
             given = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
-            status = program.main([str(one) for one in arguments], out, err, given, self.env | dict(env or {}))
+            status = program.main(
+                [str(argument) for argument in arguments], out, err, given, self.env | dict(env or {})
+            )
         return Run(status, out.getvalue(), err.getvalue())
 
     def ok(self, *arguments: str | Path, stdin: str = "") -> str:
-        """What a command that succeeds prints."""
+        """The output of a command, which must succeed."""
         done = self(*arguments, stdin=stdin)
         assert done.status == 0, done.err + done.out
         return done.out

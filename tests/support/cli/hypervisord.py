@@ -1,4 +1,4 @@
-"""Runs ``hypervisord`` in this process, or as the daemon that it is."""
+"""Runs ``hypervisord`` in this process, or as a daemon."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ START_S = 120
 
 
 def hypervisord(*arguments: str | Path, home: Path, env: Mapping[str, str] | None = None, stdin: str = "") -> Run:
-    """Runs one command with a home of its own and without terminals."""
+    """Runs one command with its own home and without terminals."""
     out, err = io.StringIO(), io.StringIO()
     environ = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), **(env or {})}
     with redirect_stdout(out), redirect_stderr(err):
-        status = program.main([str(one) for one in arguments], out, err, io.StringIO(stdin), environ)
+        status = program.main([str(argument) for argument in arguments], out, err, io.StringIO(stdin), environ)
     return Run(status, out.getvalue(), err.getvalue())
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
+    """A port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
 
@@ -38,8 +38,8 @@ def free_port() -> int:
 def daemon(
     folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, before: str = "pass"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A daemon of its own, ready; its address. It is ended with the block. ``folder/log`` has its words. ``before`` is
-    Python that its parent process runs first."""
+    """A running daemon that is ready; its address. It ends with the block. ``folder/log`` is its log. ``before`` is
+    Python code that its parent process runs first."""
     port = free_port()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(folder / "notify"))

@@ -16,12 +16,12 @@ SMALL = DiskSpec(capacity_bytes=4 * MiB, allocated_bytes=1 * MiB)
 
 
 def small(name: str, **settings: Any) -> MachineSpec:
-    """A machine whose export takes a moment."""
+    """A machine that is exported quickly."""
     return MachineSpec(name=name, **{"disks": (SMALL,), **settings})
 
 
 def login(server: Simulator, home: Path, **more: str) -> dict[str, str]:
-    """An environment with a home of its own that leads to ``server``."""
+    """An environment with its own home and the login to ``server``."""
     return {
         "HOME": str(home),
         **environ_of(server),

@@ -1,4 +1,4 @@
-"""An API in a process of its own, for tests that measure it: ``python -m tests.support.programs.apiserver FOLDER
+"""An API in a separate process, for tests that measure it: ``python -m tests.support.programs.apiserver FOLDER
 [DATABASE_URL]``.
 
 Prints one line of JSON when it serves: ``url``, ``tokens`` by role, ``pid``. Ends on SIGTERM.
@@ -35,7 +35,7 @@ def stay_on_loopback() -> None:
 
 
 def main() -> None:
-    """Serves. What it logs goes to stderr."""
+    """Serves; logs to stderr."""
     logging.basicConfig(level=logging.WARNING)
     stay_on_loopback()
     url = sys.argv[2] if len(sys.argv) > 2 else None

@@ -100,7 +100,7 @@ def run(order: dict[str, Any]) -> int:
 
 
 def serve() -> None:
-    """Runs what is asked for, one after another."""
+    """Runs the requested exports one after another."""
     for line in sys.stdin:
         child = os.fork()
         if not child:

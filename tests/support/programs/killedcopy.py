@@ -1,4 +1,4 @@
-"""A copy in a process of its own, to be killed.
+"""A copy in a separate process, to be killed.
 
 ``main`` resumes what is in the folder, sends ``begun`` when data flows, and notes each range it reads in ``reads``.
 """
@@ -70,7 +70,7 @@ def opened(folder: Path, kind: str, capacity: int) -> Iterator[tuple[ImageWriter
 
 
 def run(folder: Path, source: DiskSource, kind: str, rate: int | None) -> Receipt:
-    """Copies or goes on copying."""
+    """Starts or continues the copy."""
     with opened(folder, kind, source.capacity_bytes) as (writer, ledger):
         return transfer_disk(
             source,
@@ -84,7 +84,7 @@ def run(folder: Path, source: DiskSource, kind: str, rate: int | None) -> Receip
 
 
 class NotedRanges(MemoryRanges):
-    """Notes what was read where a kill does not erase it."""
+    """Records reads in a file, which survives a kill."""
 
     def __init__(self, raw: bytes, log: Path, begun: Callable[[], None]) -> None:
         super().__init__(raw)

@@ -1,4 +1,4 @@
-"""A worker as a process of its own: ``python -m tests.support.programs.worker CONFIG INDEX [die-after-enqueue]``.
+"""A worker in a separate process: ``python -m tests.support.programs.worker CONFIG INDEX [die-after-enqueue]``.
 
 ``die-after-enqueue`` kills it between the engine's transaction and ours, at the first attempt that it hands over.
 """
