@@ -210,7 +210,7 @@ def test_an_answer_to_another_question_is_none(read: Read) -> None:
         "<x/>",
         f'<FindByUuidResponse xmlns="urn:vim25"><returnval>{OBJECT.format("x")}</returnval></FindByUuidResponse>',
     ):
-        with pytest.raises(ConnectError, match="does not hold what it was asked for"):
+        with pytest.raises(ConnectError, match="does not contain the requested data"):
             read(http_answer(ENVELOPE.format(inner).encode()))
 
 

@@ -304,10 +304,10 @@ def reason(session: Any, machine: Machine, snapshot: str | None = None, number: 
             "it has snapshots",
         ),
         (make_machine(disks=(make_disk(backing=Backing.SESPARSE),)), None, "it has snapshots"),
-        (make_machine(disks=(make_disk(backing=Backing.RDM_VIRTUAL),)), None, "not kept in a plain file"),
+        (make_machine(disks=(make_disk(backing=Backing.RDM_VIRTUAL),)), None, "not stored in a plain file"),
         (make_machine(disks=(make_disk(encrypted=True),)), None, "encrypted"),
         (make_machine(disks=(make_disk(file=None, chain=()),)), None, "it has snapshots"),
-        (make_machine(disks=(make_disk(file="vm.vmdk", chain=("vm.vmdk",)),)), None, "cannot be told"),
+        (make_machine(disks=(make_disk(file="vm.vmdk", chain=("vm.vmdk",)),)), None, "is not known"),
         (make_machine(snapshots=(make_snapshot(),)), "snapshot-7", "only the base"),
         (
             make_machine(

@@ -42,7 +42,7 @@ class Access:
 
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
         """Starts a session. Raises Unauthenticated ``login_wrong`` and TooMany ``login_locked``; message and timing are
-        the same for a wrong password, an unknown user and a disabled one. The audit trail contains the name only if
+        the same for a wrong password, an unknown user and a disabled user. The audit trail contains the name only if
         such a user exists: people type passwords into the wrong field."""
         user = self.users.get(self._check(name, password, address, "login"))
         login = self.logins.begin(user.id)
@@ -79,8 +79,8 @@ class Access:
         """On a database without an administrator: creates one and its token, which is written to a file that only its
         owner can read.
 
-        The path of the file, or None where there was one. The file is written before the row is committed, so that a
-        crash in between loses no access: the next start creates both again.
+        Returns the path of the file, or None where there was an administrator. The file is written before the row is
+        committed, so that a crash in between loses no access: the next start creates both again.
         """
         with self._database.write() as connection:
             known = connection.execute(sa.select(users.c.name, users.c.role, users.c.disabled)).all()

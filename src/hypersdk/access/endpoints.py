@@ -56,17 +56,17 @@ class NewEndpoint(EndpointLogin):
 
 
 class EndpointStore:
-    """Thread-safe. Where an id is taken, a name is too; the id of one wins over the name of another."""
+    """Thread-safe. Methods that take an id also take a name; an id has precedence over another endpoint's name."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database: Final = database
         self._vault: Final = vault
 
     def create(self, new: NewEndpoint) -> EndpointInfo:
-        """Connects to see the certificate, then stores the endpoint; the first becomes the default.
+        """Connects to check the certificate, then stores the endpoint; the first becomes the default.
 
         Raises CertificateNotTrusted where the certificate must be pinned, ConnectError where it is not the pinned one
-        or nothing answers, UsageError ``endpoint_invalid`` and Conflict ``endpoint_exists``.
+        or the server does not answer, UsageError ``endpoint_invalid`` and Conflict ``endpoint_exists``.
         """
         login = _checked(new)
         self._check_free(new.name)
@@ -107,20 +107,20 @@ class EndpointStore:
             return _get(connection, endpoint_id)
 
     def page(self, where: ListConditions, part: PageRequest) -> PageResult[EndpointInfo]:
-        """Some of them. Raises UsageError ``list_query``."""
+        """A page of the list. Raises UsageError ``list_query``."""
         query = ENDPOINT_LIST.select()
         with self._database.read() as connection:
             return ENDPOINT_LIST.page(connection, query, ENDPOINT_LIST.conditions(where), part)
 
     def default(self) -> EndpointInfo | None:
-        """The one for jobs that name none."""
+        """The endpoint for jobs that name none."""
         query = ENDPOINT_LIST.select().where(endpoints.c.is_default)
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else ENDPOINT_LIST.record(row)
 
     def make_default(self, endpoint_id: str) -> EndpointInfo:
-        """Makes it the default. Raises LookupFailed ``endpoint_unknown``."""
+        """Makes an endpoint the default. Raises LookupFailed ``endpoint_unknown``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             endpoint = _get(connection, endpoint_id)
@@ -133,7 +133,7 @@ class EndpointStore:
             return _get(connection, endpoint.id)
 
     def delete(self, endpoint_id: str) -> EndpointInfo:
-        """Deletes it, with its password. Raises LookupFailed ``endpoint_unknown``, Conflict
+        """Deletes an endpoint, with its password. Raises LookupFailed ``endpoint_unknown``, Conflict
         ``endpoint_used``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
@@ -149,8 +149,8 @@ class EndpointStore:
             return endpoint
 
     def login_of(self, endpoint_id: str, *, kind: str) -> EndpointLogin:
-        """What to connect with, password and pin included. Raises LookupFailed, VaultError, UsageError where it is of
-        another kind, and what following a reference raises."""
+        """The login of an endpoint, with password and pin. Raises LookupFailed, VaultError, UsageError where it is of
+        another kind, and the errors of ``references.follow``."""
         row = self._row(endpoint_id)
         if row.kind != kind:
             raise UsageError(f"the endpoint '{row.name}' is of the kind {row.kind}, not {kind}")
@@ -182,7 +182,7 @@ class EndpointStore:
         return kind_of(row.kind).probe(self._login_of(row))
 
     def _check_free(self, name: str) -> None:
-        """Before the server is asked; the unique index decides at last."""
+        """Checks the name before connecting; the unique index makes the final decision."""
         with self._database.read() as connection:
             if connection.execute(sa.select(endpoints.c.id).where(endpoints.c.name == name)).first() is not None:
                 raise _exists(name)
@@ -195,17 +195,18 @@ class EndpointStore:
         return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
 
     def _unset_default(self, connection: sa.Connection) -> None:
-        """There is one at most. Serialized by the caller, or two of them would each leave the other's."""
+        """There is at most one default. The caller serializes this, or two calls would each keep the other's
+        default."""
         values = {"is_default": False, "revision": self._database.revision(connection)}
         connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
 
 
 def _checked(new: NewEndpoint) -> EndpointLogin:
-    """How to log in, with the password that came in the URL or beside it. Raises UsageError."""
+    """Checks and normalizes a new endpoint; the password may also be in the URL. Raises UsageError."""
     if not _NAME.match(new.name):
         raise UsageError("name: takes letters, digits and . _ -, up to 128", code=ENDPOINT_INVALID)
     if looks_like_id(new.name):
-        raise UsageError("name: looks like an id, which endpoints are asked for by too", code=ENDPOINT_INVALID)
+        raise UsageError("name: looks like an id, and endpoints are also looked up by id", code=ENDPOINT_INVALID)
     if max(len(new.url), len(new.username), len(new.datacenter or "")) > 1024:
         raise UsageError("url, username and datacenter: up to 1024 characters", code=ENDPOINT_INVALID)
     if new.insecure and new.thumbprint:

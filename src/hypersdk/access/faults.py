@@ -64,7 +64,7 @@ TOKEN_ABOVE: Final = register(
 _ID: Final = re.compile(r"^(user|token|endpoint|job)-[0-9a-f]{12}\Z")
 
 
-class Unauthenticated(AccessError):  # noqa: N818 - these read as what happened
+class Unauthenticated(AccessError):  # noqa: N818 - named after what happened
     """The caller is not authenticated."""
 
     default_code = UNAUTHENTICATED

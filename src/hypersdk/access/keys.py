@@ -31,8 +31,8 @@ KEY_UNUSABLE: Final = register(
 )
 KEY_LOST: Final = register(
     "vault_key_lost",
-    "The database holds encrypted passwords, and the key that decrypts them is missing. Without it nobody can read"
-    " them, by design.",
+    "The database contains encrypted passwords, and the key that decrypts them is missing. They cannot be read without"
+    " it.",
     "Restore the key from its backup (it is not part of the database's backup). If it is lost for good, `hypervisord"
     " reset-vault` deletes the encrypted passwords, which must then be given again; jobs and users are kept.",
 )
@@ -51,15 +51,15 @@ class VaultError(HyperSDKError):
 def find_key(state_dir: Path, key_file: Path | None, environ: Mapping[str, str], *, may_make: bool) -> bytes:
     """The key. Where there is none, one is generated if ``may_make``, else VaultError ``vault_key_lost``."""
     if (directory := environ.get("CREDENTIALS_DIRECTORY")) and (credential := Path(directory, CREDENTIAL)).exists():
-        return _decoded(_read(credential, environ), str(credential))
+        return _read(credential, environ)
     if entry := environ.get("HYPERSDK_KEYRING"):
         return _from_keyring(entry, may_make=may_make)
     path = key_file or state_dir / KEY_FILE
     if not path.exists():
         if not may_make:
-            raise VaultError(f"the key file {path} is not there", code=KEY_LOST, path=str(path))
+            raise VaultError(f"the key file {path} does not exist", code=KEY_LOST, path=str(path))
         _make(path)
-    return _decoded(_read(path, environ), str(path))
+    return _read(path, environ)
 
 
 def key_id(key: bytes) -> bytes:
@@ -81,11 +81,12 @@ def _make(path: Path) -> None:
         raise VaultError(f"the key file {path} cannot be written: {error.strerror}") from error
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> str:
+def _read(path: Path, environ: Mapping[str, str]) -> bytes:
     try:
-        return read_private(path, environ).reveal()
+        text = read_private(path, environ).reveal()
     except UsageError as error:
         raise VaultError(error.message, remedies=error.remedies) from error
+    return _decoded(text, str(path))
 
 
 def _decoded(text: str, where: str) -> bytes:
@@ -95,7 +96,7 @@ def _decoded(text: str, where: str) -> bytes:
     except (ValueError, binascii.Error):
         raise VaultError(f"{where} is not a key in base64 or hex") from None
     if len(key) != KEY_BYTES:
-        raise VaultError(f"{where} holds a key of {len(key)} bytes; {KEY_BYTES} are needed")
+        raise VaultError(f"{where} has a key of {len(key)} bytes; {KEY_BYTES} are required")
     return key
 
 

@@ -6,7 +6,7 @@
     wait         0    2 s  4 s  8 s 16 s 32 s 64 s 128 s, no more than 5 minutes
 
 The longest delay is short on purpose: anyone who knows a name could otherwise lock its owner out. Tokens and sessions
-are not touched. An unknown name is locked like a known one, so the lock tells nothing.
+are not touched. An unknown name is locked like a known one, so a lock does not reveal whether a user exists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hypersdk.state.tables import users
 
 FREE_FAILURES: Final = 4
 FREE_FAILURES_OF_ADDRESS: Final = 19
-"""Several people may share an address."""
+"""Several users may share an address."""
 MAX_WAIT_S: Final = 300.0
 MAX_KEYS: Final = 10_000
 FORGET_S: Final = 3600.0
@@ -69,7 +69,7 @@ class Lockout:
         return max(0.0, *waits) if waits else 0.0
 
     def failed(self, name: str, address: str) -> None:
-        """A wrong password, or an unknown name."""
+        """Records a wrong password, or an unknown name."""
         self._count(_name(name), FREE_FAILURES)
         self._count(_address(address), FREE_FAILURES_OF_ADDRESS)
         with self._database.write() as connection:
@@ -85,8 +85,8 @@ class Lockout:
                 connection.execute(sa.update(users).where(users.c.name == name).values(locked_until=until))
 
     def succeeded(self, name: str, user_id: str) -> None:
-        """The right password: resets the user's count. The address's count stays, or an attacker with an account could
-        reset it."""
+        """Resets the user's count after the right password. The address's count stays, or an attacker with an account
+        could reset it."""
         with self._lock:
             self._counts.pop(_name(name), None)
         with self._database.write() as connection:

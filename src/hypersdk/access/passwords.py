@@ -39,7 +39,9 @@ def check_password(stored: str | None, password: Secret) -> bool:
     always False."""
     text = password.reveal()[: MAX_LENGTH + 1]
     with _SLOTS:
-        nobody = _nobody()  # also where it is not needed: the first check of all would tell otherwise
+        nobody = (
+            _nobody()
+        )  # also where it is not needed: otherwise the first check would take longer for an unknown user
         try:
             _HASHER.verify(stored or nobody, text)
         except argon2.exceptions.VerificationError:

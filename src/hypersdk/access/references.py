@@ -1,7 +1,8 @@
-"""Secrets kept elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. Read each time that they are used.
+"""References to secrets stored elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. They are read each
+time that they are used.
 
-Only administrators name them, with an endpoint: whoever may name one and an address to send it to could read the
-daemon's own environment. Its own secrets are refused even so.
+Only administrators can set them, with an endpoint: a user who could choose a reference and the address to send it to
+could read the daemon's own environment. References to the daemon's own secrets are always refused.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _VAULT_REF: Final = re.compile(
 
 
 def check_reference(ref: str) -> None:
-    """Whether ``ref`` has one of the forms. Raises UsageError ``secret_reference``; nothing is looked up."""
+    """Raises UsageError ``secret_reference`` unless ``ref`` has one of the forms; nothing is looked up."""
     kind, colon, rest = ref.partition(":")
     if colon and len(ref) <= 1024:
         if kind == "env" and _ENV_NAME.match(rest) and not _OWN_NAMES.match(rest):
@@ -80,7 +81,7 @@ def _from_environ(name: str, environ: Mapping[str, str]) -> Secret:
 
 def _from_file(path: Path, environ: Mapping[str, str], own: Path | None) -> Secret:
     if own is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(own)):
-        raise UsageError(f"{path} lies in the daemon's own directory", code=SECRET_REF)
+        raise UsageError(f"{path} is in the daemon's own directory", code=SECRET_REF)
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and os.path.realpath(path) == os.path.realpath(Path(directory, CREDENTIAL)):
         raise UsageError(f"{path} is the daemon's own key", code=SECRET_REF)
@@ -106,7 +107,7 @@ def _from_vault(rest: str, environ: Mapping[str, str]) -> Secret:
 
 
 def _client(environ: Mapping[str, str]) -> httpx.Client:
-    import httpx  # here: most processes never ask a Vault
+    import httpx  # imported here: most processes never use Vault
 
     address, token = environ.get("VAULT_ADDR", ""), environ.get("VAULT_TOKEN", "")
     try:

@@ -32,7 +32,7 @@ from hypersdk.state.tables import api_tokens, users
 PREFIX: Final = "hst_"
 """Secret scanners recognise a token by it."""
 MAX_TOKENS: Final = 100
-"""Of one user."""
+"""Per user."""
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
 """``used_at`` is written at most this often: a poll every second is not a write every second."""
@@ -46,7 +46,7 @@ class TokenStore:
 
     def __init__(self, database: Database) -> None:
         self._database: Final = database
-        # Every request asks this: the statement is put together once.
+        # Executed for every request, so the statement is built once.
         self._by_digest: Final = (
             sa.select(
                 api_tokens.c.id,
@@ -92,7 +92,7 @@ class TokenStore:
             left_s = None if maker is None else _left_s(connection, now, maker)
             if left_s is not None and (lifetime_s is None or lifetime_s > left_s):
                 if not shorten:
-                    raise Forbidden("the token would outlive the one that makes it", code=TOKEN_OUTLIVES)
+                    raise Forbidden("the token would outlive the one that creates it", code=TOKEN_OUTLIVES)
                 lifetime_s = left_s
             token_id, text = insert_token(connection, now, user_id, label, scope, lifetime_s)
             return TOKEN_LIST.record(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
@@ -100,7 +100,7 @@ class TokenStore:
     def page(
         self, user_id: str | None = None, where: ListConditions = EVERYTHING, part: PageRequest = NEWEST
     ) -> PageResult[ApiToken]:
-        """Of one user, or of all. Raises UsageError ``list_query``."""
+        """A page of the tokens of one user, or of all. Raises UsageError ``list_query``."""
         conditions = TOKEN_LIST.conditions(where)
         if user_id is not None:
             conditions.append(api_tokens.c.user_id == user_id)
@@ -142,14 +142,14 @@ def note_use(database: Database, change: sa.Update) -> None:
     """Records the time of use, if the database can be written: a full disk does not block reading."""
     if database.outage.fault is not None:
         return
-    with suppress(DatabaseError), database.write() as connection:  # it says so itself
+    with suppress(DatabaseError), database.write() as connection:  # the database logs it
         connection.execute(change)
 
 
 def insert_token(
     connection: sa.Connection, now: float, user_id: str, label: str, scope: str, lifetime_s: float | None
 ) -> tuple[str, Secret]:
-    """Writes the row; its id and the token's text."""
+    """Writes the row; returns its id and the token's text."""
     token_id, text = f"token-{secrets.token_hex(6)}", Secret(PREFIX + secrets.token_urlsafe(32))
     connection.execute(
         sa.insert(api_tokens).values(
@@ -167,7 +167,7 @@ def insert_token(
 
 
 def digest_of(text: Secret) -> str:
-    """What the database keeps of a token or a session cookie: SHA-256, in hex."""
+    """The digest of a token or a session cookie that the database stores: SHA-256, in hex."""
     return hashlib.sha256(text.reveal().encode()).hexdigest()
 
 

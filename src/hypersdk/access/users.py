@@ -44,7 +44,7 @@ class UserStore:
                 "name: takes letters, digits and . _ @ -, begins with a letter or digit, up to 128", code=USER_INVALID
             )
         if looks_like_id(name):
-            raise UsageError("name: looks like an id, which users are asked for by too", code=USER_INVALID)
+            raise UsageError("name: looks like an id, and users are also looked up by id", code=USER_INVALID)
         hashed = None if password is None else hash_password(password)
         with self._database.write() as connection:
             if connection.execute(sa.select(sa.func.count()).select_from(users)).scalar_one() >= MAX_USERS:
@@ -61,12 +61,12 @@ class UserStore:
             return _user(connection, user_id)
 
     def list(self) -> list[User]:
-        """All, sorted by name."""
+        """All users, sorted by name."""
         with self._database.read() as connection:
             return [USER_LIST.record(row) for row in connection.execute(USER_LIST.select().order_by(users.c.name))]
 
     def page(self, where: ListConditions, part: PageRequest) -> PageResult[User]:
-        """Some of them. Raises UsageError ``list_query``."""
+        """A page of the list. Raises UsageError ``list_query``."""
         with self._database.read() as connection:
             return USER_LIST.page(connection, USER_LIST.select(), USER_LIST.conditions(where), part)
 

@@ -4,10 +4,9 @@
 
     01 | key id (8) | nonce (12) | ciphertext and tag          associated data: "hypersdk:1:" purpose
 
-The purpose names the row (``endpoint:ID``, ``job:ID``): a sealed value that is copied into another row cannot be
-opened there. The key id makes a wrong key a clear error instead of damage. Random nonces of 96 bits are safe for 2^32
-values of one key (NIST SP 800-38D, 8.3).
-"""
+The purpose names the row (``endpoint:ID``, ``job:ID``): a sealed value that is copied into another row cannot be opened
+there. With the key id, a wrong key is reported as such and not as damage. Random nonces of 96 bits are safe for 2^32
+values of one key (NIST SP 800-38D, 8.3)."""
 
 from __future__ import annotations
 

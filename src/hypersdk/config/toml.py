@@ -1,5 +1,5 @@
-"""Reading a TOML file: bounded, every mistake told with its file and its key, and nothing quoted of one that holds
-secrets."""
+"""Reading a TOML file: its size is limited, errors name the file and the key, and nothing is quoted from a file that
+holds secrets."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from hypersdk.config.values import TAKES
 from hypersdk.errors import UsageError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds, and its permission bits."""
+    """The content of a file, and its permission bits."""
 
     document: dict[str, Any]
     mode: int
@@ -37,7 +34,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class TomlFile:
-    """One file. ``code`` is that of its errors. ``secret``: messages and causes quote nothing of it."""
+    """A TOML file. Its errors have the code ``code``; with ``secret`` they quote nothing of it."""
 
     path: Path
     code: str
@@ -65,19 +62,16 @@ class TomlFile:
                 raise self.error("is not valid TOML") from None
             raise self.error(f"is not valid TOML: {error}") from error
 
-    def error(self, problem: str, *, key: str | None = None) -> UsageError:
-        """What is wrong with the file, as an error to raise."""
-        error = UsageError(f"{self.path} {problem}", code=self.code)
-        if key is not None:
-            error.fields["key"] = key
-        return error
+    def error(self, problem: str) -> UsageError:
+        """The error for a ``problem`` with the file."""
+        return UsageError(f"{self.path} {problem}", code=self.code)
 
 
 def table(shape: type[T], values: Mapping[str, object], *, code: str, where: str, of: str = "") -> T:
     """``values`` as the dataclass ``shape``, whose annotations say what each key takes (``values.py``).
 
     ``where`` names their source and ``of`` their table in messages. Raises UsageError that names the key, and for an
-    unknown one the nearest that is known.
+    unknown one the most similar known key.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -90,18 +84,15 @@ def table(shape: type[T], values: Mapping[str, object], *, code: str, where: str
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = str(first["loc"][0])
-        message = f"{where} has a wrong value for {key}{of}: it takes {_words(first)}"
-        raise UsageError(message, code=code, key=key) from None  # whose text would quote the value
-
-
-def _words(error: ErrorDetails) -> str:
-    if error["type"] == TAKES:
-        return error["msg"]
-    return "one of " + str(error.get("ctx", {}).get("expected", "the known values")).replace("'", "")
+        takes = first["msg"]
+        if first["type"] != TAKES:
+            takes = "one of " + str(first.get("ctx", {}).get("expected", "the known values")).replace("'", "")
+        message = f"{where} has a wrong value for {key}{of}: it takes {takes}"
+        raise UsageError(message, code=code, key=key) from None  # its text would quote the value
 
 
 def unknown(name: str, known: list[str], *, code: str, where: str, what: str) -> UsageError:
-    """The error of a key or table that nobody knows: a misspelt ``insecure`` must not be silently ignored."""
+    """The error for an unknown key or table: a misspelt ``insecure`` must not be silently ignored."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
     return UsageError(f"{where} has an unknown {what}: {name[:60]!r}", code=code, next_step=hint, key=name[:60])

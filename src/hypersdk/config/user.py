@@ -1,6 +1,6 @@
 """The user's configuration file, ``$XDG_CONFIG_HOME/hypersdk/config.toml``.
 
-Two tables. ``[connection]`` says where vSphere is and who logs in, ``[export]`` sets defaults of ``hyper2kvm export``.
+Two tables: ``[connection]`` has the address and login of vSphere, ``[export]`` has defaults of ``hyper2kvm export``.
 An unknown key is an error that names it. The order of precedence is flag, environment, file, built-in default.
 
 ::
@@ -33,7 +33,7 @@ from hypersdk.units import KiB
 
 CONFIG_BAD: Final = register(
     "config_invalid",
-    "The configuration file holds something invalid.",
+    "The configuration file is invalid.",
     First("correct the file"),
     Retry(),
     NameConfiguration(),
@@ -45,15 +45,15 @@ CONFIG_EXPOSED: Final = register(
 )
 
 MAX_CONFIG_BYTES: Final = 64 * KiB
-"""A configuration is a page of text; a larger file was named by mistake."""
+"""A configuration is a page of text; a larger file was given by mistake."""
 MAX_RETRIES: Final = 1024
-"""Of a broken stream, by flag and by configuration; 0 is none."""
+"""Limit of the retries of a failed stream, by flag and by configuration; 0 is none."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """``[connection]``; None is not given. ``password`` is shown by no repr."""
+    """``[connection]``; None: not set. ``password`` is not part of the repr."""
 
     url: Text | None = None
     username: Text | None = None
@@ -68,7 +68,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportDefaults:
-    """``[export]``; None is not given. Sizes are bytes, whatever way they were written."""
+    """``[export]``; None: not set. Sizes are in bytes."""
 
     output_dir: Text | None = None
     format: Literal["qcow2", "raw", "ovf", "ova", "vmdk"] | None = None
@@ -83,7 +83,7 @@ class ExportDefaults:
     space_wait_s: Annotated[int, Takes("seconds, from 0 to 2592000", {"ge": 0, "le": 30 * 86_400})] | None = None
 
     def given(self) -> dict[str, object]:
-        """The values that the file holds, by key."""
+        """The values that the file sets, by key."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -98,8 +98,8 @@ class Config:
 
 
 def load_config(environ: Mapping[str, str], named: Path | None = None) -> Config:
-    """Reads ``named``, which must exist, or else the user's own file, which need not. Raises UsageError for what is
-    wrong in it."""
+    """Reads ``named``, which must exist, or else the user's own file, which is optional. Raises UsageError for an
+    invalid file."""
     path = named or config_folder(environ) / "config.toml"
     file = TomlFile(path, CONFIG_BAD, MAX_CONFIG_BYTES)
     content = file.read()

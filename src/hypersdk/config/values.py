@@ -1,5 +1,5 @@
-"""What a key of a configuration file takes, declared once in its annotation: pydantic checks it, and the error says it
-in the same words.
+"""Types of configuration values, declared once in the annotation of a key: pydantic checks them, and errors use the
+same description.
 
 pydantic is imported when a file is read, not before: it takes longer to import than ``hyper2kvm --help`` takes in all.
 """

@@ -1,7 +1,7 @@
-"""What every connection needs, to vSphere, to a daemon and to whatever comes::
+"""Network code shared by all connections, to vSphere and to the daemon::
 
 address.py      hosts and ports as text, loopback
-certificate.py  whom to trust: TLS contexts, pins, fingerprints
+certificate.py  verification of certificates: TLS contexts, pins, fingerprints
 knownhosts.py   fingerprints that the user accepted
 proxy.py        HTTP proxies of the environment, and connecting through them
 guard.py        addresses that a submitted job must not reach

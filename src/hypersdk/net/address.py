@@ -1,4 +1,4 @@
-"""Hosts and ports as text, and which of them are this machine."""
+"""Hosts and ports as text, and whether they are this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def split_host_port(text: str) -> tuple[str, int | None]:
 
 
 def ip_address(text: str) -> IpAddress | None:
-    """The address that ``text`` is, without an IPv6 zone; None where it is a name."""
+    """``text`` as an address, without an IPv6 zone; None where it is a name."""
     try:
         return ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
@@ -44,5 +44,5 @@ def is_loopback_name(host: str) -> bool:
 
 
 def normal_host(host: str) -> str:
-    """In lower case, without brackets and the final dot: two spellings of one name are equal then."""
+    """The host in lower case, without brackets and the final dot, so that two spellings of one name are equal."""
     return host.strip("[]").rstrip(".").lower()

@@ -1,15 +1,16 @@
-"""Whom to trust: TLS contexts, pins, and the certificate shown to the user when it is not trusted.
+"""Verification of server certificates: TLS contexts, pins, and the certificate shown to the user when it is not
+trusted.
 
-The rules, strictest first; nothing is ever trusted silently:
+The rules, strictest first; no certificate is trusted silently:
 
 1. a pin (``--thumbprint``, or the one that vCenter gives for an ESXi host): that certificate and no other;
 2. ``--insecure``: any certificate;
 3. the given CA bundle, else the system's; where it does not verify the certificate, a fingerprint in a known-hosts
-file.
+   file.
 
 A pin is checked on the socket right after the handshake, before a password or cookie is sent over it. Trust is decided
-by ``ssl`` or by the fingerprint of the whole certificate; what the certificate says of itself is only shown, so
-``cryptography`` is imported where one is not trusted and by ``doctor``, and nowhere else.
+by ``ssl`` or by the fingerprint of the whole certificate; the certificate's contents are only shown, so
+``cryptography`` is imported only for an untrusted certificate and by ``doctor``.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ class TlsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
-    """A certificate as a server showed it, trusted or not. Fingerprints are lower-case hex without colons.
+    """A certificate presented by a server, trusted or not. Fingerprints are lower-case hex without colons.
 
-    ``subject`` and ``issuer`` are like ``CN=vc.example.com, O=Example``, for people.
+    ``subject`` and ``issuer`` are for display, like ``CN=vc.example.com, O=Example``.
     """
 
     sha256: str
@@ -96,7 +97,7 @@ def parse_fingerprint(text: str) -> str:
 
 
 def format_fingerprint(digits: str) -> str:
-    """A fingerprint for people: ``AA:BB:CC``."""
+    """A fingerprint for display: ``AA:BB:CC``."""
     return ":".join(digits[i : i + 2] for i in range(0, len(digits), 2)).upper()
 
 
@@ -161,7 +162,7 @@ def read_certificate(der: bytes) -> PeerCertificate:
             f"the server's certificate exceeds the limit of {MAX_CERTIFICATE_BYTES} bytes", code=TLS_FAILED
         )
     try:
-        with warnings.catch_warnings():  # old ESXi hosts show certificates that break rules without consequence here
+        with warnings.catch_warnings():  # old ESXi hosts have certificates that violate rules irrelevant here
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             found = x509.load_der_x509_certificate(der)
             return PeerCertificate(
@@ -186,10 +187,8 @@ def _for_people(name: x509.Name) -> str:
 
 
 def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> None:
-    """Raises ConnectError ``certificate_changed`` unless the peer of ``sock`` shows the certificate with the
-    fingerprint ``pin``.
-
-    Looks at the certificate's bytes only; a pin is trust in that one certificate, whatever it says.
+    """Raises ConnectError ``certificate_changed`` unless the certificate of the peer of ``sock`` has the fingerprint
+    ``pin``. Nothing else of the certificate is checked.
     """
     der = sock.getpeercert(binary_form=True) or b""
     digits = parse_fingerprint(pin)
@@ -197,7 +196,7 @@ def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> None:
     if not der or digest.hexdigest() != digits:
         shown = format_fingerprint(digest.hexdigest())
         raise ConnectError(
-            f"{host} shows another certificate than the pinned one: expected {format_fingerprint(digits)}, got {shown}",
+            f"the certificate of {host} is not the pinned one: expected {format_fingerprint(digits)}, got {shown}",
             code=CERTIFICATE_CHANGED,
             host=host,
             expected=format_fingerprint(digits),
@@ -209,8 +208,8 @@ def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> None:
 def unknown_error(
     host: str, reason: str, certificate: PeerCertificate | None, *, of_daemon: bool = False
 ) -> ConnectError:
-    """``certificate_unknown``; where the certificate could be fetched, with its fingerprints.
-    ``of_daemon``: it is that of ``hypervisord`` itself, and no vSphere's."""
+    """The error ``certificate_unknown``, with the fingerprints where the certificate could be fetched. ``of_daemon``:
+    the server is ``hypervisord``, not vSphere."""
     if certificate is None:
         return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)
     shown = format_fingerprint(certificate.sha256)
@@ -234,8 +233,8 @@ def unknown_error(
 def peer_certificate(
     host: str, port: int, *, proxy: Proxy | None = None, timeout_s: float = CONNECT_TIMEOUT_S
 ) -> PeerCertificate:
-    """The certificate that the server shows, to be compared by a person: shakes hands without trust, sends nothing,
-    hangs up.
+    """Fetches the server's certificate, to be compared by the user: makes a TLS handshake without verification, sends
+    no data, and closes the connection.
 
     Raises OSError (``ssl.SSLError`` included) when there is no answer, ConnectError when it is not a certificate.
     """
@@ -246,5 +245,5 @@ def peer_certificate(
     ):
         der = wrapped.getpeercert(binary_form=True)
     if not der:
-        raise ConnectError("the server showed no certificate", code=TLS_FAILED)
+        raise ConnectError("the server sent no certificate", code=TLS_FAILED)
     return read_certificate(der)

@@ -1,10 +1,10 @@
-"""Where a submitted job may make the daemon connect to.
+"""Restricts the servers that a submitted job may make the daemon connect to (protection against SSRF).
 
-Whoever may submit a job may name a vCenter, and the daemon can reach what the submitter cannot: services on its own
-host and, in a cloud, the metadata service that gives out credentials. So an endpoint that a job names is resolved, its
-addresses are checked, and the connection goes to the very address that was checked: a name that resolves to something
-else a moment later (DNS rebinding) gains nothing. The check is repeated for each connection, because the host's own
-addresses may change. An address that leads back here through another device (NAT) cannot be recognized.
+A user who may submit a job may name a vCenter, and the daemon can reach services that the user cannot: those on its own
+host and, in a cloud, the metadata service that returns credentials. So an endpoint that a job names is resolved, its
+addresses are checked, and the connection uses exactly the address that was checked, which prevents DNS rebinding. The
+check is repeated for each connection, because the host's own addresses may change. An address that leads back to this
+host through another device (NAT) cannot be recognized.
 
 Endpoints from the environment (``GOVC_*``), from the configuration, or registered by an administrator are trusted and
 not checked.
@@ -51,8 +51,8 @@ _METADATA: Final = tuple(
 
 @dataclass(slots=True)
 class EndpointGuard:
-    """Checks the hosts of one job before each connection; each is resolved once. Also for the ESXi hosts that such a
-    vCenter names, which are trusted as little as it is. Thread-safe.
+    """Checks the hosts of one job before each connection; each is resolved once. The ESXi hosts that the vCenter names
+    are checked too. Thread-safe.
 
     ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not checked.
     """
@@ -105,21 +105,21 @@ def _is_local(address: IpAddress) -> bool:
 
 
 def _is_its_own_source(address: IpAddress) -> bool:
-    """The source address of a way to a local address is that address (ip-route(8), table ``local``; RFC 6724, rule 1).
-    Nothing is sent."""
+    """The source address of a route to a local address is that address (ip-route(8), table ``local``; RFC 6724, rule
+    1). Nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), _ANY_PORT))
             return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
     except OSError:
-        return False  # no way there, or no such protocol here: nor can there be a connection
+        return False  # no route, or the protocol is not available here: a connection is not possible either
 
 
 def _is_bindable(address: ipaddress.IPv4Address) -> bool:
-    """With IPv4 the source of the second address of a network is the first one. A socket can be bound to either, and to
-    nothing that is not local; but to everything where the host has ``ip_nonlocal_bind`` set, as for keepalived: then
-    the kernel's table decides."""
+    """Whether a socket can be bound to it. With IPv4, the source address for the second address of a network is the
+    first one, but a socket can be bound to every local address and to no other; unless ``ip_nonlocal_bind`` is set, as
+    for keepalived: then the kernel's routing table decides."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((str(address), 0))
@@ -136,13 +136,13 @@ def _is_bindable(address: ipaddress.IPv4Address) -> bool:
                     case [prefix, _, "LOCAL", *_] if prefix != _ALL and address in ipaddress.ip_network(leaf + prefix):
                         return True
     except OSError:
-        return True  # it cannot be told: rather an administrator makes the endpoint
+        return True  # unknown: refuse it, an administrator can register the endpoint
     return False
 
 
 def _is_in_table(address: ipaddress.IPv6Address) -> bool:
-    """Whether it lies in a block that is routed to this host, without an interface that has the address: no socket can
-    be bound to it then."""
+    """Whether it is in a block that is routed to this host without an interface that has the address, to which no
+    socket can be bound."""
     try:
         with _IPV6_TABLE.open() as lines:
             for line in lines:
@@ -152,7 +152,7 @@ def _is_in_table(address: ipaddress.IPv6Address) -> bool:
                 if (int(address) ^ int(block, 16)) >> (128 - int(prefix, 16)) == 0:
                     return True
     except OSError:
-        pass  # no such protocol here
+        pass  # the protocol is not available here
     return False
 
 
@@ -162,13 +162,13 @@ _DELIVERED_HERE: Final = 0x8000_0000 | 0x0010_0000
 """RTF_LOCAL and RTF_ANYCAST (the routers' address of each network, RFC 4291, 2.6.1) of the kernel's
 ``ipv6_route.h``."""
 _ALL, _ALL_IPV6 = "/0", "00"
-"""What a transparent proxy has in a table of its own, for marked packets."""
+"""Prefix of all addresses: a transparent proxy routes marked packets with it, in a table of its own."""
 _ANY_PORT: Final = 443
 _THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
 
 
 def _inner_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for: mapped, compatible, 6to4, NAT64 (RFC 6052)."""
+    """The IPv4 address embedded in an IPv6 address: mapped, compatible, 6to4, NAT64 (RFC 6052)."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:

@@ -31,7 +31,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the CONNECT request. They hold the proxy's password and must not be logged."""
+        """Headers of the CONNECT request. They contain the proxy's password and must not be logged."""
         return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
 
     def bypassed_for(self, host: str, port: int) -> bool:
@@ -44,8 +44,8 @@ class Proxy:
 
 
 def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy that ``HTTPS_PROXY`` names (``https_proxy`` first, as curl does). Raises UsageError for a kind that is
-    not supported."""
+    """The proxy that ``HTTPS_PROXY`` names (``https_proxy`` first, as curl does). Raises UsageError for an
+    unsupported kind."""
     text = environ.get("https_proxy") or environ.get("HTTPS_PROXY") or ""
     if not text.strip():
         return None

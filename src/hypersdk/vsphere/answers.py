@@ -4,8 +4,8 @@
 
     socket ── bytes, time ──> http.client ── elements, no DTD, not compressed ──> decoder (pyVmomi, lxml)
 
-A job may name its own server, and a mistyped address may lead to any. A decoded element takes a hundred times its
-bytes, and a server that sends a byte per minute would block its caller forever.
+A job may name its own server, and a mistyped address may lead to any server. A decoded element takes a hundred times
+its size on the wire, and a server that sends one byte per minute would block its caller forever.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ REPLY_TIMEOUT_S: Final = 180.0
 """A login against a slow directory server takes tens of seconds, and so does a call of a vCenter that is busy."""
 
 UNKNOWN_SERVER: Final = AnswerLimits(256 * KiB, 10_000, silence_s=45.0, whole_s=30.0)
-"""Before it has answered like vSphere: a list of versions and the ServiceContent, each of some KiB."""
+"""Before the server has answered like vSphere: a list of versions and the ServiceContent, each of some KiB."""
 LOGIN: Final = AnswerLimits(256 * KiB, 10_000, silence_s=REPLY_TIMEOUT_S, whole_s=30.0)
 CALL: Final = AnswerLimits(4 * MiB, 100_000, silence_s=REPLY_TIMEOUT_S)
-"""What pyVmomi makes objects of: one task, one lease, one descriptor, the changed areas of a piece of disk. Expat
-before 2.6 reads a token anew with each 2 KiB that come of it, so one that never ends costs the square of this."""
+"""Answers that pyVmomi decodes: one task, one lease, one descriptor, the changed areas of a part of a disk. Expat
+before 2.6 parses a token again with each 2 KiB that arrive, so an endless one takes quadratic time in this limit."""
 PROPERTIES: Final = AnswerLimits(512 * MiB, 1 << 62, silence_s=REPLY_TIMEOUT_S)
-"""A page of objects, decoded one at a time: what counts there is the size of one object (see ``soap``). 45,000
-machines, the most that a vCenter manages, with the device lists of all, are 360 MiB."""
+"""A page of objects, decoded one at a time: the size of one object is limited by ``soap``. 45,000 machines, the most
+that a vCenter manages, with all their device lists, are 360 MiB."""
 
 
 class Answer(http.client.HTTPResponse):
@@ -72,8 +72,8 @@ class Answer(http.client.HTTPResponse):
         self._tail = b""
 
     def begin(self) -> None:
-        """Reads the head. A body that comes compressed was not asked for, and what a few bytes may become is known only
-        once it is there."""
+        """Reads the head. A compressed body was not requested and is refused: its real size is known only after it is
+        decompressed."""
         super().begin()
         self._received.head_ended()
         if (self.getheader("Content-Encoding") or "identity").strip().lower() != "identity":
@@ -85,7 +85,7 @@ class Answer(http.client.HTTPResponse):
         self._elements_left -= data.count(b"<") - data.count(b"</")
         if self._elements_left < 0:
             raise http.client.HTTPException("the answer has too many elements")
-        if b"\0" in data:  # UTF-16 and the like, in which neither elements nor a document type are found here
+        if b"\0" in data:  # UTF-16 and others, in which neither elements nor a document type would be found here
             raise http.client.HTTPException("the answer is not UTF-8")
         seen = self._tail + data
         if _DOCTYPE in seen:  # SOAP 1.1, section 3: no DTD; entities are what XML bombs are made of
@@ -109,7 +109,7 @@ class _Received(io.RawIOBase):
         self._until: float | None = None
 
     def head_ended(self) -> None:
-        """What follows is the body."""
+        """Applies the limit of the body to what follows."""
         self._left = self._limits.wire_bytes
 
     def readable(self) -> bool:

@@ -1,7 +1,7 @@
-"""Ejecting ISO images from CD-ROM drives, and inserting them again exactly as they were.
+"""Ejecting ISO images from CD-ROM drives, and re-inserting them.
 
-vSphere exports an inserted image with the machine, and fails the export when the file is gone. While it is ejected, the
-drive is a client device, which depends on no host.
+vSphere exports an inserted image with the machine, and the export fails when its file is missing. While it is ejected,
+the drive is a client device, which does not depend on a host.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _ISO: Final = "VirtualCdromIsoBackingInfo"
 
 @dataclass(frozen=True, slots=True)
 class CdromChange:
-    """One drive with an image in it, as it was found; JSON-able. ``key`` is the device key, ``iso`` is ``[datastore]
+    """A drive with an inserted image, before the change; JSON-able. ``key`` is the device key, ``iso`` is ``[datastore]
     path``.
 
-    ``datastore`` is a moref and ``backing_object`` the id of an object-backed file, where the server told them. The
-    rest are the members of *VirtualDeviceConnectInfo* that a client may set.
+    ``datastore`` is a moref and ``backing_object`` the id of an object-backed file, where the server returned them. The
+    others are the members of *VirtualDeviceConnectInfo* that a client may set.
     """
 
     key: int
@@ -49,7 +49,7 @@ class CdromChange:
 
 @dataclass(frozen=True, slots=True)
 class _Drive:
-    """A drive as it is now; ``iso`` is None when something else than an image is in it."""
+    """A drive now; ``iso`` is None when no image is inserted."""
 
     key: int
     label: str
@@ -59,8 +59,8 @@ class _Drive:
 
 
 def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
-    """Says what helps where the file that an export failed on is an image in a drive of ``machine``, which only its
-    eject gets out of the way."""
+    """Sets cause and remedies of ``error`` where the file on which an export failed is an inserted image of
+    ``machine``, which must be ejected."""
     if error.code != FILE_FAULT:
         return
     named = str(error.fields.get("file") or error.message)
@@ -76,9 +76,8 @@ def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
 def remove_isos(
     session: Session, machine: Machine, *, before: Callable[[list[CdromChange]], None], cancel: CancelToken
 ) -> None:
-    """Takes the images out of all drives of ``machine`` in one step. ``before`` gets what ``restore_isos`` needs, and
-    nothing is changed until it has returned; it is not called when there is nothing to take out. A cancel waits for the
-    end of the task.
+    """Ejects the images from all drives of ``machine`` in one reconfiguration. ``before`` is called first with the
+    changes that ``restore_isos`` needs, unless there is nothing to eject. A cancel waits for the end of the task.
     """
     from pyVmomi import vim
 
@@ -93,10 +92,10 @@ def remove_isos(
 
 
 def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *, cancel: CancelToken) -> None:
-    """Puts images back, with their connection flags. What is back already is left alone, and so is a drive into which
-    somebody has inserted another image since.
+    """Re-inserts images, with their connection flags. A drive that is restored already is skipped, and so is one in
+    which another image was inserted since.
 
-    Raises NotRestored for drives that are gone, and what vSphere has against a drive, after all others are restored.
+    Raises NotRestored for drives that no longer exist, and vSphere's error for a drive, after all others are restored.
     """
     now = {drive.key: drive for drive in _drives(session, moref, cancel)}
     due = [change for change in changes if change.key in now and _is_due(now[change.key], change)]
@@ -105,7 +104,7 @@ def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *
         if devices:
             edit_devices(session, moref, devices, cancel)
     except (SourceError, Refused):
-        # One image whose datastore is gone must not keep the others out.
+        # An image whose datastore no longer exists must not prevent the others.
         for device in devices if len(devices) > 1 else ():
             with suppress(SourceError, Refused):
                 edit_devices(session, moref, [device], cancel)
@@ -114,13 +113,13 @@ def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *
     if gone:
         words = "; ".join(f"{change.label} with {change.iso}" for change in gone)
         raise NotRestored(
-            f"{moref} has no such drive any more: {words}", cause="Somebody removed the drive while the export ran."
+            f"{moref} no longer has this drive: {words}", cause="Somebody removed the drive while the export ran."
         )
 
 
 def _is_due(drive: _Drive, change: CdromChange) -> bool:
     if drive.iso is not None and drive.iso.iso != change.iso:
-        LOG.warning("%s holds %s now; %s is not put back", drive.label, drive.iso.iso, change.iso)
+        LOG.warning("%s now has %s; %s is not re-inserted", drive.label, drive.iso.iso, change.iso)
         return False
     return drive.iso != change
 
@@ -155,7 +154,7 @@ def _iso(device: Element, key: int, label: str) -> CdromChange | None:
 
 
 def _with_iso(session: Session, drive: _Drive, change: CdromChange) -> Any:
-    """The drive with the image and the connection flags of ``change``, as an edit takes it."""
+    """The drive with the image and the connection flags of ``change``, as the device of an edit."""
     from pyVmomi import vim
 
     backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(
@@ -173,7 +172,7 @@ def _with_iso(session: Session, drive: _Drive, change: CdromChange) -> Any:
 
 
 def _device(drive: _Drive, backing: Any, connectable: Any) -> Any:
-    """The drive with other contents, as an edit takes it."""
+    """The drive with another backing, as the device of an edit."""
     from pyVmomi import vim
 
     return vim.vm.device.VirtualCdrom(

@@ -42,9 +42,9 @@ class TrustedConnection(http.client.HTTPConnection):
         connect_to: Callable[[], str] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        """``connect_to`` returns, before each connection, the address to connect to instead of resolving ``host``, and
-        raises where there must be no connection; the certificate is still verified for ``host``. ``limits`` are those
-        of the next response."""
+        """``connect_to`` is called before each connection and returns the address to use instead of resolving ``host``;
+        it raises where a connection is not allowed. The certificate is still verified for ``host``. ``limits`` are
+        those of the next response."""
         super().__init__(host, port)
         self.limits = UNKNOWN_SERVER
         self._tls = tls
@@ -66,12 +66,12 @@ class TrustedConnection(http.client.HTTPConnection):
         self._check_aborted()
 
     def abort(self) -> None:
-        """Fails calls of other threads that wait for this connection, at once. It cannot be used afterwards."""
+        """Fails calls of other threads on this connection at once. It cannot be used afterwards."""
         self._aborted = True
         sock = self.sock or self._handshaking
         if sock is not None:
             with suppress(OSError):
-                # Not SSLSocket's own: that one takes the TLS layer away from under whoever reads.
+                # Not SSLSocket.shutdown, which removes the TLS layer while another thread reads.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def request(self, *args: object, **kwargs: object) -> None:
@@ -102,9 +102,9 @@ class TrustedConnection(http.client.HTTPConnection):
         return sock
 
     def _check_aborted(self) -> None:
-        """For an ``abort`` that came while there was no socket to end."""
+        """Raises after an ``abort`` that came while there was no socket to shut down."""
         if self._aborted:
-            raise ConnectionAbortedError("the connection was broken off")
+            raise ConnectionAbortedError("the connection was aborted")
 
     def _shown(self) -> PeerCertificate | None:
         """The untrusted certificate, fetched once more for the message; None where that fails."""
@@ -115,7 +115,7 @@ class TrustedConnection(http.client.HTTPConnection):
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """An idle connection has nothing to say: readable means closed (or out of step, which is as useless)."""
+    """Whether an idle connection is readable: it was closed, or holds data that no request asked for."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

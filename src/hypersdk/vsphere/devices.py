@@ -1,7 +1,7 @@
 """A machine's virtual hardware, from its device list as XML.
 
-Types and members: *VirtualDevice* and the types derived from it in the vSphere Web Services API reference. Types that
-are not known are taken for what their members say, never for an error.
+Types and members: *VirtualDevice* and the types derived from it in the vSphere Web Services API reference. Unknown
+types are classified by their members and are not an error.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Controller:
 
 @dataclass(frozen=True, slots=True)
 class VirtualDevices:
-    """The devices that matter for a move. Disks in unit order; ``boot_order`` as ``disk:2000``, ``nic:4000``,
+    """The devices that matter for a migration. Disks in unit order; ``boot_order`` as ``disk:2000``, ``nic:4000``,
     ``cdrom``, ``floppy``."""
 
     disks: tuple[Disk, ...]
@@ -91,7 +91,7 @@ def read_hardware(
 
 
 def boot_order(options: Element | None) -> tuple[str, ...]:
-    """``config.bootOptions.bootOrder`` in the words of ``VirtualDevices``."""
+    """``config.bootOptions.bootOrder`` as in ``VirtualDevices``."""
     return tuple(word for entry in children(options, "bootOrder") if (word := _boot_device(entry)) is not None)
 
 

@@ -34,10 +34,10 @@ from hypersdk.vsphere.soap import ObjectProperties, child_text, read_inventory, 
 HOST_TIMEOUT_S: Final = 5.0
 HOSTS_AT_ONCE: Final = 16
 MAX_SKEW: Final = timedelta(minutes=5)
-"""Kerberos' limit, and enough to make certificates and snapshot ages look wrong."""
+"""The limit of Kerberos; a larger difference also makes certificates and snapshot ages look wrong."""
 EXPIRES_SOON: Final = timedelta(days=30)
 FREE_LICENCE: Final = "esxBasic"
-"""Edition key of the free ESXi licence, which leaves the export API out."""
+"""Edition key of the free ESXi licence, which does not include the export API."""
 
 
 class CheckStatus(StrEnum):
@@ -66,7 +66,7 @@ def run_doctor(
     output_dir: Path | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[DoctorCheck]:
-    """All checks, as they finish; those that need a failed one are skipped.
+    """All checks, as they finish; those that depend on a failed one are skipped.
 
     ``machine`` (any selector) narrows privileges and datastores down to one machine; ``output_dir`` adds the local free
     space.
@@ -134,7 +134,7 @@ def _resolve(host: str) -> DoctorCheck:
 
 
 def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorCheck:
-    """Whether the endpoint's own rules trust the certificate; always with its fingerprint."""
+    """Whether the endpoint trusts the certificate; the fingerprint is always shown."""
     owner, until = shown.subject, f"valid until {shown.not_after:%Y-%m-%d}"
     detail = f"{owner}, SHA-256 {format_fingerprint(shown.sha256)}, {until}"
     connection = open_connection(endpoint)
@@ -220,8 +220,8 @@ def _licence(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
 
 
 def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[DoctorCheck]:
-    """Per operation, each where it counts: on the machine and its datastores, or else on every datacenter; or on the
-    root folder."""
+    """One check per operation, on the objects where its privileges are granted: the machine and its datastores, or else
+    every datacenter; or the root folder."""
     machines, stores, root = _scopes(session, moref, cancel)
     on_machine = [operation for operation in Operation if operation not in ON_ROOT | ON_DATASTORES]
     lacking = missing_privileges(session, machines, on_machine)
@@ -238,7 +238,7 @@ def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Ite
 
 
 def _scopes(session: Session, moref: str | None, cancel: CancelToken) -> tuple[list[Any], list[Any], list[Any]]:
-    """The objects that privileges are looked at on: for machines, for datastores, for the whole server."""
+    """The objects on which privileges are checked: for machines, for datastores, for the whole server."""
     root = [session.ref("Folder", session.content.rootFolder._moId)]
     if moref is not None:
         stores = read_datastores(session, moref, cancel=cancel)
@@ -300,7 +300,7 @@ def _host(endpoint: Endpoint, name: str, state: str) -> DoctorCheck:
 
 
 def _datastores(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[DoctorCheck]:
-    """Room for the delta of a temporary snapshot."""
+    """Whether the datastores have space for the delta of a temporary snapshot."""
     if moref is None:
         found = [datastore_facts(item) for item in _read_all(session, {"Datastore": DATASTORE}, cancel)]
     else:
@@ -340,7 +340,7 @@ def _local_space(folder: Path) -> DoctorCheck:
         return DoctorCheck(
             "output",
             CheckStatus.FAIL,
-            f"{folder} cannot be looked at: {exc.strerror}",
+            f"{folder} cannot be read: {exc.strerror}",
             (ChooseFolder(),),
         )
     return DoctorCheck("output", CheckStatus.OK, f"{format_size(usage.free)} free at {folder}")

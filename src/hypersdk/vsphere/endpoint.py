@@ -1,5 +1,5 @@
-"""Address, login and trust of a vCenter or ESXi host: flags over the ``GOVC_*`` environment over the configuration
-file."""
+"""Address, login and trust of a vCenter or ESXi host, from flags, the ``GOVC_*`` environment and the configuration
+file, in this order of precedence."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 class Endpoint:
     """One vCenter or ESXi host. ``datacenter`` is the default for relative names. No repr shows a password.
 
-    ``judge`` returns the address to connect to for every host, the ESXi hosts that a lease names among them, and raises
-    where there must be no connection; so a name cannot resolve to something else after it was checked.
+    ``judge`` returns the address to connect to for every host, including the ESXi hosts that a lease names, and raises
+    where a connection is not allowed; so a name cannot resolve to another address after it was checked.
     """
 
     host: str
@@ -57,13 +57,13 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """``host`` for people, with the port where it is unusual."""
+        """``host``, with the port where it is not 443."""
         return host_port(self.host, self.port, default=HTTPS_PORT)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a URL in any of govc's forms says: host, port, and credentials where it holds them."""
+    """The parts of a URL in any of govc's forms: host, port, and credentials where it contains them."""
 
     host: str = ""
     port: int = HTTPS_PORT
@@ -88,18 +88,18 @@ def resolve_endpoint(
     ca_bundle: Path | None = None,
     datacenter: str | None = None,
 ) -> Endpoint:
-    """The endpoint that flags (keywords), environment and configuration name together; each value from the first that
-    has it.
+    """The endpoint from flags (keywords), environment and configuration; each value is taken from the first that has
+    it.
 
     User name, password, pin and ``insecure`` of the configuration are for its own host only. ``GOVC_URL`` takes every
     form that govc takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and
-    ``GOVC_PASSWORD`` override what the URL holds and may name a file, as they may for govc. Raises UsageError; a
+    ``GOVC_PASSWORD`` override the URL and may name a file, as for govc. Raises UsageError; a
     missing password is not an error (the caller may ask for it).
     """
     config = config or Connection()
     text = url or environ.get("GOVC_URL") or config.url
     if not text:
-        raise UsageError("no vCenter or ESXi host was named", code=NO_ENDPOINT)
+        raise UsageError("no vCenter or ESXi host was given", code=NO_ENDPOINT)
     address = parse_address(text)
     own = _for_host(config, address)
     bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or config.ca_bundle
@@ -131,9 +131,9 @@ def http_proxy_for(endpoint: Endpoint, host: str, port: int = HTTPS_PORT) -> Pro
 def parse_address(text: str) -> Address:
     """Host, port and credentials of a URL in any of govc's forms. The path is dropped: the API is always at ``/sdk``.
 
-    A user name may hold ``@``, as ``name@vsphere.local@host`` does; nothing else that divides a URL may stand in it
-    unescaped, for then programs differ in which part is the host. Raises UsageError, which shows nothing of the URL: it
-    may hold a password.
+    A user name may contain ``@``, as in ``name@vsphere.local@host``; other delimiters of a URL must be escaped, because
+    programs would differ in which part is the host. Raises UsageError, which quotes nothing of the URL: it may contain
+    a password.
     """
     url = _split(text.strip())
     if url.scheme.lower() != "https":
@@ -157,9 +157,9 @@ _ESCAPES: Final = "Write /, ?, # and : in the user name or password as %2F, %3F,
 
 
 def _split(text: str) -> SplitResult:
-    # Here and below: the URL may hold a password, so it is shown neither by us nor by the chained message of urllib.
+    # Here and below: the URL may contain a password, so neither our message nor that of urllib may quote it.
     if not text.isprintable() or " " in text:  # urllib would drop some of them silently
-        raise UsageError("the vSphere address holds characters that no URL has", next_step=_ESCAPES)
+        raise UsageError("the vSphere address contains characters that are not valid in a URL", next_step=_ESCAPES)
     try:
         url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
     except ValueError:
@@ -167,7 +167,7 @@ def _split(text: str) -> SplitResult:
             "the vSphere address is not a valid URL", next_step="Write it as https://vcenter.example.com."
         ) from None
     if "@" in f"{url.path}{url.query}{url.fragment}":
-        raise UsageError("the vSphere address has an @ behind its host", next_step=_ESCAPES)
+        raise UsageError("the vSphere address has an @ after its host", next_step=_ESCAPES)
     return url
 
 
@@ -182,7 +182,7 @@ def _port(url: SplitResult) -> int:
 
 
 def _from_env(environ: Mapping[str, str], name: str) -> str | None:
-    """A GOVC value; one that names a readable file stands for the file's content."""
+    """The value of a GOVC variable, or the content of the file that it names."""
     value = environ.get(name)
     if not value:
         return None
@@ -196,7 +196,7 @@ def _from_env(environ: Mapping[str, str], name: str) -> str | None:
 
 
 def _insecure(environ: Mapping[str, str], own: Connection) -> bool:
-    """As the environment or the configuration says."""
+    """From the environment, else from the configuration."""
     text = environ.get("GOVC_INSECURE")
     if text is None:
         return own.insecure
@@ -207,7 +207,7 @@ def _insecure(environ: Mapping[str, str], own: Connection) -> bool:
 
 
 def known_hosts_file(environ: Mapping[str, str], config: Connection) -> Path:
-    """Where fingerprints that the user accepted are kept: in ``$XDG_CONFIG_HOME/hypersdk/known_hosts``, unless the
+    """The file of the fingerprints that the user accepted: ``$XDG_CONFIG_HOME/hypersdk/known_hosts``, unless the
     configuration names another file."""
     own = config.known_hosts
     return Path(own).expanduser() if own else config_folder(environ) / "known_hosts"
@@ -219,7 +219,7 @@ def _known_hosts(environ: Mapping[str, str], config: Connection) -> list[Path]:
 
 
 def _for_host(config: Connection, address: Address) -> Connection:
-    """The configuration, if its credentials are meant for this host; an empty one if its ``url`` names another."""
+    """The configuration if it is for this host; an empty one if its ``url`` names another."""
     if config.url is None:
         return config
     own = parse_address(config.url)

@@ -1,4 +1,4 @@
-"""What vSphere's faults and broken connections mean, in our words: one table, used at one border.
+"""Translation of vSphere faults and connection errors into HyperSDKError: one table, used in one place.
 
 A fault is known by the name of its type; subtypes of a listed fault mean the same as the fault itself (``lineage``
 walks up the vendor's own type tree). Names: the *Faults* pages of the vSphere Web Services API reference.
@@ -152,7 +152,7 @@ BAD_ANSWER: Final = register(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one kind of fault becomes."""
+    """The error class and code for a fault."""
 
     family: type[HyperSDKError]
     code: str
@@ -183,8 +183,8 @@ _RULES: Final[dict[str, Rule]] = {
 }
 _UNKNOWN: Final = Rule(SourceError, VSPHERE_FAULT)
 
-# ESXi words it "Failed to allocate NFC memory", "NFC_NO_MEMORY", "Unable to allocate nfc buffer" ...: a SystemError
-# without a type of its own.
+# ESXi reports it as a SystemError, without a type of its own: "Failed to allocate NFC memory", "NFC_NO_MEMORY", "Unable
+# to allocate nfc buffer" ...
 _NFC_EXHAUSTED: Final = re.compile(r"failed to allocate|NFC_NO_MEMORY|unable to allocate.{0,40}nfc", re.IGNORECASE)
 _MAX_TEXT: Final = 500
 
@@ -197,8 +197,8 @@ def rule_for(lineage: Iterable[str], text: str) -> Rule:
 
 
 def fault_error(lineage: list[str], text: str | None, **fields: object) -> HyperSDKError:
-    """Our error for a fault with these type names and the server's ``text``. The login's text is not repeated: it is
-    ours to word."""
+    """The error for a fault with these type names and the server's ``text``. The text of a refused login is not
+    repeated."""
     said = clean_text(text or "")
     rule = rule_for(lineage, said)
     name = lineage[0] if lineage else "unknown fault"
@@ -215,7 +215,7 @@ def _sentence(rule: Rule, name: str, said: str, fields: dict[str, object]) -> st
 
 
 def clean_text(text: str) -> str:
-    """Server text for one line of ours: bounded, and clean."""
+    """Text of the server as one line: limited in length, and without control characters."""
     return clean(" ".join(text[: 4 * _MAX_TEXT].split()), _MAX_TEXT)
 
 
@@ -226,17 +226,16 @@ def lineage(kind: type) -> list[str]:
 
 
 def translate(exc: BaseException, peer: str = "the server") -> HyperSDKError:
-    """The one border: a pyVmomi fault, a broken connection or an unreadable answer as an error of ours; raise it ``from
-    exc``.
+    """The HyperSDKError for a pyVmomi fault, a failed connection or an unreadable answer; raise it ``from exc``.
 
-    ``peer`` names the other side in the message. Anything else is a bug and is raised again as it is.
+    ``peer`` names the server in the message. Any other exception is a bug and is raised again unchanged.
     """
     if isinstance(exc, HyperSDKError):
         return exc
     if isinstance(exc, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
-        return ConnectError(f"{peer} hung up in the middle of an answer")
+        return ConnectError(f"{peer} closed the connection in the middle of an answer")
     if isinstance(exc, (http.client.HTTPException, ExpatError)):
-        return ConnectError(f"the answer of {peer} cannot be understood: {_described(exc)}", code=BAD_ANSWER)
+        return ConnectError(f"the answer of {peer} is invalid: {_described(exc)}", code=BAD_ANSWER)
     if isinstance(exc, OSError):
         return _connect_error(exc, peer)
     names = lineage(type(exc))

@@ -1,4 +1,4 @@
-"""HTTPS GET for the data plane: big reads into the caller's buffer, and no end that the protocol did not confirm.
+"""HTTPS GET for the data plane: large reads into the caller's buffer; a body ends only where the protocol confirms it.
 
 ::
 
@@ -46,9 +46,9 @@ from hypersdk.vsphere.wire import (
 )
 
 STALL_TIMEOUT_S: Final = 60.0
-"""Silence on a data stream that ends it; a new try follows."""
+"""A data stream that sends nothing for this long is ended and retried."""
 LINGER_S: Final = 1.0
-"""A slow stream hands over what it has after this long, so that progress moves."""
+"""A slow stream returns the data it has after this long, so that progress is updated."""
 ERROR_TEXT_BYTES: Final = 4 * KiB
 RETRY_AFTER_MAX_S: Final = 300.0
 LENGTH_MAX_BYTES: Final = 1 << 60
@@ -105,8 +105,8 @@ def split_url(url: str) -> tuple[str, int, str]:
 
 
 class HttpBody(AbstractContextManager["HttpBody"]):
-    """A ``ByteStream``: the body of one answer, while it comes. Close it in any case; half read, it ends its
-    connection."""
+    """A ``ByteStream``: the body of one answer, read while it arrives. It must be closed; if it was not read to its
+    end, that ends its connection."""
 
     def __init__(
         self, response: http.client.HTTPResponse, wire: Wire, release: Callable[[bool], None], route: str
@@ -126,7 +126,8 @@ class HttpBody(AbstractContextManager["HttpBody"]):
         return ", ".join(found) if found else None
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fills ``buffer`` as far as bytes come within about a second; blocks for the first; 0 at the confirmed end.
+        """Fills ``buffer`` with the bytes that arrive within about a second; waits for the first; 0 at the confirmed
+        end.
 
         Raises TransientError on reset, stall or a short body, Cancelled when cancelled.
         """
@@ -152,7 +153,7 @@ class HttpBody(AbstractContextManager["HttpBody"]):
             filled += count
 
     def text(self) -> str:
-        """The beginning of the body, cleaned for display: the server's explanation of its error, if any."""
+        """The beginning of the body, cleaned for display: the server's explanation of an error, if any."""
         buffer = memoryview(bytearray(ERROR_TEXT_BYTES))
         try:
             count = self.readinto(buffer)
@@ -218,7 +219,7 @@ class Connection:
         ``bad_reply``.
         """
         self._wire.cancel = cancel
-        self.alive = False  # until this exchange has come to its end
+        self.alive = False  # until this exchange is complete
         self._last = last
         headers = {"Range": f"bytes={byte_range[0]}-{byte_range[-1]}"} if byte_range else {}
         headers |= cookie.headers_for(self.host, self.port) if cookie else {}
@@ -236,12 +237,12 @@ class Connection:
 
     def _exchange(self, target: str, headers: Mapping[str, str]) -> HttpBody:
         request = http.client.HTTPConnection(self.host, self.port)
-        request.default_port = HTTPS_PORT  # the port goes into Host only where it is another one
+        request.default_port = HTTPS_PORT  # any other port is added to Host
         request.sock = self._wire
         try:
             request.request("GET", target, headers={"Accept": "*/*", **headers})  # adds Accept-Encoding: identity
         except (http.client.InvalidURL, UnicodeError) as error:
-            raise SourceError("the server gave a URL with characters that none may have", code=BAD_REPLY) from error
+            raise SourceError("the server gave a URL with invalid characters", code=BAD_REPLY) from error
         return HttpBody(_head(self._wire), self._wire, self._release, self.name)
 
     def _release(self, usable: bool) -> None:
@@ -279,7 +280,7 @@ def _connected(trusted: TrustedConnection) -> ssl.SSLSocket:
         raise translate(error) from error
     sock = trusted.sock
     assert isinstance(sock, ssl.SSLSocket)
-    # Without this a dropped connection looks like close_notify, which is all that confirms a body without a length.
+    # Otherwise a dropped connection looks like close_notify, which alone confirms the end of a body without a length.
     sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
     return sock
 
@@ -297,7 +298,7 @@ def _head(wire: Wire) -> http.client.HTTPResponse:
 
 
 def _accepted(body: HttpBody) -> HttpBody:
-    """``body``, if the response is a success; else raises what it means."""
+    """Returns ``body`` if the response is a success; otherwise raises the error for its status."""
     if body.status in (200, 206):
         return body
     if 300 <= body.status < 400:

@@ -1,4 +1,4 @@
-"""All machines of all datacenters, in one paged retrieval; and finding one by what the user typed."""
+"""All machines of all datacenters, in one paged retrieval; and finding one by a selector."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_machines(
     """All machines and templates, sorted by path. ``on_count`` is called with the number so far, page by page.
 
     One container view, one retrieval in pages: pages + 2 calls in all. ``disks=False`` leaves ``MachineSummary.disks``
-    empty and spares the server and the wire the device lists, which are most of the data.
+    empty and does not retrieve the device lists, which are most of the data.
     """
     found = session.call(lambda: _collect(session, cancel, on_count, disks=disks, page_size=page_size))
     return sorted((summary_of(*row, found.places, found.hosts) for row in found.rows), key=lambda machine: machine.path)
@@ -93,7 +93,7 @@ def _sort_in(found: _Inventory, item: ObjectProperties) -> None:
 
 
 def location_of(item: ObjectProperties) -> Place:
-    """A Folder, Datacenter or VirtualApp as a step of a path. A vApp stands in a folder or in another vApp."""
+    """A Folder, Datacenter or VirtualApp as a step of a path. A vApp is in a folder or in another vApp."""
     parent = item.text("parent") or item.text("parentFolder") or item.text("parentVApp")
     return Place(item.text("name") or item.moref, parent, item.kind)
 
@@ -157,11 +157,12 @@ def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacente
     """The one machine that ``selector`` means: moref, BIOS or instance UUID, inventory path (``/DC/vm/..``, with or
     without the leading slash, or relative to a datacenter's ``vm`` folder) or name.
 
-    A name in ``datacenter`` goes before the same name elsewhere. Raises LookupFailed: ``ambiguous`` with the
+    A name in ``datacenter`` takes precedence over the same name elsewhere. Raises LookupFailed: ``ambiguous`` with the
     candidates, ``not_found`` with similar names.
     """
     wanted = selector.strip()
-    found = _meant(machines, selector) or _meant(machines, wanted)
+    found = [machine for machine in machines if _is_meant(machine, selector)]
+    found = found or [machine for machine in machines if _is_meant(machine, wanted)]
     if not found:
         found = [machine for machine in machines if machine.name.casefold() == wanted.casefold()]
     if len(found) > 1 and datacenter is not None:
@@ -169,10 +170,6 @@ def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacente
     if len(found) == 1:
         return found[0]
     raise _ambiguous(wanted, found) if found else _not_found(wanted, machines)
-
-
-def _meant(machines: Sequence[MachineSummary], wanted: str) -> list[MachineSummary]:
-    return [machine for machine in machines if _is_meant(machine, wanted)]
 
 
 def _is_meant(machine: MachineSummary, wanted: str) -> bool:

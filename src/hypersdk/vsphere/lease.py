@@ -1,8 +1,8 @@
-"""The life of an export lease: opened, kept alive, reopened when lost, compared with the server's manifest, ended.
+"""An export lease: opened, kept alive, reopened when lost, compared with the server's manifest, ended.
 
 ::
 
-    written down ─> ExportVm / ExportSnapshot ─> ready ─> streams ─> manifest compared ─> Complete
+         journal ─> ExportVm / ExportSnapshot ─> ready ─> streams ─> manifest compared ─> Complete
                                                    │  ▲                                    Abort in every other case
                         renewed from a thread of its own, data or not                       │
                                                    └── lost (timed out, session ended): the next stream asks whether the
@@ -63,26 +63,26 @@ LEASE_LOST: Final = register(
 )
 
 RENEWALS_PER_TIMEOUT: Final = 5
-"""A lease of the usual 300 s hears of us every minute, so that four calls may fail before it is lost."""
+"""A lease of the usual 300 s is renewed every minute, so that four calls may fail before it is lost."""
 RENEW_AT_MOST_S: Final = 60.0
 RENEW_AGAIN_S: Final = 5.0
-"""After a renewal that the server did not answer, which may have taken minutes of the time-out."""
+"""Pause after a renewal that the server did not answer, which may have taken minutes of the time-out."""
 OPEN_RETRY: Final = RetryPolicy()
 """Of the first lease, where the host is short of memory or time."""
 TURN_S: Final = 0.25
-"""How often a stream that waits for others to open the lease looks at its cancel token."""
+"""How often a stream that waits for others to open the lease checks its cancel token."""
 KEEPER_WAIT_S: Final = 5.0
-"""A renewal that hangs does not hold up the end; its thread dies with the answer."""
+"""A renewal that hangs does not delay the end for longer; its thread ends with the answer."""
 _ABORT_TRIES: Final = 3
 _ABORT_PAUSE_S: Final = 0.5
 
 
 class Verdict(StrEnum):
-    """What the server's manifest says of one disk. A mismatch is no verdict but an error."""
+    """The result of comparing one disk with the server's manifest. A mismatch is an error instead."""
 
     PROVED = "proved"
     UNPROVED = "unproved"  # the server gave no digest for it
-    UNVERIFIABLE = "lost"  # it came whole from a lease that ended before its manifest was asked for
+    UNVERIFIABLE = "lost"  # it was received from a lease that ended before its manifest was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,15 @@ class _Held:
 
 
 class LeasedExport:
-    """The export of one machine, or of one of its snapshots. A context manager: leaving it aborts what ``complete`` did
-    not end.
+    """The export of one machine, or of one of its snapshots. A context manager: leaving it aborts the lease
+    unless ``complete`` ended it.
 
-    ``on_opened`` is called with each lease before the server is asked for it (its ``lease_moref`` is empty then) and
-    again when the server has named it; ``on_closed`` when that record no longer needs undo. ``same_point`` is asked
-    before a lost lease is replaced, and raises where the machine is not provably at the point in time that the first
-    one was of. ``on_wait`` is called with what is waited for, for people.
+    ``on_opened`` is called with each lease before it is requested (its ``lease_moref`` is empty then) and again when
+    the server has returned it; ``on_closed`` when that record no longer needs undo. ``same_point`` is called before a
+    lost lease is replaced, and raises unless the machine is provably at the point in time of the first lease.
+    ``on_wait`` is called with messages while waiting.
 
-    Entering raises what the server refuses the export with; nothing is open then.
+    Entering raises the server's error; nothing is open then.
     """
 
     def __init__(
@@ -163,16 +163,15 @@ class LeasedExport:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the lease that is held now was opened."""
+        """Seconds since the current lease was opened."""
         return time.monotonic() - self._opened_at
 
     def set_fraction(self, fraction: float) -> None:
-        """How far the copy is, 0 to 1: what the server's progress bar shows after the next renewal."""
+        """Sets the progress of the copy, 0 to 1; the server shows it after the next renewal."""
         self._percent = max(0, min(100, int(fraction * 100)))
 
     def verify(self, streams: Mapping[str, StreamDigests]) -> dict[str, Verdict]:
-        """The server's manifest against what was received of each file (by its lease key). To be called before
-        ``complete``.
+        """Compares the received files (by lease key) with the server's manifest. To be called before ``complete``.
 
         Raises IntegrityError ``manifest_mismatch`` that names the disks.
         """
@@ -195,8 +194,7 @@ class LeasedExport:
         return verdicts
 
     def complete(self) -> None:
-        """Ends the export as done. A lease that has already ended by itself is not an error: everything was
-        received."""
+        """Ends the export successfully. A lease that has already ended is not an error: everything was received."""
         self._stopped.set()
         with self._lock:
             held, self._held = self._held, None
@@ -216,8 +214,7 @@ class LeasedExport:
         self._on_wait(f"{error.message}; trying again in {format_duration(wait_s)}")
 
     def _open(self, cancel: CancelToken) -> _Held:
-        """A lease that is ready, its digests chosen. Raises what the server answers; what was opened is closed again
-        then."""
+        """Opens a lease and waits until it is ready. Raises the server's error, after closing the lease again."""
         record = self._request(cancel)
         try:
             info = nfc.wait_until_ready(self._session, record.lease_moref, cancel=cancel)
@@ -254,7 +251,7 @@ class LeasedExport:
         try:
             lease = nfc.request_lease(self._session, self._moref, self._snapshot)
         except ConnectError:
-            self._unanswered = planned  # whether the server has opened it is not known: the record stays, for the undo
+            self._unanswered = planned  # the server may have opened it: the record stays, for the undo
             raise
         except HyperSDKError:
             self._on_closed(planned)
@@ -269,8 +266,7 @@ class LeasedExport:
         return record
 
     def _task(self, earlier: Collection[str]) -> str | None:
-        """The task of the export that was just asked for; None where the server shows none. Not knowing it is no reason
-        to fail."""
+        """The task of the export that was just requested; None where the server shows none or it cannot be read."""
         try:
             running = running_tasks(self._session, self._moref, cancel=CancelToken())
         except HyperSDKError as error:
@@ -304,7 +300,7 @@ class LeasedExport:
         held = self._current(cancel)
         file = held.info.files.get(source.lease_key)
         if file is None:
-            raise SourceError(f"the lease that was opened anew does not offer {source.label}", code=LEASE_LOST)
+            raise SourceError(f"the reopened lease does not offer {source.label}", code=LEASE_LOST)
         self._streams[file.key, held.record.lease_moref] += 1
         with self._connect(held, file, cancel) as body:
             yield body
@@ -316,7 +312,7 @@ class LeasedExport:
             with retried_when_away():
                 return self._routes.open(file.url, file.pin, cookie=cookie, cancel=cancel)
         except SourceError as error:
-            # A lease that has just ended refuses its files; the next try asks for its state and opens another.
+            # A lease that has just ended refuses its files; the next attempt reads its state and opens another.
             if error.fields.get("status") == UNAUTHORIZED:
                 self._give_up(held, cancel)
             elif error.code != HTTP_REFUSED or self._state(held, cancel) == nfc.READY:
@@ -324,8 +320,8 @@ class LeasedExport:
             raise TransientError(f"the lease has ended: {error.message}", code=LEASE_LOST) from error
 
     def _give_up(self, held: _Held, cancel: CancelToken) -> None:
-        """A data request is not authorized, whatever the API says of lease and session: the next try has new ones of
-        both."""
+        """Ends lease and session after a data request was not authorized, although the API accepts both: the next
+        attempt has new ones."""
         with self._turn(cancel):
             if self._held is not held:
                 return  # another stream was here first
@@ -336,7 +332,8 @@ class LeasedExport:
             self._session.renew(held.record.session_key)
 
     def _current(self, cancel: CancelToken) -> _Held:
-        """The lease, if it is still there; else a new one of the same point in time. Other streams wait until then."""
+        """The lease if it still exists; otherwise a new one of the same point in time. Other streams wait until
+        then."""
         with self._turn(cancel):
             if self._held is None or self._state(self._held, cancel) != nfc.READY:
                 self._held = self._reopened(self._held, cancel)
@@ -344,7 +341,7 @@ class LeasedExport:
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:
-        """The lock. A stream that is cancelled does not wait for the one that opens the lease anew, which may take
+        """Holds the lock. A cancelled stream does not wait for the one that reopens the lease, which may take
         minutes."""
         while not self._lock.acquire(timeout=TURN_S):
             cancel.check()
@@ -373,15 +370,15 @@ class LeasedExport:
     # Keeping alive and ending
 
     def _keep_alive(self) -> None:
-        """Renews the lease, whether bytes flow or not. A failure is left to the streams: they see whether the lease is
-        still there."""
+        """Renews the lease, whether or not data is read. A failure is only logged: the streams find out whether the
+        lease still exists."""
         pause_s = self._interval_s()
         while not self._stopped.wait(pause_s):
             answered = self._renew()
             pause_s = self._interval_s() if answered else min(self._interval_s(), RENEW_AGAIN_S)
 
     def _renew(self) -> bool:
-        """False when the server did not answer."""
+        """Renews the lease once. False when the server did not answer."""
         held = self._held
         if held is None:
             return True
@@ -398,7 +395,7 @@ class LeasedExport:
         return min(timeout_s / RENEWALS_PER_TIMEOUT, RENEW_AT_MOST_S)
 
     def _manifest(self) -> tuple[dict[str, nfc.ManifestEntry], str]:
-        """The server's manifest and the lease that it is of; no lease where it is gone, and its manifest with it."""
+        """The server's manifest and the moref of its lease, which is empty where both no longer exist."""
         with self._lock:
             held = self._held
         if held is None:
@@ -420,7 +417,7 @@ class LeasedExport:
             self._end(held.record)
 
     def _end(self, record: LeaseRecord) -> None:
-        """Aborts a lease; one that may still be there stays in the journal, for the undo."""
+        """Aborts a lease; one that may still exist stays in the journal, for the undo."""
         for _ in range(_ABORT_TRIES):
             if end_quietly(self._session, record.lease_moref):
                 self._on_closed(record)
@@ -431,8 +428,8 @@ class LeasedExport:
 def _compare(entry: nfc.ManifestEntry, stream: StreamDigests, times: int) -> bool | None:
     """Whether the strongest digest that both sides have is the same; None where they share none.
 
-    Of a stream that was opened several ``times`` on one lease it is not known what a server counts: the last one, or
-    all. Where its length shows that it is not what was received, its digest is not of that either.
+    When a stream was opened several ``times`` on one lease, the manifest may describe the last one or all together.
+    Where the length differs from what was received, the digest is not comparable either.
     """
     if times > 1 and entry.size_bytes not in (None, stream.length_bytes):
         return None
@@ -443,12 +440,12 @@ def _compare(entry: nfc.ManifestEntry, stream: StreamDigests, times: int) -> boo
 
 
 def match_disks(disks: Sequence[Disk], files: Sequence[nfc.DeviceUrl]) -> list[tuple[Disk, nfc.DeviceUrl]]:
-    """Which disk each file of a lease is of.
+    """Pairs the files of a lease with the disks.
 
-    By controller and unit, which stand in the key that vSphere gives (``/vm-42/ParaVirtualSCSIController0:1``); else by
-    the name of its backing file; else, where the keys tell no places and what is left is as many on both sides, by the
-    order of the device list, which leases keep. What has no partner is left out. A wrong guess would hardly pass: the
-    stream's capacity is compared with the disk's.
+    By controller and unit, which are part of vSphere's key (``/vm-42/ParaVirtualSCSIController0:1``); else by the name
+    of the backing file; else, where the keys have no such form and equally many files and disks are left, by the order
+    of the device list, which leases follow. Files and disks without a match are omitted. A wrong match is detected
+    later: the stream's capacity is compared with the disk's.
     """
     pairs: list[tuple[Disk, nfc.DeviceUrl]] = []
     left, others = list(disks), []

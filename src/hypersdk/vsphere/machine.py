@@ -1,4 +1,4 @@
-"""One machine in full, its datastores, and a cheap check whether its disks are still at the same point in time."""
+"""All properties of one machine, and its datastores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hypersdk.vsphere.tasks import RUNNING
 MACHINE_UNREADABLE: Final = register(
     "machine_unreadable",
     "vCenter has no configuration for this machine: it is orphaned, inaccessible or its host is disconnected.",
-    First("bring its host and datastore back, or register the machine again"),
+    First("reconnect its host and datastore, or register the machine again"),
     Retry(),
 )
 
@@ -50,7 +50,7 @@ SNAPSHOT_PATHS: Final = tuple(
     for path in _DETAIL
     if path.startswith("config.") and path not in ("config.changeVersion", "config.files.vmPathName")
 )
-"""What a snapshot has of its own."""
+"""Properties that a snapshot has too."""
 _NETWORKS: Final = {"Network": ("name",), "DistributedVirtualPortgroup": ("name", "key"), "OpaqueNetwork": ("name",)}
 DATASTORE: Final = ("name", "summary.accessible", "summary.capacity", "summary.freeSpace")
 _TASK: Final = ("info.state", "info.descriptionId")
@@ -72,11 +72,11 @@ class DatastoreFacts:
 
 
 def read_machine(session: Session, moref: str, *, snapshot: str | None = None, cancel: CancelToken = NEVER) -> Machine:
-    """All that is known of one machine, with its host, networks, datastores, folders and running tasks, in one call.
+    """All properties of one machine, with its host, networks, datastores, folders and running tasks, in one call.
 
-    With a ``snapshot`` (its moref), in one call more, its hardware and settings are those that the snapshot holds:
-    since then a disk may have been added or removed, or another one put in its place. Where the server does not show
-    them, they are today's. Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
+    With a ``snapshot`` (its moref), hardware and settings are those of the snapshot, which takes one more call: since
+    then a disk may have been added, removed or replaced. Where the server does not return them, they are the current
+    ones. Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
     """
     found = _read_related(session, moref, cancel)
     machine = _decode(moref, found)
@@ -216,8 +216,8 @@ def _decode(moref: str, found: _Related) -> Machine:
 
 
 def _as_of(machine: Machine, found: _Related, then: ObjectProperties) -> Machine:
-    """``machine`` with the configuration ``then``. How much is used of a disk is known where it is still the one that
-    it was."""
+    """``machine`` with the configuration ``then``. The used space of a disk is known where it is still the same
+    disk."""
     assert found.machine is not None
     values = {path: value for path, value in found.machine.values.items() if path not in SNAPSHOT_PATHS} | dict(
         then.values
@@ -259,7 +259,7 @@ def datastore_facts(item: ObjectProperties) -> DatastoreFacts:
 
 
 def _busy_with(found: _Related) -> str | None:
-    """What a queued or running task of the machine does, like ``VirtualMachine.createSnapshot``."""
+    """The operation of a queued or running task of the machine, like ``VirtualMachine.createSnapshot``."""
     tasks = (item for item in found.by_moref.values() if item.kind == "Task" and item.text("info.state") in RUNNING)
     return next((clean_text(task.text("info.descriptionId") or task.moref) for task in tasks), None)
 

@@ -49,7 +49,7 @@ READY_TIMEOUT_S: Final = 300.0
 FIRST_LOOK_S: Final = 0.05
 LAST_LOOK_S: Final = 1.0
 DEFAULT_TIMEOUT_S: Final = 300
-"""What servers use unless told otherwise."""
+"""The default of vSphere."""
 MAX_FILES: Final = 1024
 DESCRIPTOR_MAX_BYTES: Final = 16 * MiB
 MAX_TEXT: Final = 8192
@@ -82,8 +82,7 @@ class LeaseInfo:
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """What the server says it sent of one file. Digests are lower-case hex, None where it has none; ``size_bytes``
-    too."""
+    """The server's digests and size of one file that it sent. Digests are lower-case hex; None where it has none."""
 
     sha1: str | None
     sha256: str | None
@@ -91,8 +90,8 @@ class ManifestEntry:
 
 
 def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
-    """Asks for the export of a powered-off machine, or of a snapshot; returns the lease's moref. It is not ready
-    yet."""
+    """Requests the export of a powered-off machine, or of a snapshot; returns the moref of the lease, which is not
+    ready yet."""
 
     def ask() -> str:
         if snapshot is not None:
@@ -112,7 +111,7 @@ def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None
 
 
 def wait_until_ready(session: Session, lease: str, *, cancel: CancelToken) -> LeaseInfo:
-    """Waits for ``ready`` and returns what can be downloaded. Raises what the lease's error means; TransientError
+    """Waits for ``ready`` and returns the files that can be downloaded. Raises the lease's error, and TransientError
     ``lease_not_ready``."""
     pause_s, started = FIRST_LOOK_S, time.monotonic()
     while True:
@@ -168,11 +167,8 @@ def _pin(element: Element) -> str | None:
 
 
 def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
-    """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it
-    stays SHA-1.
-
-    Where the server refuses, the manifest has SHA-1.
-    """
+    """Requests a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte is read. False where
+    the server refuses: the manifest then has SHA-1."""
 
     def ask() -> None:
         from pyVmomi import vim
@@ -183,7 +179,7 @@ def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
     try:
         session.call(ask)
     except (Refused, SourceError) as error:
-        LOG.info("the server's manifest stays with SHA-1: %s", error.message)
+        LOG.info("the server's manifest uses SHA-1: %s", error.message)
         return False
     return True
 
@@ -194,7 +190,7 @@ def renew(session: Session, lease: str, percent: int) -> None:
 
 
 def manifest(session: Session, lease: str) -> dict[str, ManifestEntry]:
-    """What the server says it sent, by key; to be asked before the lease ends. Empty where the server keeps none."""
+    """The server's manifest by file key; to be read before the lease ends. Empty where the server has none."""
     try:
         entries = session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseGetManifest())
     except HyperSDKError as error:
@@ -219,12 +215,12 @@ def _digest(text: str | None, digits: int) -> str | None:
 
 
 def complete(session: Session, lease: str) -> None:
-    """Ends the export as done."""
+    """Ends the export successfully."""
     session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseComplete())
 
 
 def abort(session: Session, lease: str) -> None:
-    """Aborts the export; the machine is free then."""
+    """Aborts the export, which frees the machine."""
     session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseAbort(fault=None))
 
 
@@ -232,8 +228,8 @@ def server_descriptor(session: Session, moref: str, snapshot: str | None, files:
     """``OvfManager.CreateDescriptor`` for a machine (or one of its ``snapshot``s), naming ``files`` by their lease
     keys.
 
-    To be asked while lease and snapshot are still there. None where the server has no such call or reports an error:
-    the disks are what counts, and a descriptor of our own is as good; the reason goes to the log.
+    To be called while lease and snapshot still exist. None where the server has no such call or reports an error, which
+    is logged: a descriptor of our own serves as well.
     """
     try:
         result = session.call(lambda: _create(session, moref, snapshot, files))

@@ -36,11 +36,11 @@ LOOK_EVERY_S: Final = 1.0
 
 
 def power_off(session: Session, moref: str, *, cancel: CancelToken) -> bool:
-    """Powers off, hard. False when it was off already. Raises Refused ``power_state`` for a suspended machine: its
-    memory would be lost."""
+    """Powers the machine off without a guest shutdown. False when it was off already. Raises Refused ``power_state``
+    for a suspended machine: its memory would be lost."""
     if _power(session, moref, cancel) is Power.SUSPENDED:
         raise Refused(
-            f"{moref} is suspended: powering it off would throw its memory away",
+            f"{moref} is suspended: powering it off would lose its memory",
             code=POWER_STATE,
             next_step="Resume it and shut it down, or power it off in vCenter if its memory may be lost.",
         )
@@ -53,7 +53,7 @@ def power_on(session: Session, moref: str, *, cancel: CancelToken) -> bool:
 
 
 def ask_guest_down(session: Session, moref: str, *, cancel: CancelToken) -> bool:
-    """Asks the guest to shut down, which cannot be recalled. False when the machine was off already.
+    """Asks the guest to shut down, which cannot be cancelled. False when the machine was off already.
 
     Raises Refused ``tools_unavailable`` (no VMware Tools running). After a ConnectError the guest may have been asked.
     """
@@ -64,7 +64,7 @@ def ask_guest_down(session: Session, moref: str, *, cancel: CancelToken) -> bool
 
 
 def wait_until_off(session: Session, moref: str, *, timeout_s: float, cancel: CancelToken) -> None:
-    """Until the machine is off. Raises SourceError ``shutdown_timeout`` after ``timeout_s``."""
+    """Waits until the machine is off. Raises SourceError ``shutdown_timeout`` after ``timeout_s``."""
     until = time.monotonic() + timeout_s
     while _power(session, moref, cancel) is not Power.OFF:
         left_s = until - time.monotonic()
@@ -82,8 +82,8 @@ def _power(session: Session, moref: str, cancel: CancelToken) -> Power:
 def _change(
     session: Session, moref: str, wanted: Power, start: Callable[[Any], Any], what: str | None, cancel: CancelToken
 ) -> bool:
-    """Runs the task unless the machine is as ``wanted``; someone else may bring it there at the same moment. One of a
-    kind ``what`` is never left running."""
+    """Runs the task unless the machine is in the state ``wanted``, also by another client at the same time. With
+    ``what``, the end of the task is waited for even when cancelled (``run_whole_task``)."""
 
     def begin() -> Any:
         return start(session.ref("VirtualMachine", moref))
@@ -103,17 +103,17 @@ def _change(
 
 
 def connections(session: Session, moref: str, *, cancel: CancelToken) -> dict[str, bool]:
-    """Device key -> connected, of all devices that can be connected; JSON-able."""
+    """Whether each device that can be connected is connected, by device key; JSON-able."""
     devices = read_one(session, "VirtualMachine", moref, [DEVICES], cancel=cancel).items(DEVICES)
     known = ((to_int(child_text(device, "key")), child_text(device, "connectable", "connected")) for device in devices)
     return {str(key): connected == "true" for key, connected in known if key is not None and connected is not None}
 
 
 def reconnect(session: Session, moref: str, found: Mapping[str, bool], *, cancel: CancelToken) -> None:
-    """Connects and disconnects what is not as ``found``, in one reconfiguration. A device that no longer exists is
-    skipped.
+    """Restores which devices are connected, in one reconfiguration. A device that no longer exists is skipped.
 
-    An account may power-cycle a machine without the privilege to do so: then the devices that differ are logged.
+    An account may have the privilege to power-cycle a machine and not this one: then the devices that differ are
+    logged.
     """
     now = connections(session, moref, cancel=cancel) if found else {}
     due = {key: connected for key, connected in found.items() if now.get(key, connected) != connected}

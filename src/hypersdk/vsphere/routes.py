@@ -1,11 +1,10 @@
-"""The route of the data: directly from the ESXi host that the lease names, or through the server that we are logged in
-to.
+"""The route of the data: directly from the ESXi host that the lease names, or through the server of the session.
 
 ::
 
-    URL names *              the server that we are logged in to, host and port
-    URL names an ESXi host   1. that host, its certificate pinned by the lease     fast, and spares vCenter
-                             2. the same path on the server we are logged in to    where the host cannot be reached
+    URL names *              the server of the session, host and port
+    URL names an ESXi host   1. that host, its certificate pinned by the lease     fast, and no load on vCenter
+                             2. the same path on the server of the session         where the host cannot be reached
 
 The route that worked is kept for all streams of that host until it fails; then the other one is tried.
 """
@@ -37,7 +36,7 @@ NO_ROUTE: Final = register(
 VIA: Final = " via "
 """Part of the name of a route that goes around its host."""
 PROBE_TIMEOUT_S: Final = 5.0
-"""How long a host may take to answer that another route goes around: a firewall that drops packets never does."""
+"""How long to wait for a host where there is another route: a firewall may drop packets silently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Route:
 
 
 class Routes:
-    """The routes to all files of a session's leases. ``detours`` are the hosts that are reached around by now; it is
+    """The routes to all files of a session's leases. ``detours`` are the hosts that are currently bypassed; the set is
     shared by all leases of the session. Thread-safe."""
 
     def __init__(self, endpoint: Endpoint, detours: set[str], *, stall_s: float = STALL_TIMEOUT_S) -> None:

@@ -1,4 +1,5 @@
-"""The login to one vCenter or ESXi host: made once, kept alive, renewed silently, shared by all threads of a run."""
+"""The login session on one vCenter or ESXi host: kept alive, renewed when it expires, shared by all threads of a
+run."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ NO_PASSWORD: Final = register(
 )
 
 KEEPALIVE_S: Final = 240.0
-"""vCenter drops a session after 30 minutes without a call; a bulk download is none. Several misses fit in between."""
+"""vCenter ends a session after 30 minutes without a call; a download does not count as one. Several failed calls fit
+in between."""
 CLOSE_WAIT_S: Final = 5.0
 NEVER: Final = CancelToken()
 """Never cancelled: for single reads of callers that have no token."""
@@ -45,7 +47,7 @@ COOKIE: Final = "vmware_soap_session"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the server says about itself. ``instance_uuid`` is that of a vCenter; an ESXi host has none."""
+    """The server's description of itself. ``instance_uuid`` is that of a vCenter; an ESXi host has none."""
 
     name: str
     full_name: str
@@ -62,10 +64,10 @@ class About:
 
 
 class Session(AbstractContextManager["Session"]):
-    """A login. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
+    """A login session. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
 
-    ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then.
-    ``user`` is the account as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
+    ``key`` changes when the session was renewed: what belonged to the old one (leases, views) is gone then. ``user`` is
+    the account as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
     """
 
     def __init__(
@@ -94,8 +96,7 @@ class Session(AbstractContextManager["Session"]):
         keepalive_s: float = KEEPALIVE_S,
         guard: Callable[[], None] = lambda: None,
     ) -> Session:
-        """Logs in. ``guard`` is called before every call, and raises where this process may not touch the server any
-        more.
+        """Logs in. ``guard`` is called before every call, and raises when this process must no longer use the server.
 
         Raises ConnectError (no answer, not trusted, no vSphere), AccessError ``login_refused``, UsageError
         ``no_password``."""
@@ -122,8 +123,8 @@ class Session(AbstractContextManager["Session"]):
         return session
 
     def breakable(self, cancel: CancelToken) -> AbstractContextManager[None]:
-        """While nothing needs undo: a cancel also ends pending calls, and the session with them. A vCenter that hangs
-        would block its caller for three minutes."""
+        """In the block, a cancel also ends pending calls, and the session with them: a vCenter that hangs would block
+        the caller for three minutes. For work that needs no undo."""
         return _broken_off(cancel, self.stub.abort)
 
     def __exit__(
@@ -134,7 +135,7 @@ class Session(AbstractContextManager["Session"]):
     def call(self, fn: Callable[[], T]) -> T:
         """Runs ``fn`` with all faults translated; when the session has expired, logs in again and runs it once more.
 
-        So ``fn`` must look its objects up itself, by ``ref``. It is repeated only after NotAuthenticated, when the
+        So ``fn`` must look up its objects itself, by ``ref``. It is repeated only after NotAuthenticated, when the
         server has done nothing.
         """
         self._check_open()
@@ -148,9 +149,9 @@ class Session(AbstractContextManager["Session"]):
         return _translated(self.endpoint.address, fn)
 
     def renew(self, instead_of: str) -> None:
-        """Logs in anew although the session seems to live, where the data plane does not take its cookie any more;
-        unless another thread has replaced the session with the key ``instead_of`` already. The old one is left to idle
-        out: leases of others may hang on it."""
+        """Logs in again although the session seems valid, for when the data plane no longer accepts its cookie; unless
+        another thread has already replaced the session with the key ``instead_of``. The old session is left to expire:
+        other leases may belong to it."""
         self._log_in(instead_of, forget_cookie=True)
 
     def ref(self, type_name: str, moref: str) -> Any:
@@ -176,7 +177,7 @@ class Session(AbstractContextManager["Session"]):
         return now.astimezone(UTC)
 
     def close(self) -> None:
-        """Ends the keep-alive and logs out. A server that is gone is not an error here: its session expires."""
+        """Ends the keep-alive and logs out. A server that cannot be reached is not an error: its session expires."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -186,7 +187,7 @@ class Session(AbstractContextManager["Session"]):
             self._guard()
             _translated(
                 self.endpoint.address, lambda: self.content.sessionManager.Logout()
-            )  # fails at once where it was broken off
+            )  # fails at once after an abort
         self.stub.DropConnections()
 
     def _check_open(self) -> None:
@@ -195,15 +196,15 @@ class Session(AbstractContextManager["Session"]):
             raise AccessError(f"the session on {self.endpoint.address} is closed", code=NOT_AUTHENTICATED)
 
     def _log_in(self, instead_of: str = "", *, forget_cookie: bool = False) -> None:
-        """Makes a session, unless another thread has already replaced the one with the key ``instead_of``."""
+        """Logs in, unless another thread has already replaced the session with the key ``instead_of``."""
         with self._lock:
             if self.key != instead_of:
                 return
             self._check_open()
             if forget_cookie:
-                self.stub.cookie = ""  # a login in a session that lives is refused
+                self.stub.cookie = ""  # a login is refused while a session is valid
             password = self.endpoint.password
-            assert password is not None  # connect() has seen to it
+            assert password is not None  # checked by connect()
             user = _translated(
                 self.endpoint.address,
                 lambda: self.content.sessionManager.Login(self.endpoint.username, password.reveal(), None),
@@ -212,8 +213,8 @@ class Session(AbstractContextManager["Session"]):
             self.key = str(user.key)
 
     def _keep_alive(self) -> None:
-        """Asks for the time now and then. An unreachable server is reported by the next real call; a refused login is
-        not retried."""
+        """Asks for the server's time at intervals. An unreachable server is reported by the next real call; a refused
+        login is not retried."""
         while not self._closing.wait(self._keepalive_s):
             try:
                 with suppress(ConnectError):
@@ -224,7 +225,7 @@ class Session(AbstractContextManager["Session"]):
 
 @contextmanager
 def _broken_off(cancel: CancelToken, abort: Callable[[], None]) -> Iterator[None]:
-    """Turns a cancel into ``abort``, and the errors of that into Cancelled."""
+    """Calls ``abort`` when cancelled, and raises the errors that it causes as Cancelled."""
     try:
         with cancel.calling(abort):
             yield
@@ -235,7 +236,7 @@ def _broken_off(cancel: CancelToken, abort: Callable[[], None]) -> Iterator[None
 
 
 def _translated(peer: str, fn: Callable[[], T]) -> T:
-    """``fn()`` with every fault and every broken connection to ``peer`` as an error of ours."""
+    """``fn()``; vSphere faults and failed connections to ``peer`` are raised as HyperSDKError."""
     from pyVmomi import vmodl
 
     try:
@@ -261,8 +262,8 @@ def _about(info: Any) -> About:
 
 
 def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
-    """A stub that speaks the newest version of the API that both sides know, with the connection that has found it
-    out."""
+    """A stub for the newest version of the API that both sides support; it reuses the connection that asked for the
+    versions."""
     connection = open_connection(endpoint)
     try:
         with _broken_off(cancel, connection.abort):

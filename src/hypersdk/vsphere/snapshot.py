@@ -77,7 +77,7 @@ def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> 
     """Removes one snapshot (its children stay) and consolidates its disks. One that no longer exists is not an error.
 
     Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards, and
-    SourceError ``snapshot_failed`` when it is still there though the server knows nothing of its removal any more.
+    SourceError ``snapshot_failed`` when it still exists although the server has no task for its removal any more.
     """
     there, machine = _machine_of(session, snapshot, cancel)
     if not there:
@@ -90,17 +90,17 @@ def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> 
             ),
             cancel=cancel,
         )
-    except LookupFailed as error:  # of the snapshot, or of a task that a server started anew has forgotten
+    except LookupFailed as error:  # of the snapshot, or of the task, which a restarted server has forgotten
         if _machine_of(session, snapshot, cancel)[0]:
             raise SourceError(
-                f"the snapshot {snapshot} still exists, and its removal has no task any more", code=SNAPSHOT_FAILED
+                f"the snapshot {snapshot} still exists, and the task of its removal does not", code=SNAPSHOT_FAILED
             ) from error
     if machine:
         _consolidate(session, machine, cancel)
 
 
 def _machine_of(session: Session, snapshot: str, cancel: CancelToken) -> tuple[bool, str | None]:
-    """Whether there is such a snapshot, and of which machine."""
+    """Whether the snapshot exists, and the moref of its machine."""
     try:
         return True, read_one(session, "VirtualMachineSnapshot", snapshot, ["vm"], cancel=cancel).text("vm")
     except LookupFailed:
@@ -108,7 +108,7 @@ def _machine_of(session: Session, snapshot: str, cancel: CancelToken) -> tuple[b
 
 
 def _consolidate(session: Session, moref: str, cancel: CancelToken) -> None:
-    """Once more, where the removal could not merge the delta: such disks grow unseen, as no snapshot shows for them."""
+    """Consolidates again where the removal could not merge the delta, which would keep growing without a snapshot."""
     if not consolidation_needed(session, moref, cancel=cancel):
         return
     try:
@@ -147,6 +147,6 @@ def _snapshots_of(machine: ObjectProperties) -> list[FoundSnapshot]:
 
 
 def consolidation_needed(session: Session, moref: str, *, cancel: CancelToken = NEVER) -> bool:
-    """Whether the machine's disks have deltas that belong to no snapshot: which a failed removal leaves behind."""
+    """Whether the machine's disks have deltas without a snapshot, which a failed removal leaves behind."""
     path = "runtime.consolidationNeeded"
     return read_one(session, "VirtualMachine", moref, [path], cancel=cancel).flag(path)

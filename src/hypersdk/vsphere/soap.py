@@ -1,8 +1,8 @@
 """Reading properties in bulk: PropertyCollector replies decoded straight from their XML.
 
-pyVmomi decodes about 1,500 machines a second and gives up on a type or enum value that it does not know; a reply read
-as plain XML is several times faster and takes what it understands. Requests are still written by pyVmomi; the reply
-comes over one of its pooled connections, so it is the same session.
+pyVmomi decodes about 1,500 machines a second and fails on an unknown type or enum value; a reply read as plain XML is
+several times faster, and unknown parts are ignored. Requests are still written by pyVmomi, and the reply comes over one
+of its pooled connections, so it is the same session.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ VIM: Final = "{urn:vim25}"
 XSI_TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
 PAGE_SIZE: Final = 500
 MAX_OBJECT_BYTES: Final = 4 * MiB
-"""What comes from one object to the next: a machine with 60 disks and a long tree of snapshots is a few hundred KiB."""
+"""Limit per object: a machine with 60 disks and a long tree of snapshots takes a few hundred KiB."""
 MAX_OBJECTS: Final = 200_000
-"""Of one read: four times the machines that a vCenter manages."""
+"""Limit per read: four times as many as the machines that a vCenter can manage."""
 MAX_PAGES: Final = 10_000
 _FAULT: Final = "{http://schemas.xmlsoap.org/soap/envelope/}Fault"
 
@@ -52,7 +52,7 @@ class ObjectProperties:
         return None if element is None else element.text
 
     def number(self, path: str) -> int | None:
-        """The value as a whole number; None when unset or none."""
+        """The value as a whole number; None when unset or not a number."""
         return to_int(self.text(path))
 
     def flag(self, path: str) -> bool:
@@ -151,8 +151,8 @@ def read_objects(
 ) -> Generator[ObjectProperties]:
     """All objects that the filter spec selects, page by page, each decoded when it is reached.
 
-    Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults
-    come out untranslated; and a reply that is not read to its end costs its connection.
+    Values are freed when the next object is requested, unless ``keep``. Iterate inside ``Session.call``, which
+    translates faults; a reply that is not read to its end closes its connection.
     """
     from pyVmomi import vmodl
 
@@ -222,7 +222,8 @@ def read_inventory(
 
 
 class _Reply:
-    """One call and its reply, read as it comes; ``token`` (known once all objects were read) leads to the next page."""
+    """One call and its reply, decoded while it arrives; ``token`` (known once all objects were read) continues with the
+    next page."""
 
     def __init__(self, session: Session, collector: Any, method: str, arguments: tuple[Any, ...]) -> None:
         self._stub = session.stub
@@ -287,11 +288,11 @@ class _Reply:
         except etree.XMLSyntaxError as exc:
             raise ConnectError(f"the server's answer is not valid XML: {exc.msg}", code=BAD_ANSWER) from exc
         if not answered:
-            raise ConnectError("the server's answer does not hold what it was asked for", code=BAD_ANSWER)
+            raise ConnectError("the server's answer does not contain the requested data", code=BAD_ANSWER)
 
 
 class _Bounded(io.RawIOBase):
-    """The body of an answer, of which no more than ``MAX_OBJECT_BYTES`` may come without an object."""
+    """The body of an answer; no more than ``MAX_OBJECT_BYTES`` are read per object."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         super().__init__()
@@ -299,7 +300,7 @@ class _Bounded(io.RawIOBase):
         self._left = MAX_OBJECT_BYTES
 
     def next_object(self) -> None:
-        """An object is complete: the count begins again."""
+        """Resets the count after a complete object."""
         self._left = MAX_OBJECT_BYTES
 
     def read(self, size: int = -1) -> bytes:
@@ -314,7 +315,7 @@ class _Bounded(io.RawIOBase):
 
 
 def _object(element: Any) -> ObjectProperties:
-    """An ``ObjectContent``. A property that may not be read is unset, unless the session itself is the reason."""
+    """Decodes an ``ObjectContent``. A property that may not be read is unset; an expired session is raised."""
     reference: Any = None
     values: dict[str, Element] = {}
     for item in element:
@@ -338,7 +339,7 @@ def _check_missing(item: Any) -> None:
 
 
 def _forget(element: Any) -> None:
-    """Frees a decoded object and what stood before it."""
+    """Frees a decoded object and its preceding siblings."""
     element.clear()
     parent = element.getparent()
     while element.getprevious() is not None:
@@ -357,7 +358,7 @@ def _soap_fault(body: bytes, stub: Any) -> BaseException:
 
 
 def localized_fault(element: Element) -> HyperSDKError:
-    """Our error for a ``LocalizedMethodFault`` (a task's or lease's ``error``)."""
+    """The HyperSDKError for a ``LocalizedMethodFault`` (a task's or lease's ``error``)."""
     from pyVmomi.VmomiSupport import GetWsdlType
 
     fault = child(element, "fault")

@@ -1,18 +1,19 @@
-"""The two places a disk's bytes come from: the stream of an export lease, and ranges of a flat file on its datastore.
+"""The two sources of a disk's data: the stream of an export lease, and ranges of a flat file on its datastore.
 
 ::
 
     LeaseDiskSource   streamOptimized VMDK, made on the fly, always from its first byte      lease.py opens it
     FlatDiskSource    NAME-flat.vmdk through https://HOST/folder/...: the raw disk, any range, from several threads
 
-A flat file only counts while it stands still: the machine is off and has no snapshots, or the file is the base of its
-only snapshot. What an answer to a range request must be:
+A flat file is used only while it does not change: the machine is off and has no snapshots, or the file is the base of
+its only snapshot. Answers to a range request::
 
-    206, Content-Range exactly as asked, total = capacity, validators as at first     good 200            the whole file
-    from its start: never written at an offset          range_ignored 206 otherwise  another part, or a file of another
-    size                            range_mismatch fewer bytes than were asked for
-    tried again, like a broken connection 416            the file is shorter than it was
-    range_mismatch other ETag or Last-Modified                                                       source_file_changed
+    206, Content-Range as requested, total = capacity, same validators    accepted
+    200: the whole file                                                   range_ignored
+    206: another part, or a file of another size                          range_mismatch
+    416: the file has become shorter                                      range_mismatch
+    fewer bytes than requested                                            retried, like a failed connection
+    other ETag or Last-Modified                                           source_file_changed
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ SOURCE_FILE_CHANGED: Final = register(
     SetOption("export_method", "lease"),
 )
 CBT_TRUSTED_SINCE: Final = (6, 7)
-"""Before, growing a disk past a 128 GiB boundary could leave areas out of what QueryChangedDiskAreas says (VMware KB
-2090639)."""
+"""In earlier versions, QueryChangedDiskAreas could miss areas of a disk that was grown past a 128 GiB boundary (VMware
+KB 2090639)."""
 PROBE_RETRIES: Final = 2
 MAX_AREAS: Final = 1 << 22
 _DELTA_AND_BASE: Final = 2
@@ -103,7 +104,8 @@ class LeaseDiskSource:
 
 
 class FlatDiskSource:
-    """A ``RangeSource``: a flat file that stands still, read through the server's ``/folder``. Made by ``probe_flat``.
+    """A ``RangeSource``: a flat file that does not change, read through the server's ``/folder``. Made by
+    ``probe_flat``.
 
     Connections are kept for the next range and end with the source.
     """
@@ -130,7 +132,7 @@ class FlatDiskSource:
         weakref.finalize(self, _close_all, self._idle)
 
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
-        """Allocated areas where change tracking knows them; else the whole disk."""
+        """The allocated areas where change tracking reports them; otherwise the whole disk."""
         cancel.check()
         areas = self._areas(cancel)
         yield from [(0, self.capacity_bytes)] if areas is None else areas
@@ -153,10 +155,10 @@ class FlatDiskSource:
             raise TransientError(error.message, cause=error.cause, remedies=error.remedies) from error
 
     def _is_stale(self, error: SourceError, kept: Connection | None, key: str) -> bool:
-        """Whether ``error`` only says that a connection, or the session with that ``key``, was idle for too long; then
-        both are fresh afterwards."""
+        """Whether ``error`` only means that a connection, or the session with that ``key``, was idle for too long; both
+        are renewed then."""
         if kept is not None and error.code == CONNECTION_RESET:
-            self.close()  # its sisters are no better
+            self.close()  # the other idle ones have timed out too
             return True
         if error.fields.get("status") == UNAUTHORIZED:
             self._log_in_again(key)
@@ -164,8 +166,8 @@ class FlatDiskSource:
         return False
 
     def _log_in_again(self, key: str) -> None:
-        """By a call that needs a login (not every server asks for one to tell the time); where that one is content with
-        the session that the data request was refused with, by a new one."""
+        """Makes a call that needs a login (not every server requires one to read its time), and renews the session
+        unless the call has done so."""
         root = self._session.content.rootFolder._moId
         with retried_when_away():
             self._session.call(lambda: self._session.ref("Folder", root).name)
@@ -192,7 +194,7 @@ class FlatDiskSource:
             self._check(body, part)
             body.fill(buffer)
             if body.readinto(memoryview(bytearray(1))):
-                raise SourceError(f"{self.label}: the server sent more than was asked for", code=RANGE_MISMATCH)
+                raise SourceError(f"{self.label}: the server sent more than was requested", code=RANGE_MISMATCH)
         if connection.alive:
             with self._lock:
                 self._idle.append(connection)
@@ -232,13 +234,13 @@ def _close_all(idle: list[Connection]) -> None:
 
 
 def _ranged(get: Callable[[], HttpBody]) -> HttpBody:
-    """An answer to a range request; 416 says that the file is shorter than it was."""
+    """The answer to a range request. Raises SourceError ``range_mismatch`` for 416: the file has become shorter."""
     try:
         return get()
     except SourceError as error:
         if error.fields.get("status") != 416:
             raise
-        raise SourceError("the file is shorter than it was", code=RANGE_MISMATCH, status=416) from error
+        raise SourceError("the file has become shorter", code=RANGE_MISMATCH, status=416) from error
 
 
 def probe_flat(
@@ -250,16 +252,16 @@ def probe_flat(
     cancel: CancelToken = NEVER,
     stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> FlatDiskSource | str:
-    """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it
-    lies there); or the reason why not, for people. One range is read to find out.
+    """The disk as ranges of its flat file, at the point in time that is exported (``snapshot``, or None for the
+    powered-off machine); or the reason why that is not possible, as text. One range is read to find out.
 
-    Raises Cancelled, and ConnectError for a certificate that is not trusted; a server that refuses or is away is a
-    reason, no error.
+    Raises Cancelled, and ConnectError for a certificate that is not trusted; a server that refuses or cannot be
+    reached is a reason, not an error.
     """
     reason = _why_not_frozen(machine, disk, snapshot)
     target = _folder_target(machine, disk)
     if reason is not None or target is None:
-        return reason or "its file's name or its datacenter cannot be told"
+        return reason or "the name of its file or its datacenter is not known"
     source = FlatDiskSource(
         session,
         disk,
@@ -278,10 +280,10 @@ def probe_flat(
 
 
 def _why(error: SourceError) -> str:
-    """Why a probe was refused."""
+    """The reason for a refused probe, as text."""
     status = error.fields.get("status")
     if error.code == HTTP_REFUSED and status == 404:
-        return "its datastore keeps no flat file of it (as vSAN and vVols do)"
+        return "its datastore has no flat file of it (as with vSAN and vVols)"
     if error.code == HTTP_REFUSED and status == 403:
         return "its file may not be read: the privilege Datastore.Browse is missing, or the file is locked"
     return f"its file is not served in ranges: {error.message}"
@@ -293,15 +295,16 @@ def _chain(disk: Disk) -> tuple[str, ...]:
 
 
 def _why_not_frozen(machine: Machine, disk: Disk, snapshot: str | None) -> str | None:
-    """Why the base file of the disk does not hold the whole of it, standing still; None where it does."""
+    """Why the base file does not contain the whole disk unchanged; None where it does."""
     files = len(_chain(disk))
     if disk.encrypted or disk.backing not in (Backing.FLAT, Backing.SESPARSE):
-        return f"it is not kept in a plain file ({'encrypted' if disk.encrypted else disk.backing.value})"
+        return f"it is not stored in a plain file ({'encrypted' if disk.encrypted else disk.backing.value})"
     if snapshot is not None:
-        # Only the base of a single snapshot is what the snapshot holds; a disk with one file is newer than the
-        # snapshot.
+        # Only the base of a single snapshot has the content of the snapshot; a disk with one file is newer than it.
         single = [node.moref for node in machine.snapshots] == [snapshot] and files == _DELTA_AND_BASE
-        return None if single else "only the base of a machine's only snapshot stands still, and it is not that"
+        return (
+            None if single else "only the base of a machine's only snapshot does not change, and this file is not one"
+        )
     if machine.power is not Power.OFF:
         return "the machine is not powered off"
     if files != 1 or disk.backing is not Backing.FLAT:
@@ -324,8 +327,8 @@ def _folder_target(machine: Machine, disk: Disk) -> str | None:
 def allocated_areas(
     session: Session, machine: Machine, disk: Disk, snapshot: str | None, *, cancel: CancelToken
 ) -> list[tuple[int, int]] | None:
-    """``(offset, length)`` of what is allocated on the datastore, rising; None where change tracking cannot be asked or
-    trusted."""
+    """``(offset, length)`` of the areas allocated on the datastore, in order; None where change tracking is not
+    available or not reliable."""
     version = tuple(int(part) for part in re.findall(r"\d+", session.about.api_version)[:2])
     if not machine.cbt_enabled or version < CBT_TRUSTED_SINCE:
         return None
@@ -334,15 +337,15 @@ def allocated_areas(
     except Cancelled:
         raise
     except HyperSDKError as error:
-        LOG.info("%s: allocated areas are not known, all is read: %s", disk.label, error.message)
+        LOG.info("%s: allocated areas are not known, the whole disk is read: %s", disk.label, error.message)
         return None
 
 
 def _changed_areas(
     session: Session, moref: str, disk: Disk, snapshot: str | None, cancel: CancelToken
 ) -> Iterator[tuple[int, int]]:
-    """``QueryChangedDiskAreas`` with the change id ``*``, piece by piece. Raises SourceError for an answer that cannot
-    be."""
+    """``QueryChangedDiskAreas`` with the change id ``*``, piece by piece. Raises SourceError for an
+    inconsistent answer."""
     position, count = 0, 0
     while position < disk.capacity_bytes:
         cancel.check()

@@ -1,14 +1,14 @@
-"""Leases that a crashed process left behind: they belong to its login session, and block the machine until they end.
+"""Releasing leases of a crashed process: they belong to its login session, and block the machine until they end.
 
 ::
 
-    our own session still?      abort it
-    else                        cancel its export task
-    else, may we?               end our old session: its leases end with it
-    else                        wait: it is not renewed any more, so it times out
+    the session is this one     abort the lease
+    otherwise                   cancel its export task
+    if that fails               end the old session, which ends its leases (needs a privilege)
+    if that fails               wait: the lease is no longer renewed, so it times out
 
-A record without a task is one whose request may never have been answered: then an export task counts that began on the
-machine while the answer was waited for.
+A record without a task is one whose request may not have been answered: then any export task counts that began on the
+machine while the answer was awaited.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ LEASE_HELD: Final = register(
 )
 
 GRACE_S: Final = 60.0
-"""A lease may end this much after its time-out: vCenter looks for dead ones now and then."""
+"""A lease may end this long after its time-out: vCenter looks for expired leases at intervals."""
 SETTLE_S: Final = 10.0
 """How long a cancelled task or an ended session may take to free the machine."""
 LOOK_EVERY_S: Final = 1.0
 EARLY: Final = timedelta(seconds=2)
-"""``opened_at`` is cut to seconds, and read from the server's clock a moment before."""
+"""``opened_at`` is in whole seconds, and read from the server's clock shortly before the request."""
 LATE: Final = timedelta(seconds=REPLY_TIMEOUT_S + GRACE_S)
-"""A request that nobody waits for any more may still sit in a queue of vCenter's for a while."""
+"""A request that timed out here may still be queued in vCenter for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ def release_stale(
     on_wait: Callable[[str], None],
     timeout_s: float = DEFAULT_TIMEOUT_S + GRACE_S,
 ) -> None:
-    """Ends a lease whose process is gone, by the gentlest means that works; returns once the machine is free.
+    """Ends a lease whose process no longer runs, by the first means that succeeds; returns once the machine is free.
 
-    ``on_wait`` is called with what is waited for, counted down. Raises SourceError ``lease_held`` after ``timeout_s``.
+    ``on_wait`` is called with messages while waiting. Raises SourceError ``lease_held`` after ``timeout_s``.
     """
     if record.session_key == session.key and record.lease_moref:
         end_quietly(session, record.lease_moref)
@@ -85,7 +85,9 @@ def release_stale(
         try:
             agreed = means(session, record, cancel)
         except (AccessError, LookupFailed, Refused, SourceError) as error:
-            LOG.info("the interrupted export of %s cannot be ended so: %s", record.machine_moref, error.message)
+            LOG.info(
+                "the interrupted export of %s cannot be ended in this way: %s", record.machine_moref, error.message
+            )
             continue
         if agreed:
             _wait(session, record, SETTLE_S, cancel, lambda _: on_wait("waiting for vSphere to free the machine"))
@@ -96,8 +98,8 @@ def release_stale(
 
 
 def end_quietly(session: Session, lease: str) -> bool:
-    """Aborts a lease of this session, which may be gone already. False when it may still hold the machine: the server
-    did not answer."""
+    """Aborts a lease of this session, which may have ended already. False when it may still hold the machine because
+    the server did not answer."""
     try:
         abort(session, lease)
         return True
@@ -110,7 +112,7 @@ def end_quietly(session: Session, lease: str) -> bool:
 
 
 def _is_held(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:
-    """Whether the export still runs. A task or a machine that is gone holds nothing."""
+    """Whether the export still runs. It does not when its task or machine no longer exists."""
     try:
         if record.task_moref is None:
             return bool(_likely_tasks(session, record, cancel))
@@ -120,8 +122,7 @@ def _is_held(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool
 
 
 def _likely_tasks(session: Session, record: LeaseRecord, cancel: CancelToken) -> list[RunningTask]:
-    """Running exports of the machine that may be the one of a record that knows no task. One that began at another time
-    is not."""
+    """Running exports of the machine that may belong to a record without a task: those that began at its time."""
     asked = parse_time(record.opened_at)
     return [
         task
@@ -147,7 +148,7 @@ def _end_session(session: Session, record: LeaseRecord, _cancel: CancelToken) ->
 def _wait(
     session: Session, record: LeaseRecord, limit_s: float, cancel: CancelToken, tell: Callable[[float], None]
 ) -> None:
-    """Until the machine is free or ``limit_s`` has passed."""
+    """Waits until the machine is free, for ``limit_s`` at most."""
     until = time.monotonic() + limit_s
     while _is_held(session, record, cancel) and (left_s := until - time.monotonic()) > 0:
         tell(left_s)

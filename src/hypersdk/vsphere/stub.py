@@ -17,8 +17,7 @@ from hypersdk.vsphere.connection import TrustedConnection
 from hypersdk.vsphere.faults import BAD_ANSWER
 
 IDLE_CONNECTION_S: Final = 240
-"""A pooled connection that was idle for longer is not used again: proxies and firewalls forget it after some
-minutes."""
+"""A pooled connection that was idle for longer is not reused: proxies and firewalls drop it after some minutes."""
 
 
 class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
@@ -26,7 +25,7 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
     a KeyError."""
 
     def __init__(self, address: str, version: str, make_connection: Callable[[], TrustedConnection]) -> None:
-        # Not compressed: what a few bytes may become is known only once it is there.
+        # Not compressed: the size of compressed data is known only after it is decompressed.
         super().__init__(
             host=address, version=version, connectionPoolTimeout=IDLE_CONNECTION_S, acceptCompressedResponses=False
         )
@@ -57,7 +56,7 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
         super().ReturnConnection(conn)
 
     def abort(self) -> None:
-        """Fails all pending calls of other threads, and takes no more. Thread-safe."""
+        """Fails all pending calls of other threads, and all later ones. Thread-safe."""
         with self.lock:
             self.aborted = True
             waiting = list(self._in_use)
@@ -66,7 +65,7 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
 
     def _check(self) -> None:
         if self.aborted:
-            raise ConnectionAbortedError("the session was broken off")
+            raise ConnectionAbortedError("the session was aborted")
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's
         try:
@@ -86,7 +85,7 @@ def _undecodable(info: Any, why: str) -> ConnectError:
 
 
 def _fits(found: Any, info: Any) -> bool:
-    """Whether a result is what the method gives; pyVmomi takes any type that an answer says it is of."""
+    """Whether a result has the method's type; pyVmomi accepts any type that an answer declares."""
     if found is None:
         return info.result is NoneType or bool(info.resultFlags & F_OPTIONAL)
     return not isinstance(info.result, type) or info.result is object or isinstance(found, info.result)

@@ -1,4 +1,4 @@
-"""vSphere tasks: started when the machine is free, awaited, read, cancelled."""
+"""vSphere tasks: started when the machine is not busy, waited for, read, cancelled."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ LOG: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_PATIENCE_S: Final = 60.0
-"""vCenter calls a machine busy for some seconds after a lease or task of ours has ended on it; backups hold it for
-longer."""
+"""vCenter reports a machine as busy for some seconds after a lease or task of ours has ended; backups take longer."""
 FIRST_PAUSE_S: Final = 0.25
 LAST_PAUSE_S: Final = 3.0
 FIRST_POLL_S: Final = 0.05
@@ -57,7 +56,7 @@ class TaskState:
 @dataclass(frozen=True, slots=True)
 class RunningTask:
     """A machine's task that has not ended. ``what`` is its ``descriptionId``; ``user`` and ``queued`` are None where
-    the server does not say."""
+    the server does not report them."""
 
     moref: str
     what: str
@@ -66,13 +65,13 @@ class RunningTask:
 
     @property
     def exports(self) -> bool:
-        """Whether it is an export: vCenter and ESXi word it differently (``VirtualMachine.exportVm``,
+        """Whether it is an export: vCenter and ESXi name it differently (``VirtualMachine.exportVm``,
         ``vm.Snapshot.exportSnapshot``)."""
         return "export" in self.what.lower()
 
 
 def running_tasks(session: Session, moref: str, *, cancel: CancelToken) -> list[RunningTask]:
-    """Queued and running tasks of a machine. Raises LookupFailed ``object_gone`` when the machine is."""
+    """Queued and running tasks of a machine. Raises LookupFailed ``object_gone`` when the machine no longer exists."""
     found = read_linked(session, "VirtualMachine", moref, "recentTask", "Task", _RUNNING_INFO, cancel=cancel)
     return [
         RunningTask(
@@ -92,7 +91,7 @@ def when_free(
     cancel: CancelToken,
     on_busy: Callable[[HyperSDKError], None] = lambda _: None,
 ) -> T:
-    """``call()``, repeated while the machine is busy, for ``BUSY_PATIENCE_S`` at most. Raises what it raises."""
+    """``call()``, repeated while the machine is busy, for ``BUSY_PATIENCE_S`` at most. Raises its errors."""
     until = time.monotonic() + BUSY_PATIENCE_S
     pause_s = FIRST_PAUSE_S
     while True:
@@ -154,7 +153,7 @@ def run_whole_task(
         timer = threading.Timer(settle_s, patience.cancel, ["the task did not end"])
         timer.start()
         try:
-            if task is None:  # the answer was lost that would have named it
+            if task is None:  # the answer with its moref was lost
                 wait_for_no_task(session, moref, what, timeout_s=settle_s, cancel=patience)
             else:
                 if stop:
@@ -170,8 +169,8 @@ def run_whole_task(
 
 
 def wait_for_no_task(session: Session, moref: str, what: str, *, timeout_s: float, cancel: CancelToken) -> None:
-    """Until no task of the machine, exports apart, has ``what`` in its ``descriptionId``. Raises Refused ``busy`` after
-    ``timeout_s``."""
+    """Waits until no task of the machine except exports has ``what`` in its ``descriptionId``. Raises Refused ``busy``
+    after ``timeout_s``."""
     until = time.monotonic() + timeout_s
     while running := [
         task.what

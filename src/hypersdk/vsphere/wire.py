@@ -5,9 +5,9 @@
     TLS ──read──> caller's buffer           a body's data: one call per TLS record (at most 16 KiB), no copy
         └─read──> ahead, 4 KiB ──> lines    heads, chunk sizes, trailers; what data lies behind them is copied once
 
-``http.client``'s own body reader is not used: after a time-out it cannot go on, so it would have to wait out a whole
-stall to notice a cancel. Here the wait is cut into slices. A stall is counted from the last byte, never over a
-transfer: a slow stream is not an error.
+``http.client``'s own body reader is not used: it cannot continue after a time-out, so a cancel would be noticed only
+after a whole stall. Here the wait is cut into slices. A stall is counted from the last byte, not over the transfer: a
+slow stream is not an error.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
 
 SLICE_S: Final = 0.25
-"""Longest wait between two looks at the cancel token."""
+"""Longest wait between two checks of the cancel token."""
 AHEAD_BYTES: Final = 4 * KiB
 HEAD_BYTES: Final = 128 * KiB
-"""Most that the heads of one exchange may take together, interim answers included; the same for trailers."""
+"""Limit of all heads of one exchange together, interim answers included; the same for trailers."""
 CHUNK_LINE_BYTES: Final = KiB
 
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
@@ -72,7 +72,7 @@ class Wire:
 
     @property
     def drained(self) -> bool:
-        """Whether nothing is left that was read ahead."""
+        """Whether all data that was read ahead has been consumed."""
         return self._at == len(self._ahead)
 
     def read(self, view: memoryview, *, wait: bool = True) -> int:
@@ -87,7 +87,7 @@ class Wire:
         return count
 
     def readline(self, limit: int) -> bytes:
-        """Up to and with the next newline, at most ``limit`` bytes; shorter and without one at the end of the
+        """Reads up to and including the next newline, at most ``limit`` bytes; without a newline at the end of the
         connection."""
         line = self._line_ahead(limit) if self._at < len(self._ahead) else b""
         while len(line) < limit and not line.endswith(b"\n") and self._read_ahead():
@@ -104,7 +104,7 @@ class Wire:
 
     def close(self) -> None:
         """Drops the connection."""
-        with suppress(OSError):  # nothing is lost: all that counted has been read
+        with suppress(OSError):  # nothing is lost: all data has been read
             self._sock.close()
 
     def _take(self, view: memoryview) -> int:
@@ -114,7 +114,7 @@ class Wire:
         return count
 
     def _line_ahead(self, limit: int) -> bytes:
-        """What lies ahead of the next line."""
+        """The part of the next line that was read ahead."""
         start, stop = self._at, min(self._at + limit, len(self._ahead))
         self._at = self._ahead.find(b"\n", start, stop) + 1 or stop
         return self._ahead[start : self._at]
@@ -155,7 +155,8 @@ def broken(peer: str, error: OSError) -> TransientError:
 
 
 class Head:
-    """What ``http.client`` reads an answer's head from: bounded in all, so that endless interim answers end too."""
+    """The file that ``http.client`` reads an answer's head from. Its total size is limited, so that endless interim
+    answers end too."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -174,10 +175,10 @@ class Head:
         return line
 
     def flush(self) -> None:
-        """Nothing to flush: it is only read from."""
+        """Does nothing: it is only read from."""
 
     def close(self) -> None:
-        """Nothing to close: the connection outlives the head."""
+        """Does nothing: the connection outlives the head."""
 
 
 class PlainBody:
@@ -227,7 +228,7 @@ class ChunkedBody:
     def _next_chunk(self) -> bool:
         """Reads the next chunk's size; False after the last one and its trailers."""
         if not self._first and self._line():
-            raise SourceError("a chunk of the answer is longer than it said", code=BAD_REPLY)
+            raise SourceError("a chunk of the answer is longer than announced", code=BAD_REPLY)
         self._first = False
         size = _CHUNK_SIZE.match(self._line())
         if size is None:
@@ -255,5 +256,5 @@ class ChunkedBody:
 
 
 def short_body(what: str) -> TransientError:
-    """The error for a body that ended too early."""
+    """The error for a body that ended too early; ``what`` says what is missing."""
     return TransientError(f"the answer is short: {what}", code=SHORT_BODY)

@@ -1,5 +1,4 @@
-"""What a kind of endpoint is: how its address is checked, whether its server is trusted, and what that server says of
-itself."""
+"""The interface of a kind of endpoint: checking its address, verifying its server's certificate, and logging in."""
 
 from __future__ import annotations
 
@@ -17,15 +16,15 @@ ENDPOINT_INVALID = register(
 
 
 class CertificateNotTrusted(ConnectError):  # noqa: N818 - these read as what happened
-    """This machine does not trust the certificate; ``sha256`` among the fields is its fingerprint, to be compared and
-    sent back as ``thumbprint``."""
+    """The certificate is not trusted; ``sha256`` among the fields is its fingerprint, to be compared and sent back as
+    ``thumbprint``."""
 
     default_code = CERTIFICATE_UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointLogin:
-    """What a connection needs. ``thumbprint`` pins the certificate; ``insecure`` trusts any."""
+    """Address and login of a server. ``thumbprint`` pins the certificate; ``insecure`` trusts any certificate."""
 
     url: str
     username: str = ""
@@ -40,15 +39,15 @@ class EndpointKind(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is stored and shown."""
+        """The name that is stored and shown."""
 
     def normalize(self, login: EndpointLogin) -> EndpointLogin:
-        """The login in the form in which it is stored: no credentials in the URL, one spelling for each value. Nothing
-        is connected to. Raises UsageError."""
+        """The login in the form in which it is stored: no credentials in the URL, one spelling for each value. Makes no
+        connection. Raises UsageError."""
 
     def check_trust(self, login: EndpointLogin) -> None:
         """Connects without logging in. Raises CertificateNotTrusted where the certificate must be pinned, ConnectError
-        where it is not the pinned one or nothing answers."""
+        where it is not the pinned one or the server does not answer."""
 
     def probe(self, login: EndpointLogin) -> About:
         """Logs in and out again. Raises ConnectError, AccessError, UsageError."""

@@ -56,7 +56,7 @@ class Vsphere:
 
 
 def connection_to(login: EndpointLogin) -> Endpoint:
-    """What the adapter connects with; nothing of this process's environment. Raises UsageError."""
+    """The endpoint for a login; the environment of this process is not used. Raises UsageError."""
     return resolve_endpoint(
         {},
         None,
