@@ -1,4 +1,4 @@
-"""Fixtures of the proofs: a simulator with an engine, or with the program, beside it."""
+"""Fixtures of the end-to-end tests: a simulator with an engine or with the program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def engine(simulator: SimulatorFactory, tmp_path: Path) -> Callable[..., Engine]
 
 @pytest.fixture
 def program(simulator: SimulatorFactory, tmp_path: Path) -> Callable[..., tuple[Simulator, Program]]:
-    """``program(machines=...)``: a simulator, and the program that logs in to it from a process of its own."""
+    """``program(machines=...)``: a simulator, and the program that logs in to it from a separate process."""
 
     def start(**simulated: Any) -> tuple[Simulator, Program]:
         running = simulator(**simulated)

@@ -1,5 +1,5 @@
-"""Ended when all was copied: a resume reads nothing of the machine again, changes nothing at it again, and publishes
-the same content."""
+"""Exports that end after all data was copied: a resume neither reads nor changes the machine again, and publishes the
+same content."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CASES: Final = pytest.mark.parametrize(
 
 
 def assert_goes_on(ran: Engine, folder: Path, expected: list[Path], spec: dict[str, Any]) -> None:
-    """A resume publishes what was copied, and leaves the machine alone, also where no new export could begin."""
+    """A resume publishes what was copied, and leaves the machine alone, also where a new export would be refused."""
     ran.simulator.set_faults(Fault(FaultKind.DATASTORE_FULL, after_bytes=MiB, times=None))
     ran.simulator.reset_counters()
     with ran.log_in() as session:
@@ -82,7 +82,7 @@ def test_ended_between_the_undo_and_the_names(
     before, expected = ran.simulator.state(), expected_raw(ran.simulator, "web-01", tmp_path / "expected")
 
     def ends(files: DiskFiles, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
-        """The last checksum, once the source is put back."""
+        """The last checksum, after the source was restored."""
         while (run_of(folder) or {"proof": None})["proof"] is None or ran.simulator.state() != before:
             cancel.sleep(0.02)
         if how == "killed":
@@ -105,14 +105,14 @@ def test_ended_between_the_undo_and_the_names(
 
 
 def assert_cancelled(outcome: Outcome) -> None:
-    """It ended because it was told to."""
+    """It ended because it was cancelled."""
     assert outcome.result is None
     assert isinstance(outcome.error, Cancelled)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["back now", "still stuck"])
 def test_a_published_export_only_puts_its_source_back(again: bool, engine: EngineFactory, tmp_path: Path) -> None:
-    """Its files may be in use by then: not a byte of them is touched."""
+    """Its files may be in use by then, so they must not change."""
     ran, folder = engine(machines=(RUNNING,)), tmp_path / "out"
     before = ran.simulator.state()
     stuck = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
@@ -153,7 +153,7 @@ def test_ended_between_the_last_disk_and_its_proof(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What nobody compared is not called proved, and not left unsaid either."""
+    """Data that was not compared is reported as unproved."""
     ran, folder = engine(machines=(OFF,)), tmp_path / "out"
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
 
@@ -245,13 +245,13 @@ def _has_proof(folder: Path) -> bool:
 
 
 def _is_done(folder: Path) -> bool:
-    """All disks are, whatever else."""
+    """All disks are copied."""
     disks = _run(folder).get("disks", [])
     return bool(disks) and all(disk["receipt"] for disk in disks)
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    """The run file, whatever moment it is looked at."""
+    """The run file, which may be replaced at any moment."""
     try:
         return run_of(folder) or {}
     except (ValueError, FileNotFoundError):

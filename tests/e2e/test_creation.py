@@ -1,4 +1,4 @@
-"""Killed while run file, ledger and image come into being, at each file system call: the next run completes."""
+"""Kills at each file system call while run file, ledger and image are created: the next run completes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.vsphere import environ_of
 
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED") or time.time() // 86400)
 EACH: Final = "HYPERSDK_KILL_EACH" in os.environ
-"""Not only while something is created: at each call of the whole export. Takes minutes."""
+"""Kill at each call of the whole export, not only while files are created. Takes minutes."""
 MACHINE: Final = MachineSpec("web-01", disks=(DiskSpec(3 * MiB, allocated_bytes=2 * MiB), DiskSpec(512)))
 KINDS: Final[dict[str, tuple[list[str], dict[str, Any]]]] = {
     "ova": (["--format", "ova"], {"format": OutputFormat.OVA}),

@@ -44,7 +44,7 @@ STUCK: Final = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
 
 @dataclass
 class Bench:
-    """Where one code is provoked and cured. ``received`` is all advice so far."""
+    """The environment of one cure. ``received`` is all advice so far."""
 
     folder: Path
     stack: ExitStack
@@ -52,7 +52,7 @@ class Bench:
 
     @property
     def out(self) -> Path:
-        """The folder that is exported into."""
+        """The output folder."""
         return self.folder / "out"
 
     def program(self, *machines: MachineSpec, **simulated: Any) -> tuple[Simulator, Program]:
@@ -61,7 +61,7 @@ class Bench:
         return server, Program(self.folder / "home", server)
 
     def advice_of(self, code: str, ended: Ended) -> Advice:
-        """What a command that failed with ``code`` says to do."""
+        """The next step of a command that failed with ``code``."""
         assert ended.status not in (0, 1), ended.explain()
         return self.advice_in(code, ended.error)
 
@@ -71,7 +71,7 @@ class Bench:
         return self.received[-1]
 
     def advice_shown(self, code: str, done: subprocess.CompletedProcess[str]) -> Advice:
-        """The same from what people see."""
+        """The same from the output for people."""
         assert done.returncode not in (0, 1), done.stderr
         self.received.append(Advice.shown(done.stderr, code))
         return self.received[-1]
@@ -94,7 +94,7 @@ CURES: Final[dict[str, Cure]] = {}
 
 
 def cures(code: str) -> Callable[[Cure], Cure]:
-    """Enters a function into the table; words after the code tell one case from another."""
+    """Adds a function to the table; words after the code distinguish cases."""
     return _into(CURES, code)
 
 
@@ -114,7 +114,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(tmp_path, stack)
 
 
-# hyper2kvm: exports that were begun
+# hyper2kvm: unfinished exports
 
 
 def break_off(bench: Bench) -> tuple[Program, Ended]:
@@ -208,7 +208,7 @@ def _(bench: Bench) -> None:
 
 @cures("not_restored by --discard")
 def _(bench: Bench) -> None:
-    """An interrupted export keeps its snapshot for a resume; when it is given up, the snapshot has to go."""
+    """An interrupted export keeps its snapshot for a resume; when it is discarded, the snapshot must be removed."""
     server, hyper2kvm = bench.program(ON, rate_bytes_s=256 * KiB)
     before = server.state()
     running: Running = hyper2kvm.start("export", "--json", "web-01", "-o", bench.out)
@@ -245,7 +245,7 @@ def _(bench: Bench) -> None:
 
 @cures("corrupt_grain")
 def _(bench: Bench) -> None:
-    """Its snapshot could not be removed either; the error says what puts the source back, and what to do then."""
+    """Its snapshot could not be removed either; the error says how to restore the source, and what to do then."""
     corrupt = Fault(FaultKind.CORRUPT, disk="web-01:0", after_bytes=256 * KiB)
     server, hyper2kvm = bench.program(ON, faults=(corrupt, STUCK))
     before = server.state()
@@ -287,7 +287,7 @@ def _(bench: Bench) -> None:
 
 @cures("manifest_mismatch")
 def _(bench: Bench) -> None:
-    """The disk that differs is copied again; the other one is not, but in an archive, where those behind it move."""
+    """Only the disk that differs is copied again; in an archive also those after it, because they move."""
     wrong = Fault(FaultKind.WRONG_MANIFEST, disk="web-01:1")
     server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DISK, DISK)))
     expected = expected_raw(server, "web-01", bench.folder / "expected")
@@ -303,7 +303,7 @@ def _(bench: Bench) -> None:
         shutil.rmtree(bench.out)
 
 
-# hyper2kvm: what is asked for
+# hyper2kvm: arguments
 
 
 @cures("ambiguous")
@@ -406,7 +406,7 @@ def _(bench: Bench) -> None:
     assert server.state() == before
 
 
-# hyper2kvm: the way to the server
+# hyper2kvm: connections
 
 
 @cures("certificate_unknown")
@@ -458,7 +458,7 @@ def _(bench: Bench) -> None:
     bench.exported(hyper2kvm.export(*arguments))
 
 
-# hyperctl and hypervisord, against a daemon that all of them share
+# hyperctl and hypervisord, with a shared daemon
 
 
 @dataclass
@@ -537,7 +537,7 @@ SERVICE_CURES: Final[dict[str, ServiceCure]] = {}
 
 
 def cures_of_service(code: str) -> Callable[[ServiceCure], ServiceCure]:
-    """Enters a function into the table of the daemon."""
+    """Adds a function to the daemon's table."""
     return _into(SERVICE_CURES, code)
 
 
@@ -585,7 +585,7 @@ def _(bench: Bench, service: Service) -> None:
 
 @cures_of_service("job_unknown_field")
 def _(bench: Bench, service: Service) -> None:
-    """The message says where the field belongs."""
+    """The message names the right place of the field."""
     file = bench.folder / "job.json"
     arguments = {"vm_path": "web-01", "output_path": str(service.folder / "exports/field")}
     file.write_text(json.dumps({**arguments, "remove_cdrom": True}))
@@ -621,7 +621,7 @@ def _(bench: Bench, service: Service) -> None:
 
 
 def leave_a_snapshot(service: Service, folder: str) -> str:
-    """A job whose snapshot cannot be removed; its id. From then on it could be."""
+    """The id of a job whose snapshot could not be removed, but now can be."""
     service.server.set_faults(STUCK)
     job_id = service.submit("web-02", folder)
     service.until(job_id, "failed")
@@ -677,7 +677,7 @@ def _(bench: Bench, service: Service) -> None:
 
 @cures_of_service("vault_key_lost")
 def _(bench: Bench, service: Service) -> None:
-    """A state with a sealed password is put back on a host that has not its key."""
+    """A state with an encrypted password is restored on a host without its key."""
     password, backup = bench.folder / "password", bench.folder / "backup.tar"
     password.write_text(f"{service.server.password}\n")
     login = ("--username", service.server.username, "--password-file", password, "--trust-any")
@@ -694,7 +694,7 @@ def _(bench: Bench, service: Service) -> None:
         pass
 
 
-# The tables are proved
+# Tests of the tables
 
 
 @pytest.mark.slow

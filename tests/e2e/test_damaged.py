@@ -1,7 +1,7 @@
-"""Damage to what an earlier run left: the resumed export holds the source's bytes, whatever was damaged, or ends in a
-clear error.
+"""Damage to the files of an earlier run: the resumed export has the source's content, whatever was damaged, or ends with
+a clear error.
 
-A run is broken off in its second disk; then one thing is damaged in the first one (finished) or the second one
+A run is interrupted in its second disk; then one thing is damaged in the first one (finished) or the second one
 (growing), and it is resumed. What is damaged where is drawn from a seed that changes every day and stands in the names
 of the tests; HYPERSDK_DAMAGE_SEED repeats one.
 """
@@ -77,7 +77,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Broken:
-    """An export that was broken off: its first disk is finished, its second one is growing."""
+    """An interrupted export: its first disk is finished, its second one is not."""
 
     folder: Path
     kind: str
@@ -100,7 +100,7 @@ class Broken:
         return self.folder / f"{self.run['disks'][1]['file_name']}.partial.blocks"
 
     def note_checksum(self, *, known: bool) -> None:
-        """Whether the process lived to note the SHA-256 of the finished disk."""
+        """Whether the process recorded the SHA-256 of the finished disk."""
         run, place = self.run, self.place(0)
         with place.path.open("rb") as file:
             file.seek(place.start)
@@ -127,7 +127,7 @@ def one_bit(broken: Broken, index: int, draw: random.Random) -> None:
 
 
 def bit_in_the_data(broken: Broken, index: int, draw: random.Random) -> None:
-    """Where there is no hole."""
+    """A position that is not in a hole."""
     place = broken.place(index)
     behind_header = place.start + (0 if broken.kind == "raw" else BLOCK)
     with place.path.open("rb") as file:
@@ -175,7 +175,7 @@ def cut(broken: Broken, index: int, draw: random.Random) -> None:
 
 
 def other_file(broken: Broken, index: int, draw: random.Random) -> None:
-    """The bytes of the other disk, in as much room."""
+    """The data of the other disk, of the same size."""
     ours, theirs = broken.place(index), broken.place(1 - index)
     with theirs.path.open("rb") as file:
         file.seek(theirs.start)
@@ -213,7 +213,7 @@ FINISHED: Final = (*ANYWHERE, bit_at_the_end)
 
 @dataclass(frozen=True)
 class Site:
-    """One simulator for all cases of a kind, and the folder of an export that was broken off there."""
+    """One simulator for all cases of a kind, and the folder of an interrupted export."""
 
     engine: Engine
     first: Broken
@@ -221,7 +221,7 @@ class Site:
     scratch: Path
 
     def copied(self, name: str) -> Broken:
-        """The same in a folder of its own."""
+        """A copy in a separate folder."""
         folder = self.scratch / name
         run_tool("cp", "-a", self.first.folder, folder)  # with its holes
         return Broken(folder, self.first.kind)
@@ -396,7 +396,7 @@ def test_a_running_machine_is_copied_again_from_a_new_snapshot(
 
 @pytest.mark.parametrize("kind", ["raw", "ova"])
 def test_a_run_whose_record_cannot_be_read_can_be_given_up(kind: str, engine: EngineFactory, tmp_path: Path) -> None:
-    """Otherwise the machine could never be exported there again, and nothing of the damage would be told."""
+    """Otherwise the machine could never be exported there again, and the damage would not be reported."""
     ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
     ran.simulator.set_faults(BREAK)
     assert ran.export("web-01", folder, parallel=1, retries=0, **KINDS[kind]).error is not None

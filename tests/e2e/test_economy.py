@@ -1,4 +1,4 @@
-"""What an export costs: streams per host, time beside others, calls, and what is left afterwards."""
+"""The cost of an export: streams per host, time of concurrent exports, API calls, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUDGET: Final = 4
 
 
 def configure(hyper2kvm: Program, streams_per_host: int) -> None:
-    """So many streams of each host."""
+    """Sets the number of streams per host."""
     config = hyper2kvm.home / ".config" / "hypersdk" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(f"[export]\nstreams_per_host = {streams_per_host}\n")
@@ -59,7 +59,7 @@ def test_eight_machines_at_once_stay_in_the_budget_and_take_less_than_one_after_
 
 
 def test_a_range_that_is_read_to_find_out_stays_in_the_budget_too(program: ProgramFactory, tmp_path: Path) -> None:
-    """While one machine is read, the others ask whether theirs can be."""
+    """While one machine is read, the others test whether theirs can be read."""
     fleet = tuple(MachineSpec(name, disks=(DiskSpec(4 * MiB, allocated_bytes=4 * MiB),)) for name in NAMES[:3])
     simulator, hyper2kvm = program(machines=fleet, rate_bytes_s=4 * MiB)
     configure(hyper2kvm, 1)
@@ -80,7 +80,7 @@ def test_a_host_that_is_short_of_buffers_is_spared_and_all_arrives(engine: Engin
 
 
 def calls_of(engine: Engine, machine: str, folder: Path, method: Method) -> int:
-    """API calls of one export, its login included."""
+    """API calls of one export, including its login."""
     engine.simulator.reset_counters()
     succeeded(engine.export(machine, folder, method=method))
     assert engine.simulator.platform.sessions.all() == []

@@ -1,5 +1,5 @@
-"""Faults that end an export: in their code and exit status, without a final name on disk, the lease free, the source as
-before."""
+"""Faults that end an export: it has the right code and exit status, publishes no files, releases the lease and restores
+the source."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_licence_without_export_is_told_where_the_datastore_cannot_be_read_eit
 def test_a_call_that_fails_is_no_reason_to_leave_anything_behind(
     method: str, engine: EngineFactory, tmp_path: Path
 ) -> None:
-    """Whatever becomes of the export, the source is as before."""
+    """Whatever the result of the export, the source is restored."""
     ran = engine(machines=(RUNNING,))
     before = ran.simulator.state()
     ran.simulator.set_faults(Fault(FaultKind.CALL, method=method, times=1))
@@ -190,7 +190,7 @@ def test_a_snapshot_that_cannot_be_removed_is_told(engine: EngineFactory, tmp_pa
 def test_a_clean_up_writes_nothing_into_a_folder_that_another_run_has_by_then(
     folder_stays: bool, engine: EngineFactory, tmp_path: Path
 ) -> None:
-    """vSphere takes minutes to remove a snapshot, and somebody begins anew in the folder meanwhile."""
+    """vSphere takes minutes to remove a snapshot, and somebody starts another export in the folder meanwhile."""
     ran, folder = engine(machines=(RUNNING,)), tmp_path / "out"
     before = ran.simulator.state()
     ran.simulator.set_faults(Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None))
@@ -266,7 +266,7 @@ def test_the_program_tells_code_and_status(program: ProgramFactory, tmp_path: Pa
 
 
 def take_room(folder: Path, leave_bytes: int) -> Path:
-    """Someone else's file, that leaves so much room on the file system."""
+    """Another file, which leaves that much free space on the file system."""
     ballast = folder / "ballast"
     stat = os.statvfs(folder)
     with ballast.open("wb") as file:
@@ -276,7 +276,7 @@ def take_room(folder: Path, leave_bytes: int) -> Path:
 
 
 def take_the_last_page(folder: Path) -> None:
-    """So that not even a small file fits any more."""
+    """Fills the file system completely."""
     with (folder / "crumbs").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4 * KiB))
@@ -294,7 +294,7 @@ RATE: Final = 8 * MiB
 
 
 def has_waited(running: Running) -> bool:
-    """Whether the user was told that a disk waits for room."""
+    """Whether the output reports that a disk waits for space."""
     disks = [disk for event in running.seen if event["type"] == "progress" for disk in event["disks"]]
     return any(disk["phase"] == "waiting" and "is full: waiting for room" in disk["note"] for disk in disks)
 
@@ -304,7 +304,7 @@ def has_waited(running: Running) -> bool:
 def test_a_disk_that_stays_full_ends_it_and_undoes_all_at_the_source(
     kind: str, program: ProgramFactory, tmp_path: Path
 ) -> None:
-    """Also the snapshot goes, though not a byte of the journal can be written any more."""
+    """The snapshot is removed too, although the journal cannot be written."""
     simulator, hyper2kvm = program(machines=(GROWN,), rate_bytes_s=RATE)
     before = simulator.state()
     with mounted(tmp_path / "small", SMALL, mode="755") as disk:

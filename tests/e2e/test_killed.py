@@ -1,5 +1,5 @@
-"""kill -9 of the real program at any moment, then --resume: the same content, little or nothing done twice, the source
-as before.
+"""kill -9 of the real program at any moment, then --resume: the same content, little or no work repeated, the source
+restored.
 
 The moments are drawn from a seed (HYPERSDK_KILL_SEED repeats or varies them): before the first byte, anywhere in the
 data, after the last.
@@ -42,7 +42,7 @@ from tests.support.simulator import snapshot_names
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
 CHECKPOINT: Final = 64 * MiB
 IN_FLIGHT: Final = 4 * 4 * MiB
-"""What a disk's four range streams may have fetched and not stored: a piece each."""
+"""Data that the four range streams of a disk may have received and not stored: a piece each."""
 PROBE: Final = 512
 
 OFF: Final = MachineSpec(
@@ -73,7 +73,7 @@ class Moment:
 
 
 def moments(count: int, name: str) -> list[Moment]:
-    """As many moments, a fifth of them before the first or after the last byte."""
+    """``count`` moments, a fifth of them before the first or after the last byte."""
     drawn = random.Random(f"{SEED}/{name}")
     shares = [(number + drawn.random()) / count * 1.2 - 0.1 for number in range(count)]
     return [Moment(share, drawn.uniform(0.2, 1.2) if share < 0 else drawn.uniform(0, 0.3)) for share in shares]
@@ -93,7 +93,7 @@ def moved(simulator: Simulator) -> int:
 
 
 def is_at(moment: Moment, simulator: Simulator, total: int) -> Callable[[], bool]:
-    """A look at the simulator that says when it is time."""
+    """A condition on the simulator that is true at that moment."""
     began = time.monotonic()
     if moment.share < 0:
         return lambda: time.monotonic() - began > moment.delay_s
@@ -111,8 +111,8 @@ def is_at(moment: Moment, simulator: Simulator, total: int) -> Callable[[], bool
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What lay there after the kill: of each disk that was begun, the blocks on record, those of them that hold data;
-    and the finished disks."""
+    """The files after the kill: for each unfinished disk the number of recorded blocks and of those with data, and the
+    finished disks."""
 
     recorded: dict[str, int]
     with_data: dict[str, int]
@@ -152,7 +152,7 @@ def records_of(ledger: Path) -> list[bytes]:
 
 @dataclass
 class Case:
-    """One machine, its export into one folder, and what must come of it."""
+    """One machine, its export into one folder, and the expected result."""
 
     simulator: Simulator
     program: Program
@@ -165,8 +165,7 @@ class Case:
         self.expected = expected_raw(self.simulator, "web-01", self.tmp_path / "expected")
 
     def kill(self, is_time: Callable[[], bool]) -> bool:
-        """Starts the export and kills it; False where it had ended before, or all but: what lies there is then
-        judged."""
+        """Starts the export and kills it; False if it had already published its files, which are then verified."""
         running = self.program.start("export", "--json", "web-01", "-o", self.folder, *self.flags)
         killed = running.kill_when(is_time)
         deadline = time.monotonic() + 30
@@ -182,7 +181,7 @@ class Case:
         return killed
 
     def finish(self, *more: str) -> Ended:
-        """The export with ``--resume`` (where there is something to resume), which must succeed; judges its result."""
+        """The export with ``--resume`` (where there is something to resume), which must succeed; verifies its result."""
         resume = ["--resume"] if (self.folder / RUN_FILE).exists() else []
         ended = self.program.export("web-01", "-o", self.folder, *self.flags, *resume, *more)
         assert_holds(self.folder, self.expected, ended.result["content"], self.tmp_path / "judged", convert=False)
@@ -197,8 +196,8 @@ class Case:
 
 
 def assert_nothing_written_twice(case: Case, killed: Leftovers, ended: Ended) -> None:
-    """What was on record was skipped, and all else written once: over both runs each block with data was written
-    exactly once."""
+    """Recorded blocks were skipped and all others written once: over both runs, each block with data was written exactly
+    once."""
     with_data = case.kinds(BlockKind.COMPRESSIBLE, BlockKind.RANDOM)
     assert ended.result["blocks_skipped"] == sum(killed.recorded.values())
     assert ended.result["blocks_written"] == with_data - sum(killed.with_data.values())
@@ -276,7 +275,7 @@ def test_other_outputs_killed_twice(kind: str, program: ProgramFactory, tmp_path
     [("lease", "qcow2"), ("datastore", "qcow2"), ("auto", "qcow2"), ("lease", "ova"), ("datastore", "ova")],
 )
 def test_no_image_is_of_two_points_in_time(source: str, kind: str, program: ProgramFactory, tmp_path: Path) -> None:
-    """Between kill and resume the machine runs for a while: all its disks are copied again, and that is said."""
+    """Between kill and resume the machine runs for a while: all its disks are copied again, with a warning."""
     simulator, hyper2kvm = program(machines=(OFF,), rate_bytes_s=RATE)
     case = Case(simulator, hyper2kvm, tmp_path, ("--source", source, "--format", kind, "--parallel", "1"))
     assert case.kill(partial(is_begun, case, 1))

@@ -1,5 +1,4 @@
-"""Every output, read back by qemu-img and by ``hyper2kvm verify``; and what ``verify`` says of one that was tampered
-with."""
+"""Every output format, read back by qemu-img and by ``hyper2kvm verify``; and what ``verify`` reports after tampering."""
 
 from __future__ import annotations
 
@@ -224,7 +223,7 @@ sys.exit(status)
 
 
 def test_the_measure_measures() -> None:
-    """The judge of memory sees what a child takes."""
+    """The memory measurement includes child processes."""
     hungry = [
         sys.executable,
         "-c",

@@ -1,5 +1,5 @@
-"""A job that names its vCenter in the job file: refused or run by the policy, its password never seen, its name judged
-again by the worker."""
+"""Jobs that name a vCenter in the job file: refused or run according to the policy, their password never shown, their
+host name checked again by the worker."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Service:
 
     @property
     def log(self) -> str:
-        """All that the daemon's processes said."""
+        """The log of the daemon's processes."""
         return (self.folder / "log").read_text()
 
     def until(self, job_id: str, *states: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def serving(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Ite
 
 
 def accepted(answer: httpx.Response) -> str:
-    """The id of a job that was taken."""
+    """The id of an accepted job."""
     assert answer.is_success, answer.text
     (job,) = answer.json()["accepted"]
     return str(job["id"])
@@ -126,8 +126,8 @@ def test_on_loopback_it_is_refused_unless_it_is_allowed(simulator: SimulatorFact
 def test_where_it_is_allowed_it_runs_and_its_password_is_seen_nowhere(
     simulator: SimulatorFactory, tmp_path: Path
 ) -> None:
-    """The hosts of that vCenter are as little trusted as it: they lie on loopback and are not listed, so the data comes
-    through vCenter."""
+    """The hosts of that vCenter are not trusted either: they are on loopback and not listed, so the data comes through
+    vCenter."""
     server = simulator(machines=(MACHINE,), password=Secret(PLANTED), rate_bytes_s=512 * KiB)
     expected = expected_raw(server, "web-01", tmp_path / "expected")
     before = server.state()
@@ -182,7 +182,7 @@ def command_lines() -> Iterator[bytes]:
 
 
 def assert_sealed(state: Path, job_id: str) -> None:
-    """The database has the password, and only whoever has the key can read it."""
+    """The database has the password, readable only with the key."""
     with closing(sqlite3.connect(state / "state.sqlite3")) as connection:
         ((sealed, definition),) = connection.execute("SELECT secret, definition FROM jobs WHERE id = ?", (job_id,))
     assert PLANTED.encode() not in sealed

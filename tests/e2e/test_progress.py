@@ -1,4 +1,4 @@
-"""What the display says while it runs: how far, and what holds it up."""
+"""The progress display during an export: percentage and bottleneck."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FULL: Final = MachineSpec("web-01", disks=(DiskSpec(48 * MiB, allocated_bytes=48
 
 
 def disk_states(engine: Engine, phase: Phase | None = None) -> list[DiskProgress]:
-    """What observers were told of the machine's only disk, in order."""
+    """The reported progress of the machine's only disk, in order."""
     disks = [progress.disks[0] for progress in engine.seen]
     return [disk for disk in disks if phase is None or disk.phase is phase]
 
@@ -64,7 +64,7 @@ def test_a_slow_target_is_named(
 
 @pytest.mark.slow
 def test_a_busy_processor_is_named(engine: EngineFactory, tmp_path: Path) -> None:
-    """Packing all anew is far more work than sending it."""
+    """Recompressing takes far more CPU time than sending."""
     ran = engine(machines=(MachineSpec("web-01", disks=(DiskSpec(96 * MiB, allocated_bytes=96 * MiB),)),))
     succeeded(ran.export("web-01", tmp_path / "out", method=Method.LEASE, compress=Compression.REPACK))
     assert named(ran) is Bottleneck.CPU

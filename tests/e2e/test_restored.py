@@ -1,5 +1,4 @@
-"""The source is put back as it was found: on its own server, and also where a change lands after nobody waited for it
-any more."""
+"""The source is restored: on its own server, and also if a change takes effect after the run stopped waiting for it."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ CORRUPT: Final = Fault(FaultKind.CORRUPT, disk="web-01:0", times=None)
 
 
 def cleaned(engine: Engine, folder: Path) -> tuple[str, ...]:
-    """What a clean-up puts back, all of what there is."""
+    """Runs a complete cleanup; what it undid."""
     with engine.log_in() as session:
         done = clean_up(
             session, folder, FolderRuns(engine.state), drop_snapshot=True, cancel=CancelToken(), note=lambda _: None
@@ -112,7 +111,7 @@ def power(engine: Engine) -> str:
 
 
 def guest_goes_down(engine: Engine) -> None:
-    """At last."""
+    """The guest has shut down."""
     with engine.simulator.platform.world.lock:
         engine.simulator.vm("web-01").set_power(None, "poweredOff")
 
@@ -209,7 +208,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pending(engine: EngineFactory, folder: Path) -> Engine:
-    """A guest that was asked to shut down, and may still do so: told as not undone."""
+    """A guest that was asked to shut down, and may still do so: reported as not undone."""
     ran = engine(machines=(ON,), shutdown_s=600, settings={"shutdown_timeout_s": 0.2})
     error = failed(ran, folder, state=SourceState.SHUTDOWN)
     (told,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out

@@ -1,4 +1,4 @@
-"""What a resume receives again: told by the plan before it begins, and by the progress while it does."""
+"""How much a resume receives again: shown by the plan before it starts, and by the progress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THIN = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=16 * MiB)
 
 
 def interrupted(engine: Engine, folder: Path, at_bytes: int, **spec: object) -> None:
-    """An export that a signal ends once so much of the guest's data is in the image."""
+    """An export that is cancelled once that much of the guest's data is in the image."""
     cancel = CancelToken()
 
     class Watching(list):  # type: ignore[type-arg]
@@ -107,7 +107,7 @@ def test_a_machine_that_got_another_name_keeps_that_of_its_files(engine: EngineF
 
 
 def test_finished_disks_of_an_archive_that_another_release_named_are_not_received_again(tmp_path: Path) -> None:
-    """That release kept characters in names which this one replaces."""
+    """That release left characters in names which this one replaces."""
     machine = make_machine("web\u2028one", disks=(make_disk(1), make_disk(2)))
     disks = [
         DiskRecord(disk.key, disk.label, f"web\u2028one-disk{number}.vmdk", disk.capacity_bytes)

@@ -1,5 +1,5 @@
 """A snapshot that somebody removes while it is exported: the export fails with its code, publishes nothing, and can be
-begun anew."""
+started again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMED = MachineSpec("web-01", disks=DISKS, power="poweredOn", snapshots=("nightl
 
 
 class RemovesAt(list[ExportProgress]):
-    """An observer that removes all snapshots once so many bytes have come."""
+    """An observer that removes all snapshots once that many bytes are received."""
 
     def __init__(self, simulator: Simulator, wire_bytes: int) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ def test_it_is_removed_while_it_is_copied(named: bool, method: Method, engine: E
 def test_it_is_gone_when_it_is_to_be_removed(
     engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its removal may have begun while the last of it was read: the proof that was written down does not count, in the
-    next run neither."""
+    """Its removal may have started while the last data was read: the recorded proof does not count, in the next run
+    neither."""
     ran = engine(machines=(RUNNING,))
     copy = MachineCopy.run
 

@@ -1,4 +1,4 @@
-"""The disks that are exported: of a named snapshot those of then, else those of the plan, or none."""
+"""The exported disks: those of a named snapshot, else those of the plan, or none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MACHINE = MachineSpec("web-01", disks=(DiskSpec(2 * MiB), DiskSpec(2 * MiB)), sn
 
 
 def exchange_disks(simulator: Simulator) -> None:
-    """Each disk sits in the other one's place by now, with its snapshot's files."""
+    """The disks have since changed places, with the files of their snapshots."""
     machine = simulator.vm("web-01")
     with simulator.platform.world.lock:
         machine.disks[0].key, machine.disks[1].key = machine.disks[1].key, machine.disks[0].key
@@ -62,7 +62,7 @@ def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFact
 def test_a_disk_that_comes_between_plan_and_export_is_not_left_out(
     power: str, resized: bool, engine: EngineFactory, tmp_path: Path
 ) -> None:
-    """As while the question whether to start waits for its answer."""
+    """As while the user has not yet confirmed the plan."""
     ran, folder = engine(machines=(replace(MACHINE, snapshots=(), power=power),)), tmp_path / "out"
     machine, token = ran.simulator.vm("web-01"), CancelToken()
     disks = list(machine.disks)

@@ -1,5 +1,5 @@
-"""``cleanup`` beside other runs of the program: at work, killed, of another user; and what it says of each before it
-removes anything."""
+"""``cleanup`` beside other runs of the program: active, killed, of another user; and what it reports about each before
+it removes anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_DAEMON = {"HYPERVISORD_URL": "http://127.0.0.1:9"}
 
 @pytest.fixture
 def copying() -> Iterator[Copying]:
-    """Starts an export that holds its temporary snapshot; what runs is killed at the end."""
+    """Starts an export that holds its temporary snapshot; running exports are killed at the end."""
     started: list[Running] = []
 
     def start(program: Program, simulator: Simulator, folder: Path) -> Running:
@@ -85,7 +85,7 @@ def test_another_users_run_needs_the_exact_name(program: ProgramFactory, copying
 
 
 def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copying: Copying, tmp_path: Path) -> None:
-    """Removed after the question; without a terminal by --stray alone, for its process is dead and its record is
+    """Removed after confirmation; without a terminal by --stray alone, because its process is dead and its record is
     gone."""
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
     running = copying(mine, simulator, tmp_path / "out")
@@ -157,7 +157,7 @@ def test_a_run_can_be_forgotten_and_what_stays_is_named(
 def test_a_run_is_found_by_the_path_that_it_was_begun_with(
     program: ProgramFactory, copying: Copying, tmp_path: Path
 ) -> None:
-    """The folder was named through a link, as `/srv/images` may be one; what was told to type then must find it."""
+    """The folder was named through a link, as `/srv/images` may be; the command that was printed then must find it."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "images").symlink_to("volume")
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)

@@ -1,4 +1,4 @@
-"""Faults that an export survives: the same content, proved where the server can, and the source as before."""
+"""Faults that an export survives: the same content, proved where the server can, and the source restored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HALF: Final = 3 * MiB
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, and how often its disk is opened because of it."""
+    """A fault, and how often its disk is opened as a result."""
 
     name: str
     fault: Fault
@@ -59,7 +59,7 @@ STREAM_CASES: Final = (
 
 
 def survives(engine: Engine, tmp_path: Path, **spec: Any) -> ExportResult:
-    """Exports ``web-01`` and judges the result; the source is as it was and nothing was left there."""
+    """Exports ``web-01`` and verifies the result; the source is restored."""
     before = engine.simulator.state()
     folder = tmp_path / "out"
     result = succeeded(engine.export("web-01", folder, **spec))

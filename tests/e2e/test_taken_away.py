@@ -1,5 +1,5 @@
-"""The output folder is removed, moved, replaced or taken while an export writes into it: never a result that is not
-there, never another's bytes, and the source is put back all the same."""
+"""The output folder is removed, moved, replaced or taken over while an export writes into it: the result never names
+missing files or other data, and the source is restored anyway."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_an_export_whose_folder_is_not_its_own_any_more_fails_with_a_code(
 
 
 def package(folder: Path) -> Path:
-    """An image whose conversion has the names that an export of ``web-01`` has, and other bytes."""
+    """An image whose conversion has the same file names as an export of ``web-01``, and other content."""
     folder.mkdir()
     raw, image = folder / "raw", folder / "web-01.vmdk"
     raw.write_bytes(b"theirs" * (MiB // 2))
@@ -110,7 +110,7 @@ def converted(image: Path, folder: Path, state: Path) -> ExportResult:
 
 
 def emptied(folder: Path) -> None:
-    """All goes, and the folder stays."""
+    """Removes the content of the folder."""
     taken(folder)
     for name in others_in(folder):
         (folder / name).unlink()
@@ -122,8 +122,7 @@ def emptied(folder: Path) -> None:
 def test_a_second_run_in_the_same_folder_publishes_its_own_bytes_and_the_first_none(
     moment: str, act: Act, ends: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody clears the folder away and begins another run there, which ends while the first still runs, or after
-    it."""
+    """Somebody empties the folder and starts another run there, which ends before or after the first one."""
     ran, folder, image = engine(machines=(RUNNING,)), tmp_path / "out", package(tmp_path / "package")
     before = ran.simulator.state()
     first_ended, second_waits = threading.Event(), threading.Event()
@@ -169,7 +168,7 @@ def test_a_second_run_in_the_same_folder_publishes_its_own_bytes_and_the_first_n
 def copied(
     request: pytest.FixtureRequest, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Engine, Path, OutputFormat]:
-    """A run that ended when all was copied and hashed, just before the names."""
+    """A run that ended after everything was copied and hashed, just before the files were renamed."""
     ran, folder = engine(machines=(RUNNING,)), tmp_path / "out"
 
     def ends(_: Publishing) -> ExportResult:

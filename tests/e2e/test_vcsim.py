@@ -1,4 +1,4 @@
-"""The program against vcsim, somebody else's idea of a vCenter, with govc as the witness of what it left there."""
+"""The program with vcsim, an independent vCenter simulator, and govc to inspect what it left there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GUEST: Final = Guest(24 * MiB + 512, {index: KINDS[index % 5] for index in range
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the guest's disk holds."""
+    """The content of the guest's disk."""
     return GUEST.write_raw(tmp_path_factory.mktemp("guest") / "expected.raw")
 
 
@@ -48,7 +48,7 @@ def site(vcsim: Callable[..., Vcsim], raw: Path, tmp_path: Path) -> Callable[...
 
 
 def as_found(server: Vcsim) -> dict[str, Any]:
-    """What govc sees of the machine."""
+    """The machine as seen by govc."""
     (machine,) = json.loads(server.govc("vm.info", "-json", VM))["virtualMachines"]
     devices = json.loads(server.govc("device.ls", "-vm", VM, "-json"))["devices"]
     return {
@@ -65,7 +65,7 @@ def backing_of(device: dict[str, Any]) -> str:
 
 
 def exported(hyper2kvm: Program, raw: Path, folder: Path, *flags: str) -> dict[str, Any]:
-    """Exports the machine, judges the image, and returns the result."""
+    """Exports the machine, verifies the image, and returns the result."""
     ended = hyper2kvm.export(VM, "-o", folder, "--datastore-floor", "0%", *flags)
     assert_holds(folder, [raw], ended.result["content"], folder.parent / "judged")
     assert_finished(folder)
@@ -116,8 +116,8 @@ def test_a_named_snapshot(site: Callable[..., tuple[Vcsim, Program]], raw: Path,
 def test_a_named_snapshot_has_the_machine_as_it_was_then(
     site: Callable[..., tuple[Vcsim, Program]], raw: Path, tmp_path: Path
 ) -> None:
-    """Since then its disk was taken away, another was put in, and it got processors: by today's list its data would be
-    left out."""
+    """Since the snapshot, its disk was replaced by another one and CPUs were added: the current device list would miss its
+    data."""
     server, hyper2kvm = site(autostart=False)
     cpus = hyper2kvm.run("inspect", VM, "--json").seen[-1]["cpus"]
     server.govc("snapshot.create", "-vm", VM, "monday")
