@@ -1,5 +1,5 @@
-"""Damage to the files of an earlier run: the resumed export has the source's content, whatever was damaged, or ends with
-a clear error.
+"""Damage to the files of an earlier run: the resumed export has the source's content, whatever was damaged, or ends
+with a clear error.
 
 A run is interrupted in its second disk; then one thing is damaged in the first one (finished) or the second one
 (growing), and it is resumed. What is damaged where is drawn from a seed that changes every day and stands in the names

@@ -181,7 +181,7 @@ class Case:
         return killed
 
     def finish(self, *more: str) -> Ended:
-        """The export with ``--resume`` (where there is something to resume), which must succeed; verifies its result."""
+        """The export with ``--resume`` (if there is something to resume), which must succeed; verifies its result."""
         resume = ["--resume"] if (self.folder / RUN_FILE).exists() else []
         ended = self.program.export("web-01", "-o", self.folder, *self.flags, *resume, *more)
         assert_holds(self.folder, self.expected, ended.result["content"], self.tmp_path / "judged", convert=False)
@@ -196,8 +196,8 @@ class Case:
 
 
 def assert_nothing_written_twice(case: Case, killed: Leftovers, ended: Ended) -> None:
-    """Recorded blocks were skipped and all others written once: over both runs, each block with data was written exactly
-    once."""
+    """Recorded blocks were skipped and all others written once: over both runs, each block with data was written
+    exactly once."""
     with_data = case.kinds(BlockKind.COMPRESSIBLE, BlockKind.RANDOM)
     assert ended.result["blocks_skipped"] == sum(killed.recorded.values())
     assert ended.result["blocks_written"] == with_data - sum(killed.with_data.values())

@@ -1,4 +1,4 @@
-"""Every output format, read back by qemu-img and by ``hyper2kvm verify``; and what ``verify`` reports after tampering."""
+"""Every output format, read back by qemu-img and ``hyper2kvm verify``; and what ``verify`` reports after tampering."""
 
 from __future__ import annotations
 

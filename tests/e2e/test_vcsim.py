@@ -116,8 +116,8 @@ def test_a_named_snapshot(site: Callable[..., tuple[Vcsim, Program]], raw: Path,
 def test_a_named_snapshot_has_the_machine_as_it_was_then(
     site: Callable[..., tuple[Vcsim, Program]], raw: Path, tmp_path: Path
 ) -> None:
-    """Since the snapshot, its disk was replaced by another one and CPUs were added: the current device list would miss its
-    data."""
+    """Since the snapshot, its disk was replaced by another one and CPUs were added: the current device list would miss
+    its data."""
     server, hyper2kvm = site(autostart=False)
     cpus = hyper2kvm.run("inspect", VM, "--json").seen[-1]["cpus"]
     server.govc("snapshot.create", "-vm", VM, "monday")
