@@ -57,6 +57,11 @@ def clean_lines(text: str) -> str:
     return "\n".join(clean(line, 10 * len(line)) for line in lines)
 
 
+def count(number: int, noun: str) -> str:
+    """``1 disk``, ``2 disks``, ``1,234 machines``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _written_out(char: str) -> str:
     code = ord(char)
     if code < 0x100:

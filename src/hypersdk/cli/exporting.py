@@ -21,7 +21,6 @@ from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import error_dict, warning_text
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error
 from hypersdk.cli.state import Cli
-from hypersdk.cli.text import clean, count
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
 from hypersdk.migration.export import Outcome, export_machines
 from hypersdk.migration.formats import FORMATS
@@ -35,7 +34,7 @@ from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, Method, Resume
 from hypersdk.model import Firmware, MachineSummary, boot_sequence
 from hypersdk.remedies import of_source
-from hypersdk.text import shell_line, shell_word
+from hypersdk.text import clean, count, shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
 from hypersdk.vsphere.inventory import find_machine
 from hypersdk.vsphere.session import Session

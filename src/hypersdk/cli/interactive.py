@@ -27,12 +27,12 @@ from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.state import Cli
-from hypersdk.cli.text import clean
 from hypersdk.errors import LookupFailed
 from hypersdk.migration.plan import RESUMABLE_STATE, Plan, free_bytes
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.model import MachineSummary
+from hypersdk.text import clean
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from hypersdk.cli.columns import Column, lay_out
 from hypersdk.cli.state import Cli
-from hypersdk.cli.text import clean, count
 from hypersdk.model import Machine, MachineSummary, boot_sequence
+from hypersdk.text import clean, count
 from hypersdk.units import format_size
 from hypersdk.vsphere.inventory import datacenter_path, list_machines
 from hypersdk.vsphere.session import Session

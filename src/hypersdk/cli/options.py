@@ -50,7 +50,7 @@ connection_options = flag_group(
 
 output_options = flag_group(
     json_flag("Print one JSON object a line on standard output, for programs."),
-    debug_flag("Show log messages and the origin of errors on standard error."),
+    debug_flag("Show log messages and tracebacks of errors on standard error."),
 )
 """``--json`` and ``--debug``."""
 

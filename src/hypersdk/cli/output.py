@@ -23,8 +23,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TextIO
 
-from hypersdk.cli.text import clean
-from hypersdk.text import clean_lines
+from hypersdk.text import clean, clean_lines
 
 if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do without it
     from rich.console import Console, ConsoleOptions, RenderableType

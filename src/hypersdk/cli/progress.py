@@ -20,8 +20,8 @@ from rich.live import Live
 from rich.text import Text
 
 from hypersdk.cli.output import Output
-from hypersdk.cli.text import clean, count
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
+from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_size
 
 Observer = Callable[[Sequence[ExportProgress]], None]

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.remedies import error_dict, next_step
-from hypersdk.cli.text import clean
 from hypersdk.errors import EXIT_INTERNAL, INTERNAL, Cancelled, HyperSDKError
-from hypersdk.text import clean_lines
+from hypersdk.text import clean, clean_lines
 
 if TYPE_CHECKING:
     from rich.text import Text

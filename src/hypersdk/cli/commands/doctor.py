@@ -14,9 +14,9 @@ from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.remedies import next_step
 from hypersdk.cli.report import wrapped
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register
 from hypersdk.remedies import as_json
+from hypersdk.text import clean
 from hypersdk.vsphere.doctor import DoctorCheck, run_doctor
 
 DOCTOR_FAILED: Final = register(

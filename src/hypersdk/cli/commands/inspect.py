@@ -11,8 +11,8 @@ from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.cli.text import clean
 from hypersdk.model import Machine
+from hypersdk.text import clean
 from hypersdk.vsphere.inventory import find_machine
 from hypersdk.vsphere.machine import read_machine
 

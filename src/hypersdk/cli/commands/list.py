@@ -12,8 +12,8 @@ from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.picker.search import Index, sort_machines
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.cli.text import count
 from hypersdk.model import MachineSummary
+from hypersdk.text import count
 from hypersdk.units import format_size
 
 SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "host")

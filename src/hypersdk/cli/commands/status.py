@@ -12,11 +12,10 @@ from hypersdk.cli.exporting import SNAPSHOT_KEPT
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.cli.text import clean, count
 from hypersdk.migration.register import Registered
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX, RunRecord
 from hypersdk.migration.runs import UnfinishedRun, forget_run, other_runs, unfinished_runs
-from hypersdk.text import shell_line, shell_word
+from hypersdk.text import clean, count, shell_line, shell_word
 from hypersdk.units import format_duration
 
 

@@ -13,10 +13,10 @@ from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.progress import FolderProgress, watching
 from hypersdk.cli.remedies import next_step
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.cli.text import clean, count
 from hypersdk.errors import IntegrityError
 from hypersdk.migration.findings import VerifyReport
 from hypersdk.migration.verify import verify_directory
+from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_size
 
 

@@ -90,7 +90,7 @@ _TRUST: Final = (
         "insecure",
         "--insecure",
         is_flag=True,
-        help="Trust any certificate. Anyone on the path can then read the token.",
+        help="Trust any certificate. Anyone on the network path can then read the token.",
     ),
 )
 _TIMEOUT: Final = shared_flag(

@@ -12,10 +12,10 @@ from hypersdk.cli.hyperctl.app import local_flags, trust_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.shown import trust_cell
 from hypersdk.cli.programs.groups import Group
-from hypersdk.cli.text import clean
 from hypersdk.client.address import normal_url, read_token
 from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
 from hypersdk.net.certificate import parse_fingerprint
+from hypersdk.text import clean
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 

@@ -13,9 +13,8 @@ from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
 from hypersdk.cli.remedies import error_dict
 from hypersdk.cli.report import show_error
-from hypersdk.cli.text import clean
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, PartlyFailed
-from hypersdk.text import clean_lines
+from hypersdk.text import clean, clean_lines
 
 if TYPE_CHECKING:
     from hypersdk.client import Client

@@ -36,7 +36,7 @@ def command() -> None:
 @flag(
     "--trust-any",
     is_flag=True,
-    help="Trust any certificate of the server. Anyone on the path can then read the password.",
+    help="Trust any certificate of the server. Anyone on the network path can then read the password.",
 )
 @flag("--datacenter", metavar="NAME", help="Datacenter for relative machine paths.")
 @flag("--default", is_flag=True, help="Jobs that name no endpoint use this one.")

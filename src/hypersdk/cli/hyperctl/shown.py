@@ -10,9 +10,9 @@ from rich.text import Text
 
 from hypersdk.cli.columns import Cell, R, moment_text, table
 from hypersdk.cli.hyperctl.ctl import Ctl
-from hypersdk.cli.text import clean
 from hypersdk.client import Job
 from hypersdk.jobs.records import StepColumns
+from hypersdk.text import clean
 from hypersdk.units import format_duration
 
 STATUS_STYLES: Final = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypersdk import __version__
 from hypersdk.cli.output import Output
-from hypersdk.cli.text import clean
+from hypersdk.text import clean
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -24,9 +24,9 @@ from hypersdk.cli.picker.details import facts_table, machine_facts, summary_fact
 from hypersdk.cli.picker.line import SearchLine
 from hypersdk.cli.picker.search import FALLING, SORT_KEYS, Index, sort_machines
 from hypersdk.cli.picker.table import COLUMNS, MachineTable
-from hypersdk.cli.text import clean
 from hypersdk.errors import HyperSDKError
 from hypersdk.model import Machine, MachineSummary
+from hypersdk.text import clean
 from hypersdk.units import format_size
 
 DETAILS_AFTER_S: Final = 0.3

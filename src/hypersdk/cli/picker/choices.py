@@ -18,11 +18,11 @@ from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
 from hypersdk.cli.remedies import next_step
-from hypersdk.cli.text import clean, count
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
 from hypersdk.model import MachineSummary, Power
+from hypersdk.text import clean, count
 from hypersdk.units import format_size, parse_size
 
 

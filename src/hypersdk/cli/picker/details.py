@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from hypersdk.cli.text import clean, count
 from hypersdk.model import Disk, Machine, MachineSummary, Nic, SnapshotNode, boot_sequence
+from hypersdk.text import clean, count
 from hypersdk.units import format_size
 
 _POWER_STYLE = {"on": "green", "off": "dim", "suspended": "yellow", "unknown": "red"}

@@ -14,7 +14,7 @@ from textual import events
 from textual.message import Message
 from textual.widget import Widget
 
-from hypersdk.cli.text import clean
+from hypersdk.text import clean
 
 MAX_LENGTH: Final = 200
 

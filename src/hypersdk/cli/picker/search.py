@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
-from hypersdk.cli.text import clean
 from hypersdk.model import MachineSummary
+from hypersdk.text import clean
 
 Ranked: TypeAlias = list[int]
 """``rank << RANK_SHIFT | position`` of machines: plain integers sort fast, and the garbage collector never looks at

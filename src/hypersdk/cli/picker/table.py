@@ -20,8 +20,8 @@ from textual.widget import Widget
 
 from hypersdk.cli.columns import fit
 from hypersdk.cli.picker.search import Word, shown_name, words_of
-from hypersdk.cli.text import clean
 from hypersdk.model import MachineSummary, Power
+from hypersdk.text import clean
 from hypersdk.units import format_size
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from hypersdk.cli.programs.program import Run
-from hypersdk.cli.text import clean
 from hypersdk.errors import HyperSDKError
 from hypersdk.net.certificate import CERTIFICATE_UNKNOWN
+from hypersdk.text import clean
 
 FINGERPRINT_LINE: Final = 16 * 3
 """Characters of a fingerprint in one line: 16 bytes, which fits 80 columns; halves can be compared at a glance."""

@@ -170,7 +170,7 @@ class Program:
         return status if isinstance(status, int) else EXIT_OK
 
 
-def debug_flag(text: str = "Show the origin of errors on standard error.") -> Callable[[F], F]:
+def debug_flag(text: str = "Show tracebacks of errors on standard error.") -> Callable[[F], F]:
     """``--debug``."""
     return _early_flag("--debug", lambda run, _value: run.show_debug(), is_flag=True, help=text)
 
