@@ -19,8 +19,8 @@ _HERE: Final = "hypersdk.cli.commands"
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Inventory": {
-        "list": Entry(f"{_HERE}.list", "List the virtual machines of a vCenter or ESXi host."),
-        "inspect": Entry(f"{_HERE}.inspect", "Show one machine: disks, networks, snapshots."),
+        "list": Entry(f"{_HERE}.inventory:list_", "List the virtual machines of a vCenter or ESXi host."),
+        "inspect": Entry(f"{_HERE}.inventory:inspect", "Show one machine: disks, networks, snapshots."),
         "doctor": Entry(f"{_HERE}.doctor", "Check connection, login, privileges and routes."),
     },
     "Export": {

@@ -309,7 +309,8 @@ def show_result(cli: Cli, result: ExportResult, *, local: bool = False) -> None:
 
 
 def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, str, str]]:
-    yield "proof", _proof_text(result.proof), ""
+    proved = "proved: what was received is what the server's own manifest says"
+    yield "proof", proved if result.proof == "proved" else result.proof, ""
     rate = result.wire_bytes / result.elapsed_s if result.elapsed_s else 0.0
     verb = "read" if local else "received"
     taken = f"{format_size(result.wire_bytes)} {verb} in {format_duration(result.elapsed_s)} ({format_size(rate)}/s)"
@@ -327,10 +328,6 @@ def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, s
     for warning in result.warnings:
         yield "warning", warning, "yellow"
     yield "next", f"hyper2kvm verify {shell_word(str(result.output_dir))}", "bold"
-
-
-def _proof_text(proof: str) -> str:
-    return "proved: what was received is what the server's own manifest says" if proof == "proved" else proof
 
 
 def import_command(plan: Plan, result: ExportResult) -> str | None:

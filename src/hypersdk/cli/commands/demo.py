@@ -66,7 +66,9 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
     _step(cli, "Verify: read the files back and compare them with the manifest")
     raise_for_findings(verify_folder(cli, folder))
     _boot(cli, folder / exporting.in_boot_order(outcome.plan)[0].file_name)
-    _farewell(cli, folder)
+    _step(cli, "Done")
+    cli.output.line(f"The images are in {folder}.")
+    cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")
 
 
 def _new_folder() -> Path:
@@ -141,9 +143,3 @@ def _boot(cli: Cli, image: Path) -> None:
         cli.output.line(
             f"✔ {image.name} booted: its serial port said {proof.line} after {format_duration(proof.seconds)}"
         )
-
-
-def _farewell(cli: Cli, folder: Path) -> None:
-    _step(cli, "Done")
-    cli.output.line(f"The images are in {folder}.")
-    cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")

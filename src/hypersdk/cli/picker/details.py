@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from hypersdk.model import Disk, Machine, MachineSummary, Nic, SnapshotNode, boot_sequence
+from hypersdk.model import Disk, Machine, MachineSummary, SnapshotNode, boot_sequence
 from hypersdk.text import clean, count
 from hypersdk.units import format_size
 
@@ -42,7 +42,7 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:
     for disk in machine.disks:
         yield "disk", disk_text(disk)
     for nic in machine.nics:
-        yield "network", nic_text(nic)
+        yield "network", Text(clean(f"{nic.mac or 'no MAC'} {nic.adapter} on {nic.network or 'no network'}", 200))
     for cdrom in machine.cdroms:
         if cdrom.iso:
             yield "ISO", Text(clean(cdrom.iso, 200))
@@ -69,11 +69,6 @@ def disk_text(disk: Disk) -> Text:
         f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where}"
         f" {clean(disk.controller, 40)}"
     )
-
-
-def nic_text(nic: Nic) -> Text:
-    """One network card in one line."""
-    return Text(clean(f"{nic.mac or 'no MAC'} {nic.adapter} on {nic.network or 'no network'}", 200))
 
 
 def snapshot_text(snapshot: SnapshotNode) -> Text:

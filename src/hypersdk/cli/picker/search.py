@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from hypersdk.model import MachineSummary
-from hypersdk.text import clean
 
 Ranked: TypeAlias = list[int]
 """``rank << RANK_SHIFT | position`` of machines: plain integers sort fast, and the garbage collector never looks at
@@ -147,8 +146,3 @@ FALLING: Final = frozenset({"cpus", "memory", "size", "used"})
 def sort_machines(machines: Iterable[MachineSummary], column: str, *, reverse: bool = False) -> list[MachineSummary]:
     """``machines`` sorted by ``column`` of SORT_KEYS."""
     return sorted(machines, key=SORT_KEYS[column], reverse=(column in FALLING) != reverse)
-
-
-def shown_name(machine: MachineSummary) -> str:
-    """The machine's name, safe for a terminal."""
-    return clean(machine.name, 200)

@@ -19,7 +19,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from hypersdk.cli.columns import fit
-from hypersdk.cli.picker.search import Word, shown_name, words_of
+from hypersdk.cli.picker.search import Word, words_of
 from hypersdk.model import MachineSummary, Power
 from hypersdk.text import clean
 from hypersdk.units import format_size
@@ -39,7 +39,7 @@ class PickerColumn:
 
 
 COLUMNS: Final = (
-    PickerColumn("name", "Name", 0, 0, shown_name),
+    PickerColumn("name", "Name", 0, 0, lambda machine: clean(machine.name, 200)),
     PickerColumn("power", "Power", 9, 56, lambda machine: machine.power.value),
     PickerColumn("cpus", "CPU", 4, 92, lambda machine: str(machine.cpus), right=True),
     PickerColumn("memory", "Memory", 10, 80, lambda machine: format_size(machine.memory_bytes), right=True),
@@ -250,7 +250,7 @@ class MachineTable(Widget):
         marked = position in self.marked
         segments = [Segment(_MARK[marked], _MARKED), Segment(_LAMP[machine.power] + " ", _LAMP_STYLE[machine.power])]
         name, *others = self._columns
-        segments += self._highlighted(fit(shown_name(machine), name[1]) + " ", _MARKED if marked else _PLAIN)
+        segments += self._highlighted(fit(name[0].text(machine), name[1]) + " ", _MARKED if marked else _PLAIN)
         segments.append(
             Segment(" ".join(fit(column.text(machine), width, right=column.right) for column, width in others))
         )

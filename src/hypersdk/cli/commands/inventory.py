@@ -1,20 +1,24 @@
-"""`hyper2kvm list`: the machines of a vCenter or ESXi host."""
+"""`hyper2kvm list` and `hyper2kvm inspect`: the machines of a vCenter or ESXi host."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import click
+from rich.text import Text
 
 from hypersdk.cli.connect import connected
-from hypersdk.cli.machines import list_table, read_inventory, summary_object
+from hypersdk.cli.machines import list_table, machine_object, read_inventory, summary_object
 from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
 from hypersdk.cli.picker.search import Index, sort_machines
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.model import MachineSummary
-from hypersdk.text import count
+from hypersdk.model import Machine, MachineSummary
+from hypersdk.text import clean, count
 from hypersdk.units import format_size
+from hypersdk.vsphere.inventory import find_machine
+from hypersdk.vsphere.machine import read_machine
 
 SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "host")
 
@@ -40,7 +44,7 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
 @output_options
 @connection_options
 @pass_cli
-def command(cli: Cli, query: str, sort: str) -> None:
+def list_(cli: Cli, query: str, sort: str) -> None:
     """List the virtual machines of a vCenter or ESXi host, in all its datacenters.
 
     With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disks, and more. The path can be
@@ -64,3 +68,31 @@ def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
     capacity = format_size(sum(machine.capacity_bytes for machine in machines))
     of_all = "" if len(machines) == total else f" of {total:,}"
     cli.output.note(f"{count(len(machines), 'machine')}{of_all}, {capacity} of disks")
+
+
+@click.command("inspect", cls=Command)
+@click.argument("machine", metavar="VM")
+@output_options
+@connection_options
+@pass_cli
+def inspect(cli: Cli, machine: str) -> None:
+    """Show one machine: disks, networks, snapshots, and obstacles to an export.
+
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. If several machines have
+    the name, the command fails and lists them.
+    """
+    with connected(cli) as session:
+        found = find_machine(read_inventory(cli, session), machine)
+        facts = read_machine(session, found.moref)
+    if cli.output.json_lines:
+        cli.output.row(machine_object(facts))
+    else:
+        _show_machine(cli, facts)
+
+
+def _show_machine(cli: Cli, machine: Machine) -> None:
+    cli.output.print(Text(clean(machine.name, 200), style="bold"))
+    facts = [*summary_facts(machine.summary), *machine_facts(machine)]
+    if machine.annotation:
+        facts.append(("notes", Text(clean(machine.annotation.replace("\n", " "), 500))))
+    cli.output.print(facts_table(facts))
