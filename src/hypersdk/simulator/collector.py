@@ -283,7 +283,7 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
         deadline = None if limit_s is None else time.monotonic() + limit_s
         seen = -1
         while True:
-            if self.world.tick != seen or seen < 0:
+            if self.world.tick != seen:
                 seen = self.world.tick
                 updates, truncated = watch.updates(most or 2**31)
                 if updates:

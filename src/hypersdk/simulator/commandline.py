@@ -400,14 +400,10 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
             signal.signal(name, lambda *_: ended.set())
         check_names(simulator, config)
         if args.ca_file is not None:
-            _write_authority(simulator, args.ca_file)
+            try:
+                args.ca_file.write_bytes(simulator.ca_pem)
+            except OSError as error:
+                raise _file_error(args.ca_file, "written", error) from error
         print(banner(simulator, show_password=args.password_file is None), file=out, flush=True)
         ended.wait()
     return 0
-
-
-def _write_authority(simulator: Simulator, file: Path) -> None:
-    try:
-        file.write_bytes(simulator.ca_pem)
-    except OSError as error:
-        raise _file_error(file, "written", error) from error

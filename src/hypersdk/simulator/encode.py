@@ -63,7 +63,8 @@ def element(name: str, value: Any, field: Field, *, typed: bool = False) -> str:
 
 def _one(name: str, value: Any, field: Field, typed: bool) -> str:
     if isinstance(value, Data):
-        return _data(name, value, typed=typed or value.type != field.type)
+        xsi = f' xsi:type="{value.type}"' if typed or value.type != field.type else ""
+        return f"<{name}{xsi}>{members(value)}</{name}>"
     if isinstance(value, Ref):
         return reference(name, value, typed=typed or field.kind is Kind.ANY)
     if field.kind is Kind.ANY:
@@ -79,11 +80,6 @@ def reference(name: str, ref: Ref, *, typed: bool = False) -> str:
     """A managed object reference as the element ``name``."""
     xsi = ' xsi:type="ManagedObjectReference"' if typed else ""
     return f'<{name} type="{ref.type}"{xsi}>{escape(ref.moref)}</{name}>'
-
-
-def _data(name: str, value: Data, *, typed: bool) -> str:
-    xsi = f' xsi:type="{value.type}"' if typed else ""
-    return f"<{name}{xsi}>{members(value)}</{name}>"
 
 
 def members(value: Data) -> str:

@@ -84,9 +84,13 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
     """Posts the events of logins and logouts, and ends what belongs to a session."""
 
     def began(session: SessionRecord) -> None:
-        text = f"User {session.user}@127.0.0.1 logged in"
         platform.events.post(
-            "UserLoginSessionEvent", text, user=session.user, ipAddress="127.0.0.1", locale="en", sessionId=session.key
+            "UserLoginSessionEvent",
+            f"User {session.user}@127.0.0.1 logged in",
+            user=session.user,
+            ipAddress="127.0.0.1",
+            locale="en",
+            sessionId=session.key,
         )
 
     def ended(session: SessionRecord) -> None:
@@ -94,10 +98,9 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
         for managed in session.belongings:
             if isinstance(managed, ExportLease):
                 managed.end(MethodFault.of("RequestCanceled", "The session that held the lease has ended."))
-        text = f"User {session.user}@127.0.0.1 logged out"
         platform.events.post(
             "UserLogoutSessionEvent",
-            text,
+            f"User {session.user}@127.0.0.1 logged out",
             user=session.user,
             ipAddress="127.0.0.1",
             userAgent="",

@@ -45,8 +45,8 @@ class NfcServer:
         label = f"{machine}:{file.index}" if file.index is not None else f"{machine}:{file.name}"
         limit = self._platform.config.nfc_streams_per_host
         book = self._platform.faults
-        through = connection.site.host is None
-        with closing(self._platform.counters.open_stream(host, label, via_vcenter=through)) as stream:
+        via_vcenter = connection.site.host is None
+        with closing(self._platform.counters.open_stream(host, label, via_vcenter=via_vcenter)) as stream:
             if limit is not None and stream.number > limit:
                 raise Refusal(500, EXHAUSTED)
             faults = stream_faults(book, STREAM_FAULTS, host=host, machine=machine, index=file.index)
