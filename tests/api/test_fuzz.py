@@ -62,7 +62,7 @@ def _schemathesis(program: ApiProcess, folder: Path, *more: str, seconds: int) -
 
 def _populate(folder: Path) -> None:
     """Jobs for the fuzzer to find."""
-    from hypersdk.jobs.claims import Claims
+    from hypersdk.jobs.claims import Claims, Unsaved
 
     database = Database.open(f"sqlite:///{folder / 'state' / 'state.sqlite3'}")
     try:
@@ -70,7 +70,7 @@ def _populate(folder: Path) -> None:
         claims = Claims(database, "worker-1")
         claim = claims.claim("fuzz-0", 1)
         assert claim is not None
-        claims.log(claim, b"a line\n")
+        claims.save(Unsaved(claim, log=b"a line\n"))
         claims.end(claim, JobEvent.FINISH, result={"success": True, "files": ["a.raw"]})
     finally:
         database.close()

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from tests.support.apiserver import Api, beating
 from tests.support.cli.hyperctl import hyperctl_of
@@ -43,7 +44,7 @@ def _busy(api: Api) -> None:
         assert claim is not None
         if event is None:
             progress = {"bytes_downloaded": 7 * 2**40, "total_bytes": 2**43, "rate_bytes_s": 1.5e8, "lease_age_s": 61.5}
-            claims.write_progress({job.id: claim.epoch}, {job.id: progress})
+            claims.save(Unsaved(claim, progress))
         else:
             claims.write_run(claim, "{}", source_changes=1)
             claims.end(claim, event, error={"code": "no_space", "message": "", "cause": "", "next_step": ""})

@@ -20,7 +20,7 @@ from hypersdk.jobs.workerfault import VARIABLE, SharedFault, WorkerFault
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.tables import api_tokens
 from tests.support.apiserver import beating
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 from tests.support.outages import locked
 from tests.support.servedapi import ServeApi, ServedApi
 
@@ -37,7 +37,7 @@ def ready(found: ServedApi) -> tuple[int, dict[str, str], dict[str, str]]:
 
 def a_job(found: ServedApi) -> str:
     wanted: NewJob = new_job(root_id=found.services.service.roots.roots[0].id)
-    return found.services.jobs.submit(wanted)[0].id
+    return submit(found.services.jobs, wanted).id
 
 
 def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_ask(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import JOB_LIST
 from tests.support.apiserver import Api, beating, fill, running_api
@@ -34,9 +35,9 @@ def test_a_job_from_submit_to_its_end(pg: Api) -> None:
         claim = claims.claim(job_id, 1)
         assert claim is not None
         assert events.next("job")[2]["state"] == "running"
-        claims.write_progress({job_id: claim.epoch}, {job_id: {"percent_complete": 50.0, "bytes_downloaded": 2**43}})
+        claims.save(Unsaved(claim, {"percent_complete": 50.0, "bytes_downloaded": 2**43}))
         assert events.next("progress")[2]["progress"]["bytes_downloaded"] == 2**43
-        claims.log(claim, b"a line\n")
+        claims.save(Unsaved(claim, log=b"a line\n"))
         assert client.get(f"{JOBS}/{job_id}/logs").json()["text"] == "a line\n"
         claims.end(claim, JobEvent.FAIL, error={"code": "no_space", "message": "full", "cause": "c", "next_step": "n"})
         assert events.next("job")[2]["state"] == "failed"

@@ -33,6 +33,7 @@ from hypersdk.errors import (
     TransientError,
     UsageError,
 )
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from hypersdk.secret import Secret
 from tests.support.apiserver import Api, serving
@@ -53,7 +54,7 @@ def end(api: Api, job_id: str, event: JobEvent = JobEvent.FINISH) -> None:
     claims = api.claims()
     claim = claims.claim(job_id, api.services.jobs.get(job_id).attempt)
     assert claim is not None
-    claims.write_progress({job_id: claim.epoch}, {job_id: {"phase": "transferring", "percent_complete": 40.0}})
+    claims.save(Unsaved(claim, {"phase": "transferring", "percent_complete": 40.0}))
     error = {"code": "no_space", "message": "full", "cause": "c", "next_step": "n", "exit_status": 9}
     claims.end(
         claim, event, **({"error": error} if event is JobEvent.FAIL else {"result": {"files": ["web01-disk1.qcow2"]}})
@@ -260,17 +261,17 @@ def test_logs_are_followed_through_a_restart_and_with_a_short_timeout(api: Api) 
     claims = api.claims()
     claim = claims.claim(job.id, 1)
     assert claim is not None
-    claims.log(claim, b"one\n")
+    claims.save(Unsaved(claim, log=b"one\n"))
     with serving(api.services) as server:
         url = server.url
         client = Client(url, token=api.tokens["viewer"], timeout_s=0.5, environ={})
         pieces = client.follow_logs(job.id)
         assert next(pieces) == "one\n"
-        late = threading.Timer(1.5, claims.log, (claim, b"two\n"))
+        late = threading.Timer(1.5, claims.save, (Unsaved(claim, log=b"two\n"),))
         late.start()
         assert next(pieces) == "two\n"
         late.join()
-    claims.log(claim, b"three\n")
+    claims.save(Unsaved(claim, log=b"three\n"))
     claims.end(claim, JobEvent.FINISH, result={})
     settings = dataclasses.replace(api.services.settings, addr=url.removeprefix("http://"))
     again = dataclasses.replace(api.services, settings=settings, feed=Feed(api.services.jobs))
@@ -315,13 +316,13 @@ def test_logs_are_read_by_offset_and_followed_to_the_end(api: Api, client: Clien
     claims = api.claims()
     claim = claims.claim(job.id, 1)
     assert claim is not None
-    claims.log(claim, "eins ä\n".encode())
+    claims.save(Unsaved(claim, log="eins ä\n".encode()))
     part = client.logs(job.id)
     assert (part.text, part.ended) == ("eins ä\n", False)
     assert client.logs(job.id, part.end).text == ""
 
     def write() -> None:
-        claims.log(claim, b"zwei\n")
+        claims.save(Unsaved(claim, log=b"zwei\n"))
         claims.end(claim, JobEvent.FINISH, result={})
 
     worker = threading.Timer(0.5, write)

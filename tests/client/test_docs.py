@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import Filter
 from tests.support.apiserver import Api
@@ -31,9 +32,7 @@ def work(api: Api, stop: threading.Event) -> None:
     while not stop.wait(0.2):
         for job_id in api.services.jobs.ids(Filter()):
             if (claim := claims.claim(job_id, 1)) is not None:
-                claims.write_progress(
-                    {job_id: claim.epoch}, {job_id: {"phase": "transferring", "percent_complete": 50.0}}
-                )
+                claims.save(Unsaved(claim, {"phase": "transferring", "percent_complete": 50.0}))
                 claims.end(claim, JobEvent.FINISH, result={"files": ["web01-disk1.qcow2"]})
 
 

@@ -11,6 +11,7 @@ from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.tables import jobs
+from tests.support import jobrecords
 from tests.support.jobrecords import new_job
 
 ROOTS = ("r1", "r2", "r3")
@@ -18,9 +19,8 @@ ROOTS = ("r1", "r2", "r3")
 
 def submit(store: JobStore, name: str, **more: object) -> str:
     """A job with a folder and a machine of its own, where nothing else is said."""
-    return store.submit(
-        new_job(**{"id": name, "target": f"/exports/{name}", "subject": f"/dc/vm/{name}", "root_id": "r1", **more})
-    )[0].id
+    given = {"id": name, "target": f"/exports/{name}", "subject": f"/dc/vm/{name}", "root_id": "r1", **more}
+    return jobrecords.submit(store, new_job(**given)).id
 
 
 def admission(store: JobStore, worker: str = "w1", roots: tuple[str, ...] = ROOTS, **limits: int) -> Admission:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from hypersdk.errors import Cancelled
-from hypersdk.jobs.budget import EXPIRES_S, Renewal, SharedBudget
+from hypersdk.jobs.budget import EXPIRES_S, SharedBudget
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import nfc_hosts, nfc_streams
@@ -143,18 +143,17 @@ def test_a_stream_that_ends_in_an_outage_of_the_database_is_free_as_soon_as_that
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the attempt that goes on waits for the stream of the one that was cut short, a minute and a half long."""
-    one, other, renewal = budget(database, "w1", per_host=1), budget(database, "w2", per_host=1), Renewal()
-    renewal.add(one)
-    renewal.tick()
+    one, other = budget(database, "w1", per_host=1), budget(database, "w2", per_host=1)
+    one.renew()
     stream = ExitStack()
     hold(stream, one, 1)
     with _away(monkeypatch, database):
         stream.close()
     assert full(one), "the database still has it"
     with _away(monkeypatch, database), pytest.raises(DatabaseError):
-        renewal.tick()
+        one.renew()
     assert full(other)
-    renewal.tick()
+    one.renew()
     assert not full(one)
     assert not full(other)
 

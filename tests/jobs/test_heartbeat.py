@@ -14,7 +14,7 @@ from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import workers
 from tests.support.clock import Clock
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 
 TAKE_OVER_S = 30.0
 
@@ -96,7 +96,7 @@ def test_a_worker_that_beats_is_never_declared_dead_and_a_silent_one_by_one_othe
 def test_a_dead_worker_that_still_has_jobs_is_declared_again(database: Database) -> None:
     """Whoever declared it may have been killed before it took the jobs over."""
     store = JobStore(database)
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     with heartbeat(database, Clock(), "w1"):
         assert Claims(database, "w1").claim(job.id, 1) is not None
     assert declare_dead(database, take_over_s=TAKE_OVER_S) == []  # it ended by itself, a moment ago

@@ -30,14 +30,14 @@ from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, JobEvent, JobState
 from hypersdk.jobs.store import JobStore
-from hypersdk.jobs.worker import LOOKS, Own, Working
+from hypersdk.jobs.worker import LOOKS, LostAttempts, Running
 from hypersdk.simulator.config import DiskSpec
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import attempts, job_log, jobs
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from tests.support.databases import PostgresServer, fresh_database, postgres_of_its_own
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 from tests.support.outages import SmallDisk, locked, spoil
 from tests.support.site import SEED, SMALL, Site, SiteFactory, machines, source
 
@@ -47,8 +47,8 @@ GOES_ON_S = 30.0
 OPTIONS = {"take_over_s": TAKE_OVER_S, "jobs_per_worker": 4}
 
 
-def own_of(database: Database, engine: FakeEngine, working: Working) -> Own:
-    return Own(Claims(database, "w1"), engine, lambda: working)  # type: ignore[arg-type]
+def own_of(database: Database, engine: FakeEngine, working: Running) -> LostAttempts:
+    return LostAttempts(Claims(database, "w1"), engine, lambda: working)  # type: ignore[arg-type]
 
 
 class FakeEngine:
@@ -66,21 +66,21 @@ class FakeEngine:
         self.found.remove(workflow_id)
 
 
-NOTHING = Working(frozenset(), {})
+NOTHING = Running(frozenset(), {})
 
 
 @pytest.mark.parametrize("asked", ["", "pause", "cancel"])
 def test_a_row_that_its_own_worker_does_not_have_is_due_again(database: Database, asked: str) -> None:
     store, claims = JobStore(database), Claims(database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claim = claims.claim(job.id, 1)
     assert claim is not None
     if asked:
         getattr(store, asked)(job.id)
-    there = Working(frozenset({f"{job.id}/1"}), {job.id: claim.epoch})
+    there = Running(frozenset({f"{job.id}/1"}), {job.id: claim.epoch})
     engine = FakeEngine(f"{job.id}/1")
     held = store.get(job.id).state
-    for working in (there, Working(frozenset({f"{job.id}/1"}), {job.id: None})):
+    for working in (there, Running(frozenset({f"{job.id}/1"}), {job.id: None})):
         own = own_of(database, engine, working)
         for _ in range(LOOKS + 2):
             own.look()
@@ -101,21 +101,21 @@ def test_a_row_that_its_own_worker_does_not_have_is_due_again(database: Database
 
 def test_an_older_epoch_is_not_in_hand_and_a_job_of_another_is_left_alone(database: Database) -> None:
     store, claims, other = JobStore(database), Claims(database, "w1"), Claims(database, "w2")
-    job, foreign = (store.submit(new_job(target=f"/tmp/{one}"))[0] for one in "ab")
+    job, foreign = (submit(store, new_job(target=f"/tmp/{one}")) for one in "ab")
     assert claims.claim(job.id, 1)
     assert other.claim(foreign.id, 1)
-    own = own_of(database, FakeEngine(), Working(frozenset(), {job.id: 7}))
+    own = own_of(database, FakeEngine(), Running(frozenset(), {job.id: 7}))
     for _ in range(LOOKS + 1):
         own.look()
     assert store.get(job.id).state is JobState.QUEUED
     assert store.get(foreign.id).state is JobState.RUNNING
-    assert claims.put_back(job.id, 1) is None, "it has moved on"
+    assert claims.requeue_lost(job.id, 1) is None, "it has moved on"
 
 
 def test_an_attempt_that_never_began_is_due_again(database: Database) -> None:
     """The engine gave it to this worker, and the claim could not be written."""
     store = JobStore(database)
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     with database.write() as connection:
         connection.execute(sa.update(jobs).values(enqueued=1))
     engine = FakeEngine(f"{job.id}/1")
@@ -129,7 +129,7 @@ def test_an_attempt_that_never_began_is_due_again(database: Database) -> None:
 
 def test_a_job_that_is_lost_every_time_fails(database: Database) -> None:
     store, claims = JobStore(database), Claims(database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     with database.write() as connection:
         connection.execute(
             sa.insert(attempts),
@@ -148,7 +148,7 @@ def test_a_job_that_is_lost_every_time_fails(database: Database) -> None:
         )
     claim = claims.claim(job.id, 1)
     assert claim is not None
-    assert claims.put_back(job.id, claim.epoch) is JobState.FAILED
+    assert claims.requeue_lost(job.id, claim.epoch) is JobState.FAILED
     error = store.get(job.id).error
     assert error is not None
     assert error["code"] == "attempts_exhausted"
@@ -305,9 +305,9 @@ def test_what_needs_one_database_is_done_while_the_other_cannot_be_used(
     made = worker.Worker(DaemonSettings(state_dir=tmp_path, take_over_s=2.0), database, {})
     fakes: Any = SimpleNamespace(run=deaf.count("reconcile"), look=deaf.count("own"), tick=deaf.count("undo"))
     monkeypatch.setattr(worker, "Reconciler", lambda *_: fakes)
-    monkeypatch.setattr(worker, "Own", lambda *_: fakes)
-    monkeypatch.setattr(worker, "OWN_AFTER_S", 0.0)
-    monkeypatch.setattr(made, "_renewal", SimpleNamespace(tick=deaf.count("renew")))
+    monkeypatch.setattr(worker, "LostAttempts", lambda *_: fakes)
+    monkeypatch.setattr(worker, "LOST_AFTER_S", 0.0)
+    monkeypatch.setattr(made, "_renew_streams", deaf.count("renew"))
     engine: Any = deaf
     turns = threading.Timer(3.0, made.stop)
     turns.start()
@@ -353,7 +353,7 @@ def test_an_engine_whose_file_is_another_one_needs_a_new_start(
 
 def test_an_end_that_cannot_be_written_is_kept_until_it_can(database: Database) -> None:
     store, claims = JobStore(database), Claims(database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claim = claims.claim(job.id, 1)
     assert claim is not None
     waits: list[float] = []
@@ -373,7 +373,7 @@ def test_an_end_that_cannot_be_written_is_kept_until_it_can(database: Database) 
     context: Any = SimpleNamespace(claims=Full(database, "w1"), ending=ending)
     attempt = JobAttempt(context, claim, CancelToken())
     attempt.progress.log("the last line")
-    assert attempt.written(JobEvent.FAIL, error={"code": "no_space"}) is JobState.FAILED
+    assert attempt.store_end(JobEvent.FAIL, error={"code": "no_space"}) is JobState.FAILED
     assert len(waits) == 2
     with database.read() as connection:
         data = connection.execute(sa.select(job_log.c.data).where(job_log.c.job_id == job.id)).scalars().all()
@@ -382,7 +382,7 @@ def test_an_end_that_cannot_be_written_is_kept_until_it_can(database: Database) 
 
 def test_a_worker_that_ends_first_leaves_the_job_to_the_next(database: Database) -> None:
     store, claims = JobStore(database), Claims(database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claim = claims.claim(job.id, 1)
     assert claim is not None
     database.close()
@@ -393,5 +393,5 @@ def test_a_worker_that_ends_first_leaves_the_job_to_the_next(database: Database)
 
     context: Any = SimpleNamespace(claims=Down(database, "w1"), ending=lambda _: True)
     with pytest.raises(DatabaseError):
-        JobAttempt(context, claim, CancelToken()).written(JobEvent.REQUEUE)
+        JobAttempt(context, claim, CancelToken()).store_end(JobEvent.REQUEUE)
     assert store.get(job.id).state is JobState.RUNNING

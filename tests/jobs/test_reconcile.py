@@ -17,7 +17,7 @@ from hypersdk.jobs.store import Filter, JobStore
 from hypersdk.migration.register import Register, entry_of
 from hypersdk.state.pages import PageRequest
 from hypersdk.state.tables import jobs
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_draining_worker_hands_back_what_it_would_have_begun(
 ) -> None:
     """Also what it had when it died: the engine gives it that first."""
     claims = Claims(store.database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     for act in asked:
         _ = claims.claim(job.id, 1) if act == "claim" else getattr(store, act)(job.id)
     claims.hand_back(job.id, 1)
@@ -51,7 +51,7 @@ def test_a_draining_worker_hands_back_what_it_would_have_begun(
 
 def test_a_job_that_has_moved_on_is_left_alone(store: JobStore) -> None:
     claims = Claims(store.database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     store.cancel(job.id)
     claims.hand_back(job.id, 1)
     assert store.get(job.id).state is JobState.CANCELLED
@@ -62,7 +62,7 @@ def test_a_job_that_has_moved_on_is_left_alone(store: JobStore) -> None:
 
 def test_a_cancel_that_comes_while_a_job_is_paused_is_done_by_another_attempt(store: JobStore) -> None:
     claims = Claims(store.database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claim = claims.claim(job.id, 1)
     assert claim is not None
     store.pause(job.id)
@@ -87,9 +87,9 @@ class Forgetful:
 
 def test_a_lost_job_is_found_behind_any_queue(store: JobStore) -> None:
     """The running one at once; of those that are queued a part in each round, until all were looked at."""
-    running, _ = store.submit(new_job())
+    running = submit(store, new_job())
     assert Claims(store.database, "w1").claim(running.id, 1) is not None
-    store.submit_all([new_job(name=f"vm {number}") for number in range(PART + 100)])
+    store.submit([new_job(name=f"vm {number}") for number in range(PART + 100)])
     with store.database.write() as connection:
         connection.execute(sa.update(jobs).values(enqueued=jobs.c.attempt, updated_at=jobs.c.updated_at - 60))
     engine = Forgetful()
@@ -105,7 +105,7 @@ def test_a_lost_job_is_found_behind_any_queue(store: JobStore) -> None:
 
 def test_what_a_dead_worker_was_undoing_waits_for_another_outside_of_the_queue(store: JobStore) -> None:
     claims = Claims(store.database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     assert claims.claim(job.id, 1) is not None
     assert store.cancel(job.id).state is JobState.CANCELLING
     assert claims.undo_due(["root"], 4) == []  # its worker does it
@@ -120,7 +120,7 @@ def test_what_a_dead_worker_was_undoing_waits_for_another_outside_of_the_queue(s
 
 def test_a_queued_job_that_was_begun_once_is_undone_outside_of_the_queue(store: JobStore) -> None:
     claims = Claims(store.database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claim = claims.claim(job.id, 1)
     assert claim is not None
     claims.end(claim, JobEvent.REQUEUE)
@@ -134,7 +134,7 @@ def test_what_the_register_shows_of_jobs_that_left_nothing_is_forgotten(store: J
     """Given up, or put back by a worker of another host: else users of this one read for ever of a snapshot that may be
     left."""
     claims = Claims(store.database, "w1")
-    running, failed, undone, given_up = (store.submit(new_job(name=name, target=f"/tmp/{name}"))[0] for name in "abcd")
+    running, failed, undone, given_up = (submit(store, new_job(name=name, target=f"/tmp/{name}")) for name in "abcd")
     for job, changes in ((running, 0), (failed, 1), (undone, 0), (given_up, 1)):
         claim = claims.claim(job.id, 1)
         assert claim is not None

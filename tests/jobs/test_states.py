@@ -22,7 +22,7 @@ from hypersdk.jobs.states import (
     after,
 )
 from hypersdk.jobs.store import JobStore
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 
 
 def test_every_state_can_be_reached_and_left() -> None:
@@ -74,7 +74,7 @@ def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore
     """Every step either leads where the table says or is refused and changes nothing; a job always has an attempt due
     or at work while it is neither ended nor paused."""
     claims = Claims(store.database, "w1")
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     start = store.revision()
     held: list[Claim] = []
     for action in actions:

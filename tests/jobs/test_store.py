@@ -7,26 +7,28 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hypersdk.errors import LookupFailed, UsageError
-from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
+from hypersdk.jobs.claims import Claim, Claims, StaleAttempt, Unsaved
 from hypersdk.jobs.states import JobEvent, JobState, JobStateError
 from hypersdk.jobs.statistics import read_statistics
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.pages import ListConditions, PageRequest
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 
 
 def test_the_same_id_is_the_same_job_or_an_error(store: JobStore) -> None:
-    first, new = store.submit(new_job(id="mine"))
-    again, newer = store.submit(new_job(id="mine"))
-    assert (new, newer, again.id) == (True, False, first.id)
+    before = store.revision()
+    first = submit(store, new_job(id="mine"))
+    assert before < first.revision == store.revision()
+    again = submit(store, new_job(id="mine"))
+    assert (again, store.revision()) == (first, first.revision)
     with pytest.raises(UsageError) as caught:
-        store.submit(new_job(id="mine", digest="other"))
+        submit(store, new_job(id="mine", digest="other"))
     assert caught.value.code == "job_exists"
 
 
 def test_many_at_once_are_each_taken_or_refused(store: JobStore) -> None:
-    store.submit(new_job(id="there"))
+    submit(store, new_job(id="there"))
     wanted = [
         new_job(),
         new_job(id="twice"),
@@ -37,27 +39,30 @@ def test_many_at_once_are_each_taken_or_refused(store: JobStore) -> None:
         *(new_job(name=f"vm {number}") for number in range(1200)),
     ]
     before = store.revision()
-    found = store.submit_all(wanted)
+    found = store.submit(wanted)
     refused = [place for place, one in enumerate(found) if isinstance(one, UsageError)]
     assert refused == [2, 4]
     taken = [one for one in found if not isinstance(one, UsageError)]
-    assert [new for _, new in taken[:4]] == [True, True, False, False]
-    made = [job for job, new in taken if new]
+    assert taken[2] == taken[1], "it is asked for twice"
+    assert taken[3].revision <= before, "it was there"
+    made = [*taken[:2], *taken[4:]]
     assert [job.number for job in made] == list(range(2, 2 + 1202))
     assert [job.revision for job in made] == list(range(before + 1, before + 1203))
     assert [job.name for job in made[2:]] == [f"vm {number}" for number in range(1200)]
-    assert store.submit_all([]) == []
+    assert store.submit([]) == []
+    assert store.revision() == before + 1202
 
 
 def test_an_id_that_many_ask_for_at_once_is_one_job(store: JobStore) -> None:
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: store.submit(new_job(id="mine")), range(6)))
-    assert sorted(new for _, new in found) == [False] * 5 + [True]
+        found = list(pool.map(lambda _: submit(store, new_job(id="mine")), range(6)))
+    assert found == [found[0]] * 6
+    assert store.ids(Filter()) == ["mine"]
 
 
 def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
     for number in range(25):
-        store.submit(new_job(name=f"vm {number % 5}", definition={"format": "qcow2" if number % 2 else "raw"}))
+        submit(store, new_job(name=f"vm {number % 5}", definition={"format": "qcow2" if number % 2 else "raw"}))
     page = store.page(Filter(where=ListConditions(equal=(("format", ("raw",)),))), PageRequest("name", limit=4))
     assert page.total == 13
     assert page.facets["state"] == {"queued": 13}
@@ -77,15 +82,15 @@ def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
 
 @pytest.mark.parametrize("text", ["100%", "a_b", "'; DROP TABLE jobs --", "ü"])
 def test_text_is_found_as_it_is_written(store: JobStore, text: str) -> None:
-    wanted, _ = store.submit(new_job(name=f"x {text} y"))
-    store.submit(new_job(name="x 100 a.b y"))
+    wanted = submit(store, new_job(name=f"x {text} y"))
+    submit(store, new_job(name="x 100 a.b y"))
     assert [job.id for job in store.page(Filter(text=text)).rows] == [wanted.id]
 
 
 def test_changes_are_seen_in_order_and_removals_too(store: JobStore) -> None:
     start = store.revision()
-    first, _ = store.submit(new_job())
-    second, _ = store.submit(new_job())
+    first = submit(store, new_job())
+    second = submit(store, new_job())
     store.cancel(first.id)
     assert [job.id for job in store.changed_since(start)] == [second.id, first.id]
     store.delete(first.id)
@@ -100,9 +105,9 @@ def test_changes_are_seen_in_order_and_removals_too(store: JobStore) -> None:
 
 
 def test_a_job_that_nobody_had_is_cancelled_at_once_another_by_its_worker(store: JobStore) -> None:
-    fresh, _ = store.submit(new_job())
+    fresh = submit(store, new_job())
     assert store.cancel(fresh.id).state is JobState.CANCELLED
-    held, _ = store.submit(new_job())
+    held = submit(store, new_job())
     claims = Claims(store.database, "w1")
     claim = claims.claim(held.id, 1)
     assert claim is not None
@@ -114,7 +119,7 @@ def test_a_job_that_nobody_had_is_cancelled_at_once_another_by_its_worker(store:
 
 
 def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None:
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     old, new = Claims(store.database, "old"), Claims(store.database, "new")
     stale = old.claim(job.id, 1)
     assert stale is not None
@@ -128,8 +133,8 @@ def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None
     ):
         with pytest.raises(StaleAttempt):
             act()
-    old.write_progress({job.id: stale.epoch}, {job.id: {"phase": "lie"}})
-    old.log(stale, b"lie")
+    old.save(Unsaved(stale, {"phase": "lie"}))
+    old.save(Unsaved(stale, log=b"lie"))
     assert new.read_run(fresh) == "old"
     assert store.get(job.id).source_changes == 1
     assert store.get(job.id).progress["phase"] == "queued"
@@ -144,31 +149,28 @@ def _counted(store: JobStore) -> int:
 def test_bytes_are_counted_as_they_grow_and_the_counter_never_falls(store: JobStore) -> None:
     claims = Claims(store.database, "w1")
 
-    def write(sizes: dict[str, int | None], epochs: dict[str, int]) -> int:
-        claims.write_progress(
-            epochs, {one: {} if size is None else {"bytes_downloaded": size} for one, size in sizes.items()}
-        )
+    def write(*sizes: tuple[Claim, int | None]) -> int:
+        claims.save(*(Unsaved(claim, {} if size is None else {"bytes_downloaded": size}) for claim, size in sizes))
         return _counted(store)
 
-    first, second = (store.submit(new_job(target=f"/exports/{name}"))[0].id for name in ("a", "b"))
-    had = [claims.claim(one, 1) for one in (first, second)]
-    assert had[0] is not None
-    assert had[1] is not None
-    epochs = {first: had[0].epoch, second: had[1].epoch}
-    assert write({first: 2**42}, epochs) == 2**42
-    assert write({first: 2**42 + 5, second: 100}, epochs) == 2**42 + 105
-    assert write({first: 2**42 + 5, second: 100}, epochs) == 2**42 + 105
-    assert write({second: 40}, epochs) == 2**42 + 105, "it does not fall"
-    assert write({second: 60}, epochs) == 2**42 + 125, "and goes on from there"
+    first, second = (submit(store, new_job(target=f"/exports/{name}")).id for name in ("a", "b"))
+    one, two = (claims.claim(job_id, 1) for job_id in (first, second))
+    assert one is not None
+    assert two is not None
+    assert write((one, 2**42)) == 2**42
+    assert write((one, 2**42 + 5), (two, 100)) == 2**42 + 105
+    assert write((one, 2**42 + 5), (two, 100)) == 2**42 + 105
+    assert write((two, 40)) == 2**42 + 105, "it does not fall"
+    assert write((two, 60)) == 2**42 + 125, "and goes on from there"
     # Another attempt counts from its own beginning; the one before has no say any more.
-    claims.end(had[1], JobEvent.REQUEUE)
+    claims.end(two, JobEvent.REQUEUE)
     again = claims.claim(second, 2)
     assert again is not None
-    assert write({second: 70}, {second: had[1].epoch}) == 2**42 + 125
-    assert write({second: None}, {second: again.epoch}) == 2**42 + 125
-    assert write({second: 30}, {second: again.epoch}) == 2**42 + 155
+    assert write((two, 70)) == 2**42 + 125
+    assert write((again, None)) == 2**42 + 125
+    assert write((again, 30)) == 2**42 + 155
     store.cancel(first)
-    claims.end(had[0], JobEvent.CANCELLED)
+    claims.end(one, JobEvent.CANCELLED, progress={"bytes_downloaded": 2**42 + 5})
     store.delete(first)
     assert _counted(store) == 2**42 + 155, "jobs go, what they moved stays"
 
@@ -176,7 +178,7 @@ def test_bytes_are_counted_as_they_grow_and_the_counter_never_falls(store: JobSt
 def test_bytes_of_a_write_that_failed_are_counted_by_the_next_and_once(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claims = Claims(store.database, "w1")
     claim = claims.claim(job.id, 1)
     assert claim is not None
@@ -187,28 +189,23 @@ def test_bytes_of_a_write_that_failed_are_counted_by_the_next_and_once(
     with monkeypatch.context() as patch:
         patch.setattr(Database, "count", fail)
         with pytest.raises(DatabaseError):
-            claims.write_progress({job.id: claim.epoch}, {job.id: {"bytes_downloaded": 10}})
+            claims.save(Unsaved(claim, {"bytes_downloaded": 10}))
     assert store.get(job.id).progress["bytes_downloaded"] == 0
     with ThreadPoolExecutor(4) as pool:
-        written = {job.id: {"bytes_downloaded": 25}}
-        list(pool.map(lambda _: claims.write_progress({job.id: claim.epoch}, written), range(8)))
+        list(pool.map(lambda _: claims.save(Unsaved(claim, {"bytes_downloaded": 25})), range(8)))
     assert _counted(store) == 25
 
 
 def test_those_who_write_at_once_never_wait_for_each_other(store: JobStore) -> None:
     """The reporter writes progress of all jobs while their exports write records and users ask for things."""
-    jobs = [store.submit(new_job(name=f"vm {number}"))[0] for number in range(4)]
+    jobs = [submit(store, new_job(name=f"vm {number}")) for number in range(4)]
     claims = Claims(store.database, "w1")
     held = [claim for job in jobs if (claim := claims.claim(job.id, 1)) is not None]
     rounds = range(60)
 
     def report(order: int) -> None:
         for number in rounds:
-            some = held[::order]
-            claims.write_progress(
-                {claim.job.id: claim.epoch for claim in some},
-                {claim.job.id: {"bytes_downloaded": number} for claim in some},
-            )
+            claims.save(*(Unsaved(claim, {"bytes_downloaded": number}) for claim in held[::order]))
 
     def record(claim: Claim) -> None:
         for number in rounds:
@@ -218,7 +215,7 @@ def test_those_who_write_at_once_never_wait_for_each_other(store: JobStore) -> N
         for number in rounds:
             store.retry(free.id) if number % 2 else store.cancel(free.id)
 
-    free, _ = store.submit(new_job(name="asked"))
+    free = submit(store, new_job(name="asked"))
     with ThreadPoolExecutor(8) as pool:
         done = [
             pool.submit(report, 1),
@@ -231,7 +228,7 @@ def test_those_who_write_at_once_never_wait_for_each_other(store: JobStore) -> N
 
 
 def test_an_attempt_that_is_not_the_last_one_is_not_begun(store: JobStore) -> None:
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claims = Claims(store.database, "w1")
     claims.hand_back(job.id, 1)
     assert claims.claim(job.id, 1) is None
@@ -239,16 +236,16 @@ def test_an_attempt_that_is_not_the_last_one_is_not_begun(store: JobStore) -> No
 
 
 def test_a_log_is_read_by_offset_and_does_not_grow_for_ever(store: JobStore) -> None:
-    job, _ = store.submit(new_job())
+    job = submit(store, new_job())
     claims = Claims(store.database, "w1")
     claim = claims.claim(job.id, 1)
     assert claim is not None
     for line in (b"one\n", b"two\n", b"three\n"):
-        claims.log(claim, line)
+        claims.save(Unsaved(claim, log=line))
     assert store.read_log(job.id, 4) == (b"two\nthree\n", 14)
     assert store.read_log(job.id, 5, limit=2) == (b"wo", 7)
     for _ in range(6):
-        claims.log(claim, b"x" * (1024 * 1024))
+        claims.save(Unsaved(claim, log=b"x" * (1024 * 1024)))
     whole, end = b"", 0
     while True:
         part, after = store.read_log(job.id, end)
@@ -261,7 +258,7 @@ def test_a_log_is_read_by_offset_and_does_not_grow_for_ever(store: JobStore) -> 
 
 
 def test_the_password_of_a_job_goes_with_its_success(store: JobStore) -> None:
-    job, _ = store.submit(new_job(secret=b"sealed"))
+    job = submit(store, new_job(secret=b"sealed"))
     claims = Claims(store.database, "w1")
     claim = claims.claim(job.id, 1)
     assert claim is not None
@@ -271,7 +268,7 @@ def test_the_password_of_a_job_goes_with_its_success(store: JobStore) -> None:
 
 
 def test_many_are_changed_in_one_transaction_and_each_for_itself(store: JobStore) -> None:
-    names = [store.submit(new_job(id=f"j{number}"))[0].id for number in range(5)]
+    names = [submit(store, new_job(id=f"j{number}")).id for number in range(5)]
     store.cancel(names[1])
     with store.together([*names, "absent", "\x00"]) as within:
         for name in (names[0], names[2], names[3]):

@@ -28,7 +28,6 @@ from hypersdk.state.database import (
     DatabaseError,
     _alembic,
     _revisions,
-    _revisions_in,
     copy_sqlite,
     file_system,
     parse_url,
@@ -55,7 +54,7 @@ def test_the_revisions_are_those_that_alembic_finds() -> None:
 
 def test_a_process_that_serves_or_copies_does_not_load_what_it_does_not_need() -> None:
     code = (
-        "import sys, hypersdk.api.process, hypersdk.jobs.process; print({'alembic', 'httpx', 'pygments'} &"
+        "import sys, hypersdk.api.process, hypersdk.jobs.worker; print({'alembic', 'httpx', 'pygments'} &"
         " sys.modules.keys())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
@@ -173,7 +172,6 @@ def _later_release(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str) -
         f"{head}branch_labels = depends_on = None\n\n\ndef upgrade():\n    {change}\n"
     )
     monkeypatch.setattr("hypersdk.state.database._MIGRATIONS", place)
-    _revisions_in.cache_clear()
 
 
 def test_the_clock_is_the_servers(database: Database) -> None:

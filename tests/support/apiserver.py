@@ -31,7 +31,7 @@ from hypersdk.jobs.heartbeat import Heartbeat
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
-from tests.support.jobrecords import new_job
+from tests.support.jobrecords import new_job, submit
 from tests.support.services import running_services
 
 START_S = 30
@@ -85,7 +85,7 @@ class Api:
             "definition": {"vm_path": subject, "output_path": folder, "format": more.pop("format", "qcow2")},
             "root_id": root.id,
         }
-        return self.services.jobs.submit(new_job(**given | more))[0]
+        return submit(self.services.jobs, new_job(**given | more))
 
     def claims(self) -> Claims:
         """The claims of a worker."""
@@ -167,7 +167,7 @@ def beating(services: Services) -> Iterator[None]:
 
 def fill(database: Database, count: int, prefix: str) -> None:
     """Adds ``count`` queued jobs, ``PREFIX-N``."""
-    JobStore(database).submit_all(
+    JobStore(database).submit(
         [
             new_job(
                 id=f"{prefix}-{number}",

@@ -67,7 +67,7 @@ class ToyRun:
         self._write("undone")
         return None
 
-    def stand_down(self) -> None:
+    def clean_up(self) -> None:
         self._write("stood down")
 
     def close(self) -> None:

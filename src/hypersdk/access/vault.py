@@ -41,7 +41,7 @@ DAMAGED: Final = register(
 _VERSION: Final = b"\x01"
 _NONCE_BYTES: Final = 12
 _HEAD_BYTES: Final = 1 + 8 + _NONCE_BYTES
-_KEY_ROW: Final = "vault_key"
+KEY_ROW: Final = "vault_key"
 
 
 class Vault:
@@ -63,7 +63,7 @@ class Vault:
         that key. Without a database (a worker, which starts later) no key is created. Raises VaultError
         ``vault_key_lost``, ``vault_wrong_key``, ``vault_key_unusable``.
         """
-        may_make = database is not None and _known_key(database) is None
+        may_make = database is not None and known_key(database) is None
         key = find_key(state_dir, key_file, environ, may_make=may_make)
         vault = cls(key, environ=environ, own=state_dir)
         if database is not None:
@@ -106,16 +106,17 @@ class Vault:
         """Stores the key's id, or compares it with the stored one."""
         mine = self.key_id.hex()
         with database.write() as connection:
-            known = connection.execute(sa.select(meta.c.value).where(meta.c.name == _KEY_ROW)).scalar_one_or_none()
+            known = connection.execute(sa.select(meta.c.value).where(meta.c.name == KEY_ROW)).scalar_one_or_none()
             if known is None:
-                connection.execute(sa.insert(meta).values(name=_KEY_ROW, value=mine))
+                connection.execute(sa.insert(meta).values(name=KEY_ROW, value=mine))
         if known not in (None, mine):
             raise VaultError(f"the database needs the key {known}; the key here is {mine}", code=WRONG_KEY)
 
 
-def _known_key(database: Database) -> str | None:
+def known_key(database: Database) -> str | None:
+    """Id, in hex, of the key that the database's secrets are sealed with; None before the first start."""
     with database.read() as connection:
-        return connection.execute(sa.select(meta.c.value).where(meta.c.name == _KEY_ROW)).scalar_one_or_none()
+        return connection.execute(sa.select(meta.c.value).where(meta.c.name == KEY_ROW)).scalar_one_or_none()
 
 
 def _bound(purpose: str) -> bytes:
@@ -132,7 +133,7 @@ def forget_sealed(database: Database) -> int:
     """Deletes every sealed secret and the key's id, after a key was lost; returns how many endpoints and jobs need
     their password again."""
     with database.write() as connection:
-        connection.execute(sa.delete(meta).where(meta.c.name == _KEY_ROW))
+        connection.execute(sa.delete(meta).where(meta.c.name == KEY_ROW))
         forget_answers(connection)
         changed = [
             connection.execute(sa.update(table).where(table.c.secret.is_not(None)).values(secret=None)).rowcount

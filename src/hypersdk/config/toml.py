@@ -98,6 +98,6 @@ def unknown(name: str, known: list[str], *, code: str, where: str, what: str) ->
     return UsageError(f"{where} has an unknown {what}: {name[:60]!r}", code=code, next_step=hint, key=name[:60])
 
 
-def quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are TOML's too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def quoted(value: object) -> str:
+    """A value as TOML, which JSON's is too."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

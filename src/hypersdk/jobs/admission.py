@@ -1,12 +1,12 @@
-"""Which attempts go to the engine now: the limits, and what must not run side by side.
+"""Which attempts go to the engine now: limits, priorities, and locks.
 
 ::
 
     queued rows that are due ──> my roots ──> room? all, of the site, of me ──> locks free? ──> engine
                                                  no: later           no: the row says what it waits for
 
-A worker hands over no more than it has room for itself, in the order of priority and submit; whatever is in the engine
-counts. So what the engine gets begins at once, and its queues know neither limits nor priorities.
+A worker hands over only as many attempts as it has room for itself, by priority and then by age; all that are in the
+engine count. So the engine starts each one at once, and its queues need neither limits nor priorities.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from hypersdk.state.tables import jobs, locks
 PAGE: Final = 500
 """Queued jobs that are read at a time."""
 PAGES: Final = 8
-"""Pages that are read in one round, for as many jobs as there is room for: a queue may begin with many that wait for
-one folder."""
+"""Most pages that are read in one round: a queue may begin with many jobs that wait for the same folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,11 @@ class DueAttempt:
 
 
 @dataclass(slots=True)
-class _Engine:
-    """What is in the engine, whoever runs it: jobs that a worker has, and those that wait in the engine's queues."""
+class _Load:
+    """The jobs in the engine: those that workers have, and those that wait in the engine's queues."""
 
-    mine: int = 0
-    waiting: int = 0
+    here: int = 0
+    """Those that this worker has, or that wait in its queues."""
     sites: Counter[str] = field(default_factory=Counter)
     locks: set[str] = field(default_factory=set)
 
@@ -56,7 +55,7 @@ class _Engine:
 
 
 class Admission:
-    """Of one worker."""
+    """For one worker."""
 
     def __init__(self, database: Database, settings: DaemonSettings, worker_id: str, root_ids: Sequence[str]) -> None:
         self._database = database
@@ -65,15 +64,14 @@ class Admission:
         self._roots = list(root_ids)
 
     def is_due(self) -> bool:
-        """Whether anything waits, and there is a place for it: most of the time one of the two is not so, and nobody
-        need write."""
+        """Whether an attempt is due and there is room for it. Mostly not, and then nothing needs to be written."""
         with self._database.read() as connection:
             due = connection.execute(self._due().limit(1)).first() is not None
             return due and self._room(self._current_load(connection)) > 0
 
     def take(self, connection: sa.Connection) -> list[DueAttempt]:
-        """Attempts that may begin, in their order; of the others, those that wait for a folder or a machine say so. The
-        rows that are returned are locked. To be called in a transaction, of which no other goes on meanwhile."""
+        """The attempts to start, in order, with their rows locked. Notes which others wait for a folder or a machine.
+        Only one transaction at a time does so."""
         self._database.serialize(connection, "admission")
         now = self._current_load(connection)
         room = self._room(now)
@@ -100,9 +98,8 @@ class Admission:
         set_waiting(self._database, connection, reasons)
         return taken
 
-    def _pages(self, connection: sa.Connection, now: _Engine) -> Iterator[Sequence[Any]]:
-        """Rows that are due, in their order, of sites that are not full. What waits for a lock that is held is left out
-        of the later pages."""
+    def _pages(self, connection: sa.Connection, now: _Load) -> Iterator[Sequence[Any]]:
+        """Due rows in order, of sites that are not full. Later pages leave out jobs that wait for a held lock."""
         query = self._due()
         for _ in range(PAGES):
             rows = connection.execute(query.where(jobs.c.site.not_in(self._full(now))).limit(PAGE)).all()
@@ -134,24 +131,22 @@ class Admission:
             .order_by(jobs.c.priority.desc(), jobs.c.number)
         )
 
-    def _room(self, now: _Engine) -> int:
-        room = self._settings.jobs_per_worker - now.mine - now.waiting
+    def _room(self, now: _Load) -> int:
+        room = self._settings.jobs_per_worker - now.here
         return min(room, self._settings.max_jobs - now.sites.total()) if self._settings.max_jobs else room
 
-    def _full(self, now: _Engine) -> list[str]:
+    def _full(self, now: _Load) -> list[str]:
         return [site for site, count in now.sites.items() if count >= self._settings.jobs_per_site]
 
-    def _current_load(self, connection: sa.Connection) -> _Engine:
+    def _current_load(self, connection: sa.Connection) -> _Load:
         waiting = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.enqueued == jobs.c.attempt)
         counted = sa.or_(HELD_BY_WORKER, waiting)
         held = locks_of(connection, counted)
-        found = _Engine()
+        found = _Load()
         for row in connection.execute(
             sa.select(jobs.c.id, jobs.c.state, jobs.c.worker_id, jobs.c.site, jobs.c.root_id).where(counted)
         ):
             found.add(row.site, held.get(row.id, ()))
-            if row.state == JobState.QUEUED.value:
-                found.waiting += row.root_id in self._roots
-            else:
-                found.mine += row.worker_id == self._worker_id
+            is_waiting = row.state == JobState.QUEUED.value
+            found.here += row.root_id in self._roots if is_waiting else row.worker_id == self._worker_id
         return found

@@ -1,7 +1,7 @@
-"""NFC streams of each real ESXi host, shared by all workers: rows that expire, instead of counters in one process.
+"""Limits of NFC streams per ESXi host and site, shared by all workers: rows that expire, instead of counters.
 
-A host that says its NFC memory is used up gets half as many streams from all of us, at once, and one more for each
-quiet minute.
+A host that reports its NFC memory as exhausted gets half as many streams at once, and one more for each minute without
+another such report.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOOK_S: Final = 1.0
 
 
 class SharedBudget(StreamBudget):
-    """The budget of one site (vCenter or standalone host). ``renew`` is to be called every ``RENEW_S``."""
+    """The budget of one site (vCenter or standalone host). ``renew`` is to be called often."""
 
     def __init__(self, database: Database, worker_id: str, site: str, per_host: int, per_vcenter: int) -> None:
         super().__init__(per_host, per_vcenter)
@@ -40,7 +40,8 @@ class SharedBudget(StreamBudget):
         self._most = per_vcenter
         self._held: dict[str, str] = {}
         self._owed: set[str] = set()
-        """Tokens that could not be given back: until they are, or expire, so many streams less may be read."""
+        """Tokens that could not be released: until they are, or expire, they count as streams."""
+        self._next_renewal = time.monotonic()
         self._guard = threading.Lock()
 
     @contextmanager
@@ -55,7 +56,7 @@ class SharedBudget(StreamBudget):
             cancel.check()
             yield
         finally:
-            self._give_back(token)
+            self._release(token)
 
     def exhausted(self, host: str) -> None:
         """See StreamBudget."""
@@ -75,22 +76,20 @@ class SharedBudget(StreamBudget):
         return HostUse(running, allowed)
 
     def renew(self) -> None:
-        """Keeps the streams that this worker has from expiring, and gives back what could not be given back before.
-        Raises DatabaseError."""
+        """Every ``RENEW_S``, keeps the worker's streams from expiring; at once, gives back those that could not be
+        given back before. Raises DatabaseError."""
         with self._guard:
             held, owed = list(self._held), list(self._owed)
-        if held or owed:
+        is_due = time.monotonic() >= self._next_renewal
+        if is_due:
+            self._next_renewal = time.monotonic() + RENEW_S
+        if owed or (held and is_due):
             with self._database.write() as connection:
                 connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id.in_(owed)))
                 until = self._database.now(connection) + EXPIRES_S
                 connection.execute(sa.update(nfc_streams).where(nfc_streams.c.id.in_(held)).values(expires=until))
             with self._guard:
                 self._owed.difference_update(owed)
-
-    @property
-    def owes(self) -> bool:
-        """Whether something is still to be given back."""
-        return bool(self._owed)
 
     def _take(self, host: str) -> str | None:
         """A token, or None while all are in use."""
@@ -110,27 +109,26 @@ class SharedBudget(StreamBudget):
             self._held[token] = host
         return token
 
-    def _give_back(self, token: str) -> None:
+    def _release(self, token: str) -> None:
         with self._guard:
             self._held.pop(token, None)
         try:
             with self._database.write() as connection:
                 connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id == token))
-        except DatabaseError as error:  # the stream was read all the same
-            LOG.debug("a stream could not be given back yet: %s", error.message)
+        except DatabaseError as error:  # the stream was read successfully
+            LOG.debug("a stream could not be released yet: %s", error.message)
             with self._guard:
                 self._owed.add(token)
 
     def _look(self, connection: sa.Connection, host: str, now: float) -> tuple[int, int]:
-        """How many streams of the host are allowed now, and how many run. Until the transaction ends nobody else takes
-        one of the site."""
+        """The numbers of allowed and of running streams of the host. Locks the site until the transaction ends."""
         self._database.serialize(connection, f"streams of {self._site}")
         connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.site == self._site, nfc_streams.c.expires < now))
         running = sa.select(sa.func.count()).where(*self._of(nfc_streams, host))
         return self._allowed(connection, host, now), int(connection.execute(running).scalar_one())
 
     def _allowed(self, connection: sa.Connection, host: str, now: float) -> int:
-        """One more for each quiet minute, up to the most; the first look at a host writes it down."""
+        """The number of allowed streams: one more for each minute without a refusal. Inserts a new host."""
         query = sa.select(nfc_hosts.c.allowed, nfc_hosts.c.quiet_since).where(*self._of(nfc_hosts, host))
         row = connection.execute(query).one_or_none()
         if row is None:
@@ -146,25 +144,3 @@ class SharedBudget(StreamBudget):
 
     def _of(self, table: sa.Table, host: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
         return table.c.site == self._site, table.c.host == host
-
-
-class Renewal:
-    """Renews the tokens of all budgets of a worker."""
-
-    def __init__(self) -> None:
-        self._budgets: list[SharedBudget] = []
-        self._next = time.monotonic()
-
-    def add(self, budget: SharedBudget) -> None:
-        """One more site."""
-        self._budgets.append(budget)
-
-    def tick(self) -> None:
-        """To be called often; acts every ``RENEW_S``, and at once where something is to be given back. Raises
-        DatabaseError."""
-        due = time.monotonic() >= self._next
-        if due:
-            self._next = time.monotonic() + RENEW_S
-        for budget in list(self._budgets):
-            if due or budget.owes:
-                budget.renew()

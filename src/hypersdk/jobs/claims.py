@@ -1,7 +1,7 @@
-"""What only the worker that has a job may do, each time guarded by the job's epoch in the same statement.
+"""What only the worker that has a job may do, each time guarded by the job's epoch in the same transaction.
 
-A worker that was stopped, declared dead and woken again still believes that it has the job. Its epoch is no longer the
-job's, so every write of it changes no row, and it learns that it is stale (``StaleAttempt``) before it acts.
+A worker that was stopped, declared dead and continued still believes that it has the job. Its epoch is no longer the
+job's, so its writes change nothing, and it learns that its attempt is stale (``StaleAttempt``) before it acts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from hypersdk.jobs.states import ATTEMPT_LOST, HELD, UNDOING, JobEvent, JobState
 from hypersdk.jobs.steps import read_steps
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.jobs.transition import (
-    CURRENT,
     CurrentJob,
     change,
     exhaust,
     lock,
+    lock_all,
+    lock_attempt,
     may,
     requeue,
     transition,
@@ -45,58 +46,67 @@ STALE_ATTEMPT: Final = register(
 )
 
 
-MANY: Final = 1_000_000
 LOST: Final = "lost"
-"""Outcome of an attempt whose worker found that it does not have it."""
+"""Outcome of an attempt that its worker turned out not to run."""
 MOST_LOST: Final = 100
 CLEANUP_EVERY_S: Final = 3600.0
-LOOKED_AT: Final = 100
-
-
+MAX_IDLE: Final = 100
+"""Idle jobs whose records are read in one look."""
 REQUESTS: Final = {JobState.CANCELLING: "cancel", JobState.PAUSING: "pause"}
-"""What users ask of a job that a worker has, by its state."""
+"""What users request of a job that a worker has, by its state."""
+_HELD: Final = jobs.c.state.in_([state.value for state in HELD])
+_IDLE: Final = jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value])
 
 
 class StaleAttempt(Cancelled):
-    """This worker no longer has the job. It must not touch source or target again."""
+    """This worker no longer has the job, and must not touch its source or target again."""
 
     default_code = STALE_ATTEMPT
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this worker has. ``epoch`` is the fence."""
+    """A job that this worker has. ``epoch`` fences off earlier claims."""
 
     job: JobRecord
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """Progress and log lines of a claimed job that are not in the database yet."""
+
+    claim: Claim
+    progress: Mapping[str, Any] | None = None
+    log: bytes = b""
+
+
 class Claims:
     """The jobs of one worker. Thread-safe."""
 
-    def __init__(self, database: Database, worker_id: str, *, most: int = MANY) -> None:
-        """``most`` jobs are this worker's at a time; those that it only undoes something of do not count."""
+    def __init__(self, database: Database, worker_id: str, *, most: int | None = None) -> None:
+        """The worker has up to ``most`` jobs at a time; those whose changes it only undoes do not count."""
         self.database: Final = database
         self.worker_id: Final = worker_id
         self._most = most
         self._claiming = Lock()
         self._store = JobStore(database)
         self._counting = Lock()
-        self._counted: dict[str, tuple[int, int]] = {}
-        """Job -> epoch of its attempt here, and the bytes of it that the counter ``bytes`` holds already."""
+        self._counted: dict[tuple[str, int], int] = {}
+        """Job and epoch -> how many of the attempt's bytes the counter ``bytes`` holds."""
 
     def claim(self, job_id: str, attempt: int, *, free: bool = False) -> Claim | None:
-        """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not
-        the job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it.
+        """Takes the job: its epoch rises, which makes every earlier claim stale. None if the attempt is not the job's
+        last one, or the job has ended or is paused; with ``free`` also if a worker has it.
 
-        None as well where another job holds a lock of it, or this worker has as many as it may: then another attempt
+        None as well if another job holds a lock of it, or this worker has as many jobs as it may: then another attempt
         is due."""
         with self._claiming, self.database.write() as connection:
-            job = lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, *may(JobEvent.START))
+            job = lock_attempt(connection, job_id, attempt)
             if job is None or (free and job.worker_id is not None):
                 return None
             busy = conflicting_job(connection, job_id) is not None
-            if busy or (not free and self._others(connection, job_id) >= self._most):
+            if busy or (not free and self._most is not None and self._others(connection, job_id) >= self._most):
                 if not free:
                     transition(self.database, connection, job, JobEvent.REQUEUE)
                 return None
@@ -108,19 +118,17 @@ class Claims:
                     epoch=epoch,
                     attempt=attempt,
                     worker_id=self.worker_id,
-                    started_at=self.database.now(connection),
+                    started_at=self.database.clock,
                 )
             )
         return Claim(self._store.get(job_id), epoch)
 
     def _others(self, connection: sa.Connection, job_id: str) -> int:
-        query = sa.select(sa.func.count()).where(
-            jobs.c.worker_id == self.worker_id, jobs.c.state.in_([state.value for state in HELD]), jobs.c.id != job_id
-        )
-        return int(connection.execute(query).scalar_one())
+        others = sa.select(sa.func.count()).where(jobs.c.worker_id == self.worker_id, _HELD, jobs.c.id != job_id)
+        return int(connection.execute(others).scalar_one())
 
     def undo_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, int]]:
-        """Jobs below these roots that wait for somebody to undo what they did, and their attempts, oldest first."""
+        """Jobs below these roots whose changes are to be undone, with the attempt of each, oldest first."""
         query = (
             sa.select(jobs.c.id, jobs.c.attempt)
             .where(
@@ -136,88 +144,83 @@ class Claims:
             return [(job_id, attempt) for job_id, attempt in connection.execute(query)]
 
     def cleanup_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, bool]]:
-        """Jobs below these roots that nobody works on, whose source is not as it was found, and that were left alone
-        for an hour: failed ones, and those that wait in the queue with a snapshot that is too old to be kept. With
-        each, whether its files are published."""
+        """Jobs below these roots that have been idle for an hour and whose source is not restored: failed ones, and
+        queued ones whose snapshot is too old to be kept. With each, whether its files are published."""
         with self.database.read() as connection:
             now = self.database.now(connection)
             query = (
                 sa.select(jobs.c.id, jobs.c.state, runs.c.record)
                 .join(runs, runs.c.job_id == jobs.c.id)
                 .where(
-                    jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]),
+                    _IDLE,
                     jobs.c.source_changes > 0,
                     jobs.c.updated_at < now - CLEANUP_EVERY_S,
                     jobs.c.root_id.in_(root_ids),
                 )
                 .order_by(jobs.c.updated_at)
-                .limit(LOOKED_AT)
+                .limit(MAX_IDLE)
             )
             rows = connection.execute(query).all()
         due = [row for row in rows if row.state == JobState.FAILED.value or is_old(row.record, now)]
         return [(row.id, bool(json.loads(row.record).get("published"))) for row in due[:limit]]
 
     def claim_idle(self, job_id: str) -> Claim | None:
-        """The job as it is, with an epoch of its own: whoever takes it up meanwhile makes this one stale. None where it
-        has moved on."""
+        """Claims an idle job without changing its state; a later claim makes this one stale. None if the job has moved
+        on."""
         with self.database.write() as connection:
             now = self.database.now(connection)
-            idle = jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value])
-            job = lock(connection, jobs.c.id == job_id, idle, jobs.c.updated_at < now - CLEANUP_EVERY_S)
+            job = lock(connection, jobs.c.id == job_id, _IDLE, jobs.c.updated_at < now - CLEANUP_EVERY_S)
             if job is None:
                 return None
-            epoch = job.epoch + 1
-            change(self.database, connection, job_id, now, epoch=epoch)
-        return Claim(self._store.get(job_id), epoch)
+            change(self.database, connection, job_id, now, epoch=job.epoch + 1)
+        return Claim(self._store.get(job_id), job.epoch + 1)
 
     def release_undo(self, worker_id: str) -> None:
-        """Jobs that a dead worker was undoing wait for another: not in the queue, where their attempt may be."""
+        """Has another worker undo the jobs that a dead worker was undoing: outside of the queue, where their attempt
+        may be."""
         with self.database.write() as connection:
-            mine = sa.select(*CURRENT).where(jobs.c.worker_id == worker_id, *may(JobEvent.RELEASE))
-            for job in connection.execute(mine.order_by(jobs.c.id).with_for_update()).all():
+            for job in lock_all(connection, jobs.c.worker_id == worker_id, may(JobEvent.RELEASE)):
                 transition(self.database, connection, job, JobEvent.RELEASE)
 
     def hand_back(self, job_id: str, attempt: int) -> None:
-        """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is
-        left alone."""
+        """Makes another attempt due instead of one that this worker will not begin, because it drains. A job that has
+        moved on is left alone."""
         with self.database.write() as connection:
             requeue(self.database, connection, job_id, attempt)
 
     def held(self) -> dict[str, int]:
-        """Jobs that this worker has, as the rows say, and the epoch of each."""
-        query = sa.select(jobs.c.id, jobs.c.epoch).where(
-            jobs.c.state.in_([state.value for state in HELD]), jobs.c.worker_id == self.worker_id
-        )
+        """The jobs that this worker has according to the database, with the epoch of each."""
+        query = sa.select(jobs.c.id, jobs.c.epoch).where(_HELD, jobs.c.worker_id == self.worker_id)
         with self.database.read() as connection:
             return {job_id: int(epoch) for job_id, epoch in connection.execute(query)}
 
-    def put_back(self, job_id: str, epoch: int) -> JobState | None:
-        """For a job whose row says that this worker has it, and that it does not have: another attempt is due, as after
-        a death. One that was lost in this way again and again fails. Its new state; None where the row has moved on."""
+    def requeue_lost(self, job_id: str, epoch: int) -> JobState | None:
+        """For a job that this worker has according to the database, but does not run: another attempt is due, as after
+        the death of a worker. A job that was lost in this way ``MOST_LOST`` times fails. Its new state; None if it has
+        moved on."""
         with self.database.write() as connection:
-            mine = (jobs.c.id == job_id, jobs.c.epoch == epoch, jobs.c.worker_id == self.worker_id)
-            held = jobs.c.state.in_([state.value for state in HELD])
-            attempt = connection.execute(sa.select(jobs.c.attempt).where(*mine, held).with_for_update()).scalar()
-            if attempt is None:
+            held = (jobs.c.id == job_id, jobs.c.epoch == epoch, jobs.c.worker_id == self.worker_id, _HELD)
+            job = lock(connection, *held)
+            if job is None:
                 return None
             error = error_dict(DatabaseError("the end of the attempt could not be stored", code=ATTEMPT_LOST))
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == job_id, attempts.c.epoch == epoch, attempts.c.ended_at.is_(None))
-                .values(ended_at=self.database.now(connection), outcome=LOST, error=error)
+                .values(ended_at=self.database.clock, outcome=LOST, error=error)
             )
             lost = sa.select(sa.func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == LOST)
             if connection.execute(lost).scalar_one() >= MOST_LOST:
-                return exhaust(self.database, connection, job_id, attempt)
-            return requeue(self.database, connection, job_id, attempt)
+                return exhaust(self.database, connection, job)
+            return transition(self.database, connection, job, JobEvent.REQUEUE)
 
-    def renew(self, job_id: str, attempt: int) -> None:
-        """An attempt that the engine gave to this worker and that was never begun: another one is due. A job that has
-        moved on is left alone."""
+    def requeue_unstarted(self, job_id: str, attempt: int) -> None:
+        """Makes another attempt due instead of one that the engine gave to this worker and that never started. A job
+        that has moved on is left alone."""
         with self.database.write() as connection:
-            state = sa.select(jobs.c.state).where(jobs.c.id == job_id, jobs.c.attempt == attempt).with_for_update()
-            if connection.execute(state).scalar() == JobState.QUEUED.value:
-                requeue(self.database, connection, job_id, attempt)
+            job = lock_attempt(connection, job_id, attempt)
+            if job is not None and job.state is JobState.QUEUED:
+                transition(self.database, connection, job, JobEvent.REQUEUE)
 
     def check(self, claim: Claim) -> None:
         """Raises StaleAttempt unless the job is still ours."""
@@ -227,7 +230,7 @@ class Claims:
             raise _stale(claim)
 
     def requests(self, job_ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
-        """What users ask of these jobs: id -> (``cancel`` or ``pause``, whether partial files are to be kept)."""
+        """What users request of these jobs: id -> (``cancel`` or ``pause``, whether to keep partial files)."""
         if not job_ids:
             return {}
         query = sa.select(jobs.c.id, jobs.c.state, jobs.c.keep_partial).where(
@@ -247,43 +250,46 @@ class Claims:
         error: Mapping[str, Any] | None = None,
         keep_run: bool = False,
         progress: Mapping[str, Any] | None = None,
+        log: bytes = b"",
     ) -> JobState:
-        """The attempt is over; ``progress`` is how far it came. With ``REQUEUE``, and where a cancel came too late for
-        this one, another attempt is due; ``keep_run`` keeps the record of a cancelled one, to go on from.
+        """Ends the attempt, with its last progress and log lines. After ``REQUEUE``, or if a cancel came too late for
+        this attempt, another one is due; ``keep_run`` keeps the record of a cancelled job, to resume from.
 
         Raises StaleAttempt.
         """
-        with self.database.write() as connection:
-            job = self._ours(connection, claim)
-            new = after(JobState(job.state), event)
-            over = new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run)
-            failure = None if error is None else dict(error)
-            transition(
-                self.database,
-                connection,
-                job,
-                event,
-                keep=keep_run,
-                result=None if result is None else dict(result),
-                error=failure,
-                discard=False,
-                progress=dict(job.progress if progress is None else progress),
-                **({"secret": None} if new is JobState.COMPLETED else {}),
-                **({"source_changes": 0} if over else {}),
-            )
-            if over:
-                connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
-            connection.execute(
-                sa.update(attempts)
-                .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)
-                .values(ended_at=self.database.now(connection), outcome=event.value, error=failure)
-            )
         with self._counting:
-            self._counted.pop(claim.job.id, None)
+            with self.database.write() as connection:
+                job = self._ours(connection, claim)
+                append_log(connection, job.id, log)
+                new = after(job.state, event)
+                over = new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run)
+                failure = None if error is None else dict(error)
+                transition(
+                    self.database,
+                    connection,
+                    job,
+                    event,
+                    keep=keep_run,
+                    result=None if result is None else dict(result),
+                    error=failure,
+                    discard=False,
+                    progress=dict(job.progress if progress is None else progress),
+                    **({"secret": None} if new is JobState.COMPLETED else {}),
+                    **({"source_changes": 0} if over else {}),
+                )
+                self._count_bytes(connection, claim, progress or {})  # after the revision, in the order of ``save``
+                if over:
+                    connection.execute(sa.delete(runs).where(runs.c.job_id == job.id))
+                connection.execute(
+                    sa.update(attempts)
+                    .where(attempts.c.job_id == job.id, attempts.c.epoch == claim.epoch)
+                    .values(ended_at=self.database.clock, outcome=event.value, error=failure)
+                )
+            self._counted.pop((job.id, claim.epoch), None)
         return new
 
     def last_result(self, claim: Claim) -> Mapping[str, Any] | None:
-        """What the last step left: the result of a job all of whose steps were done in earlier processes."""
+        """The result of the last step: that of a job whose steps were all done by earlier processes."""
         mine = sa.select(step_rows.c.result).where(step_rows.c.job_id == claim.job.id)
         with self.database.read() as connection:
             found: Mapping[str, Any] | None = connection.execute(
@@ -292,80 +298,69 @@ class Claims:
         return found
 
     def begin_step(self, claim: Claim, position: int) -> Step:
-        """Says that a step runs, unless it is done already; the step as it was. Raises StaleAttempt."""
+        """Marks a step as running, unless it is done already. Returns the step as it was. Raises StaleAttempt."""
         with self.database.write() as connection:
             self._ours(connection, claim)
             step = read_steps(connection, [claim.job.id])[claim.job.id][position]
             if step.state is not StepState.DONE:
                 now = self.database.now(connection)
                 steps.begin(connection, claim.job.id, position, claim.job.attempt, now)
-                self._tell_step(connection, claim, step.name, StepState.RUNNING, now)
+                self._step_event(connection, claim, step.name, StepState.RUNNING, now)
             return step
 
     def end_step(self, claim: Claim, step: Step, result: Mapping[str, Any] | None) -> None:
-        """Says that a step is done, and what later ones need to know of it. Raises StaleAttempt."""
+        """Marks a step as done, with what later steps need to know of it. Raises StaleAttempt."""
         with self.database.write() as connection:
             self._ours(connection, claim)
             now = self.database.now(connection)
             steps.finish(connection, claim.job.id, step.position, now, result)
-            self._tell_step(connection, claim, step.name, StepState.DONE, now)
+            self._step_event(connection, claim, step.name, StepState.DONE, now)
 
-    def _tell_step(self, connection: sa.Connection, claim: Claim, name: str, state: StepState, now: float) -> None:
+    def _step_event(self, connection: sa.Connection, claim: Claim, name: str, state: StepState, now: float) -> None:
         change(self.database, connection, claim.job.id, now, "step", {"step": name, "state": state.value})
 
-    def write_progress(self, claims: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]) -> None:
-        """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is
-        id -> epoch.
-
-        By what they have downloaded since the last write of the same attempt, the counter ``bytes`` rises.
-        """
-        counted: dict[str, tuple[int, int]] = {}
+    def save(self, *unsaved: Unsaved) -> None:
+        """Stores progress and log lines of several jobs in one transaction; a job that another worker has taken over is
+        left alone. The counter ``bytes`` rises by what their attempts have downloaded since the last time."""
+        due = {entry.claim.job.id: entry for entry in unsaved if entry.progress is not None or entry.log}
+        if not due:
+            return
+        counted: dict[tuple[str, int], int] = {}
         with self._counting:  # until it is noted: two writes of one job must not count the same bytes
             with self.database.write() as connection:
-                self.database.lock_rows(connection, jobs.c.id, progress.keys())
                 now = self.database.now(connection)
-                grown = 0
-                for job_id, now_at in progress.items():
-                    done = connection.execute(
-                        sa.update(jobs)
-                        .where(
-                            jobs.c.id == job_id,
-                            jobs.c.epoch == claims[job_id],
-                            jobs.c.state.in_([state.value for state in HELD]),
+                for job in lock_all(connection, jobs.c.id.in_(due)):
+                    claim, progress, log = due[job.id].claim, due[job.id].progress, due[job.id].log
+                    if job.epoch != claim.epoch:
+                        continue
+                    append_log(connection, job.id, log)
+                    if progress is not None and job.state in HELD:
+                        values = {"progress": dict(progress), "updated_at": now}
+                        revision = self.database.revision(connection)
+                        connection.execute(
+                            sa.update(jobs).where(jobs.c.id == job.id).values(revision=revision, **values)
                         )
-                        .values(progress=dict(now_at), updated_at=now, revision=self.database.revision(connection))
-                    )
-                    if done.rowcount:
-                        counted[job_id] = (claims[job_id], int(now_at.get("bytes_downloaded", 0)))
-                        grown += self._growth(job_id, *counted[job_id])
-                if grown:
-                    self.database.count(connection, "bytes", grown)
+                        counted[job.id, claim.epoch] = self._count_bytes(connection, claim, progress)
             self._counted |= counted
 
-    def _growth(self, job_id: str, epoch: int, size: int) -> int:
-        before_epoch, before_size = self._counted.get(job_id, (0, 0))
-        return max(0, size - (before_size if before_epoch == epoch else 0))
-
-    def log(self, claim: Claim, data: bytes) -> None:
-        """Adds to the job's log, if it is still ours."""
-        with self.database.write() as connection:
-            if (
-                connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == claim.job.id)).scalar_one_or_none()
-                == claim.epoch
-            ):
-                append_log(connection, claim.job.id, data)
+    def _count_bytes(self, connection: sa.Connection, claim: Claim, progress: Mapping[str, Any]) -> int:
+        """How many of the attempt's bytes the counter holds afterwards."""
+        before, size = self._counted.get((claim.job.id, claim.epoch), 0), int(progress.get("bytes_downloaded", 0))
+        if size > before:
+            self.database.count(connection, "bytes", size - before)
+        return size
 
     # The run: journal, receipts, point in time
 
     def read_run(self, claim: Claim) -> str | None:
-        """The record of the export under way, as JSON; None where there is none."""
+        """The record of the unfinished export, as JSON; None if there is none."""
         with self.database.read() as connection:
             return connection.execute(
                 sa.select(runs.c.record).where(runs.c.job_id == claim.job.id)
             ).scalar_one_or_none()
 
     def write_run(self, claim: Claim, record: str, source_changes: int) -> None:
-        """Saves it, and how many of its changes at the source are not undone; durable when this returns.
+        """Stores the record, and how many of its changes at the source are not undone; durable when this returns.
 
         Raises StaleAttempt, and then nothing was written.
         """
@@ -381,7 +376,7 @@ class Claims:
                 connection.execute(sa.insert(runs).values(job_id=claim.job.id, record=record, updated_at=now))
 
     def _ours(self, connection: sa.Connection, claim: Claim) -> CurrentJob:
-        """The job, locked until the transaction ends. Raises StaleAttempt where its epoch is not ours."""
+        """The job, locked until the transaction ends. Raises StaleAttempt if another worker has taken it over."""
         job = lock(connection, jobs.c.id == claim.job.id, jobs.c.epoch == claim.epoch)
         if job is None:
             raise _stale(claim)
@@ -389,7 +384,7 @@ class Claims:
 
 
 def is_old(record: str, now: float) -> bool:
-    """Whether the temporary snapshot of the run with that record, if it has one, is too old to be kept."""
+    """Whether the temporary snapshot of a run, if it has one, is too old to be kept."""
     begun = datetime.fromisoformat(json.loads(record)["started_at"]).timestamp()
     return begun < now - SNAPSHOT_MAX_AGE.total_seconds()
 

@@ -1,8 +1,8 @@
 """The durable engine (DBOS): one workflow for each attempt of a job, in a queue for each place where jobs can run.
 
-What was measured of it decides how it is used (docs/decisions): an executor id for each worker process, a protocol
-version instead of a hash of our code, JSON instead of pickle, our own rows for cancel, pause and what users see of
-steps. Only workers know of it; the API writes rows, and the dispatcher of any worker hands them over within a second.
+How it is used follows from measurements (docs/decisions): an executor id for each worker process, a protocol version
+instead of a hash of our code, JSON instead of pickle, our own rows for cancel, pause and the steps that users see. Only
+workers use it; the API writes rows, which some worker dispatches to the engine within a second.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from hypersdk.state.tables import jobs
 
 LOG: Final = logging.getLogger(__name__)
 PROTOCOL: Final = "1"
-"""Of jobs, not of the product: attempts that were queued or running under another release go on. A change in the order
-of steps goes through ``DBOS.patch``."""
+"""Version of the workflow, not of the product: attempts that another release queued or started continue. To change the
+order of steps, use ``DBOS.patch``."""
 NAME: Final = "hypersdk"
 POLL_S: Final = 1.0
 MAX_RECOVERIES: Final = 100
-"""An attempt that killed its worker so often is given up."""
+"""An attempt that killed its worker this often is not started again."""
 EXHAUSTED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-"""The engine's word for an attempt that it has given up."""
+"""The engine's status of an attempt that is not started again."""
 BUSY_S: Final = 10
-"""How long the engine waits for another writer of its file: attempts are handed over within a transaction of ours, in
+"""How long the engine waits for another writer of its file. Attempts are dispatched within a transaction of ours, for
 which others wait."""
 POOL_SIZE: Final = 20
 Execute = Callable[[str, int, Durable], dict[str, Any]]
@@ -46,8 +46,8 @@ _execute: Execute | None = None
 
 @DBOS.workflow(name="attempt", max_recovery_attempts=MAX_RECOVERIES)
 def attempt(job_id: str, number: int) -> dict[str, Any]:
-    """One attempt of a job. Its steps are steps of the engine, by the names that the job's kind gives them; to claim
-    the job is not one, since whoever goes on with the attempt must claim it anew."""
+    """One attempt of a job. Its steps are steps of the engine. The claim is not: a worker that resumes the attempt must
+    claim the job anew."""
     assert _execute is not None
     return _execute(job_id, number, _durable)
 
@@ -57,8 +57,7 @@ def _durable(name: str, act: Callable[[], bool]) -> bool:
 
 
 class Engine:
-    """The engine of one worker process. ``execute`` runs an attempt and returns a small record of how it ended; it
-    raises nothing."""
+    """The engine of one worker process. ``execute`` runs an attempt and returns its outcome; it raises nothing."""
 
     def __init__(
         self, settings: DaemonSettings, database: Database, worker_id: str, root_ids: Sequence[str], execute: Execute
@@ -72,7 +71,7 @@ class Engine:
         self._tables = Tables(settings)
 
     def launch(self) -> None:
-        """Starts queues; attempts that this worker had when it died go on."""
+        """Starts the queues and resumes the attempts that this worker ran when it died."""
         global _execute
         _execute = self._execute
         logging.getLogger("dbos").addFilter(self._tables.is_told)
@@ -89,7 +88,7 @@ class Engine:
                 )
 
     def _config(self) -> DBOSConfig:
-        config: DBOSConfig = {
+        return {
             "name": NAME,
             "system_database_url": self._tables.url,
             "system_database_engine": self._tables.engine,
@@ -98,55 +97,50 @@ class Engine:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "console_log_level": "WARNING",
-            # We send no notifications: listening for them would cost 100 wake-ups a second, looking now and then costs
-            # nothing.
+            # We send no notifications. Listening would cost 100 wake-ups a second, polling costs nothing.
             "use_listen_notify": False,
             "notification_listener_polling_interval_sec": 0.5,
             "scheduler_polling_interval_sec": 60.0,  # we have no schedules
         }
-        return config
 
     def destroy(self, timeout_s: float) -> None:
-        """Takes nothing new and waits for what runs; to be called when all has been told to stop."""
+        """Stops the queues and waits for running attempts, which have been told to stop."""
         DBOS.destroy(workflow_completion_timeout_sec=int(timeout_s))
         logging.getLogger("dbos").removeFilter(self._tables.is_told)
         self._tables.engine.dispose()
 
-    def dispatch(self) -> int:
-        """Hands attempts that are due to the engine, as many as there is room for. Returns how many.
+    def dispatch(self) -> None:
+        """Enqueues due attempts in the engine, as many as there is room for.
 
-        A crash before the end of the transaction: they are handed over once more, under the same ids.
+        After a crash before the end of the transaction they are enqueued once more, under the same ids.
         """
         if not self._admission.is_due():
-            return 0
-        self._tables.check()  # here, where nobody waits for us
+            return
+        self._tables.check()  # before the transaction, for which others would wait
         with self._tables.translated(), self._database.write() as connection:
-            taken = self._admission.take(connection)
-            for due in taken:
+            for due in self._admission.take(connection):
                 with SetWorkflowID(f"{due.id}/{due.attempt}"):
                     DBOS.enqueue_workflow(queue_of(due.root_id), attempt, due.id, due.attempt)
                 mine = sa.update(jobs).where(jobs.c.id == due.id, jobs.c.attempt == due.attempt)
                 connection.execute(mine.values(enqueued=due.attempt))
-        return len(taken)
 
-    def take_over(self, dead_worker: str) -> list[str]:
-        """Puts the attempts of a dead worker back into their queues; limits hold. Only for whoever declared it dead."""
+    def take_over(self, dead_worker: str) -> None:
+        """Puts the attempts of a dead worker back into their queues. Only for the worker that declared it dead."""
         with self._tables.translated():
             pending = DBOS.list_workflows(
                 executor_id=dead_worker, status="PENDING", load_input=False, load_output=False
             )
             for workflow in pending:
-                LOG.warning("attempt %s of the dead worker %s goes on elsewhere", workflow.workflow_id, dead_worker)
+                LOG.warning("attempt %s of the dead worker %s continues elsewhere", workflow.workflow_id, dead_worker)
                 DBOS.resume_workflow(workflow.workflow_id, queue_name=workflow.queue_name)
-        return [workflow.workflow_id for workflow in pending]
 
     @property
     def fault(self) -> DatabaseError | None:
-        """What is wrong just now with the engine's own tables."""
+        """The current outage of the engine's own tables, if any."""
         return self._tables.outage.fault
 
     def begun(self) -> list[str]:
-        """Attempts that this worker runs, as the engine has it."""
+        """Attempts that this worker runs, according to the engine."""
         if self._tables.outage.fault is not None:
             self._tables.check()
         with self._tables.translated():
@@ -156,21 +150,21 @@ class Engine:
         return [workflow.workflow_id for workflow in found]
 
     def give_up(self, workflow_id: str) -> None:
-        """An attempt that this worker does not run, whatever the engine says, takes no place in a queue any more."""
+        """Removes from its queue an attempt that the engine lists as running here, but does not run."""
         with self._tables.translated():
             DBOS.cancel_workflow(workflow_id)
 
     def ended(self, workflow_ids: Sequence[str]) -> dict[str, str]:
-        """Of these attempts, those that the engine will not run any more, with its word for why; ``absent`` where it
-        has none."""
+        """Those of the attempts that the engine will not run, with its status of each; ``absent`` if it does not know
+        the attempt."""
         with self._tables.translated():
             known = DBOS.list_workflows(workflow_ids=list(workflow_ids), load_input=False, load_output=False)
         states = {workflow.workflow_id: str(workflow.status) for workflow in known}
         going = ("ENQUEUED", "PENDING", "DELAYED")
-        return {one: state for one in workflow_ids if (state := states.get(one, "absent")) not in going}
+        return {attempt: state for attempt in workflow_ids if (state := states.get(attempt, "absent")) not in going}
 
     def prune(self, job_ids: Sequence[str], before: float) -> None:
-        """Forgets the attempts of jobs that are gone, and all that ended before that time."""
+        """Deletes the attempts of deleted jobs, and all that ended before that time."""
         prefixes = [f"{job_id}/" for job_id in job_ids]
         until = datetime.fromtimestamp(before, UTC).isoformat()
         with self._tables.translated():
@@ -182,9 +176,9 @@ class Engine:
 
 
 class Tables:
-    """Where the engine keeps its own tables: a second SQLite file, or a schema of its own in the same PostgreSQL
-    database. Connections are ours, so that what is wrong with them reaches us as it does for our own: the library would
-    wait for up to 90 s between two tries, whoever asked, and log each of them."""
+    """The engine's own tables: a second SQLite file, or a schema in the same PostgreSQL database. The connections are
+    ours, so that their errors are handled as those of our own tables: the library would retry with waits of up to 90 s,
+    and log each try."""
 
     def __init__(self, settings: DaemonSettings) -> None:
         self.path: Final = engine_file(settings)
@@ -214,7 +208,7 @@ class Tables:
         sa.event.listen(self.engine, "commit", self._committed)
 
     def _failed(self, context: sa.engine.ExceptionContext) -> None:
-        if context.is_pre_ping:  # a connection of before the server's restart, which the pool replaces by itself
+        if context.is_pre_ping:  # of a connection that a server restart closed: the pool replaces it
             return
         error = context.sqlalchemy_exception or context.original_exception
         if not is_conflict(error) and (fault := engine_fault_of(error, self.path)) is not None:
@@ -226,7 +220,7 @@ class Tables:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """The same for what goes wrong outside of a statement. Raises DatabaseError."""
+        """Translates errors outside of a statement. Raises DatabaseError."""
         try:
             yield
         except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
@@ -236,8 +230,8 @@ class Tables:
             raise fault from error
 
     def check(self) -> None:
-        """Raises DatabaseError where the file cannot be written now, found out by a write where it could not be written
-        before; PostgreSQL is the database that we have just asked."""
+        """Raises DatabaseError if the file cannot be locked for writing or, during an outage, cannot be written. On
+        PostgreSQL, it is the database that was used just before."""
         failed = self.outage.fault is not None
         with self.translated(), self.engine.connect() as connection:
             if self.path is not None:
@@ -250,14 +244,13 @@ class Tables:
             self.outage.succeeded(writing=True)
 
     def is_told(self, _record: logging.LogRecord) -> bool:
-        """Whether a record of the library goes into the log: in an outage it says of each call what is said once
-        already."""
+        """Whether to log a record of the library: during an outage it logs an error for each call."""
         return self.outage.fault is None
 
 
 def _limit_idle(connection: Any, _record: object) -> None:
-    """A worker that is stopped in the middle of a transaction holds its locks for a minute, as with the library's own
-    connections."""
+    """Limits how long a worker that is stopped within a transaction holds its locks, as the library's own connections
+    do."""
     with connection.cursor() as cursor:
         cursor.execute("SET idle_in_transaction_session_timeout = 60000")
     connection.commit()

@@ -1,5 +1,5 @@
-"""A copy of the engine's file before another version of the engine's library opens it: opening changes its schema, and
-nothing takes that back."""
+"""The engine's SQLite file: replacing it if it is damaged, and copying it before a new version of the library opens it,
+which upgrades its schema for good."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypersdk.state.tables import meta
 
 LOG: Final = logging.getLogger(__name__)
 VERSION_ROW: Final = "engine"
-"""Row of ``meta``: the version of the library that opened the file last."""
+"""Row of ``meta`` with the version of the library that opened the file last."""
 ENGINE_DAMAGED: Final = register(
     "engine_damaged",
     "engine.sqlite3, the job engine's database, is damaged.",
@@ -54,8 +54,8 @@ def engine_file(settings: DaemonSettings) -> Path | None:
 
 
 def engine_fault_of(error: BaseException, path: Path | None) -> DatabaseError | None:
-    """``fault_of`` for the engine's database: where its file is damaged or gone no backup is put back, as it is with
-    ours."""
+    """``fault_of`` for the engine's database. Its codes for a damaged or lost file are others than ours: no backup
+    needs to be restored."""
     fault = fault_of(error, path, "the job engine's database")
     if fault is None or fault.code not in _OWN_CODES:
         return fault
@@ -63,9 +63,9 @@ def engine_fault_of(error: BaseException, path: Path | None) -> DatabaseError | 
 
 
 def replace_damaged(settings: DaemonSettings) -> Path | None:
-    """Puts a damaged file of the engine aside, and returns where it is now: what it holds is not needed. Jobs are rows
-    of ours, and each that has not ended gets another attempt. For a worker before it opens the file. Raises
-    DatabaseError where it cannot be moved, or not be read at all."""
+    """Renames a damaged file of the engine, and returns its new path. Its content is not needed: jobs are rows of ours,
+    and each that has not ended gets another attempt. For a worker before it opens the file. Raises DatabaseError if the
+    file cannot be renamed, or cannot be read at all."""
     path = engine_file(settings)
     if path is None:
         return None
@@ -85,24 +85,24 @@ def replace_damaged(settings: DaemonSettings) -> Path | None:
                     path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
         except OSError as error:
             raise DatabaseError(f"{path} cannot be renamed: {error.strerror}", code=ENGINE_DAMAGED) from error
-        LOG.error("%s (%s): it is kept as %s; jobs go on with a new one", fault.message, ENGINE_DAMAGED, aside.name)
+        LOG.error("%s (%s): it is now %s; jobs continue with a new one", fault.message, ENGINE_DAMAGED, aside.name)
         return aside
 
 
 def _begin_anew(path: Path) -> None:
-    """Where somebody removed the file alone, its log is left; in a new file of that name it would be replayed."""
-    left = [one for end in ("-wal", "-shm") if (one := path.with_name(path.name + end)).exists()]
+    """Removes the log that is left if only the file was removed: SQLite would replay it into a new file."""
+    left = [log for end in ("-wal", "-shm") if (log := path.with_name(path.name + end)).exists()]
     try:
-        for one in left:
-            one.unlink()
+        for log in left:
+            log.unlink()
         if left:
-            path.touch(mode=0o600)  # here, while we are alone: nobody takes the log of the new file away
+            path.touch(mode=0o600)  # under the lock: no other process removes the log of the new file
     except OSError as error:
         raise DatabaseError(f"{path.parent} cannot be written: {error.strerror}", code=ENGINE_DAMAGED) from error
 
 
 def _look(path: Path) -> DatabaseError | None:
-    """What is wrong with the engine's file."""
+    """The fault of the engine's file, if any."""
     try:
         with closing(connect_sqlite(path, LOOK_S)) as engine:
             found = [str(row[0]) for row in engine.execute("PRAGMA quick_check(1)")]
@@ -112,21 +112,23 @@ def _look(path: Path) -> DatabaseError | None:
 
 
 def copy_before_upgrade(settings: DaemonSettings, database: Database, version: str | None = None) -> Path | None:
-    """Copies the engine's file beside itself where another version of the library had it; the copy, or None where none
-    was due.
+    """Copies the engine's file beside itself if another version of the library opened it last. Returns the copy, or
+    None if none was needed; PostgreSQL has no file.
 
-    Of several workers that start at once, one does it and the others wait. ``version`` is that of the library here.
-    PostgreSQL has no file. Raises DatabaseError ``engine_copy``; then the file is as it was.
+    Of several workers that start at once, one copies and the others wait. ``version`` is that of the installed library.
+    Raises DatabaseError ``engine_copy``; then the file is unchanged.
     """
     path = engine_file(settings)
     if path is None:
         return None
     version = version or importlib.metadata.version("dbos")
     with _alone(path):
-        if _known_version(database) == version:
-            return None
+        with database.read() as connection:
+            known = sa.select(meta.c.value).where(meta.c.name == VERSION_ROW)
+            if connection.execute(known).scalar_one_or_none() == version:
+                return None
         copy = _copy(path, version) if path.exists() else None
-        # Only now: a start that ends before it makes another copy, rather than none.
+        # After the copy: a start that is interrupted copies again.
         with database.write() as connection:
             connection.execute(sa.delete(meta).where(meta.c.name == VERSION_ROW))
             connection.execute(sa.insert(meta).values(name=VERSION_ROW, value=version))
@@ -139,18 +141,13 @@ def _copy(path: Path, version: str) -> Path:
         copy_sqlite(path, copy)
     except (OSError, sqlite3.Error) as error:
         raise DatabaseError(f"{path} cannot be copied: {error}", code=ENGINE_COPY) from error
-    LOG.info("%s is kept as %s before version %s of the job engine opens it", path.name, copy.name, version)
+    LOG.info("%s was copied to %s before version %s of the job engine opens it", path.name, copy.name, version)
     return copy
-
-
-def _known_version(database: Database) -> str | None:
-    with database.read() as connection:
-        return connection.execute(sa.select(meta.c.value).where(meta.c.name == VERSION_ROW)).scalar_one_or_none()
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time, for this file."""
+    """Locks this file against other processes."""
     try:
         descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -1,13 +1,13 @@
-"""Signs of life: each worker writes them on the database's clock; whoever misses them for too long is declared dead by
-exactly one other.
+"""Heartbeats: each worker writes them by the database's clock. A worker that misses them for too long is declared dead
+by exactly one other.
 
 ::
 
     beat every 2 s ──> UPDATE workers SET beat = now WHERE id = me AND epoch = mine AND state <> 'dead'
-                          1 row: confirmed             0 rows: I was declared dead; nothing of mine may go on
-    guard, at every write and every call:  CLOCK_BOOTTIME - last confirmed beat > take-over time / 2  ->  stop
+                          1 row: confirmed             0 rows: I was declared dead, and must stop
+    guard, before every write and call:  CLOCK_BOOTTIME - last confirmed beat > take-over time / 2  ->  stop
 
-``CLOCK_BOOTTIME`` goes on while the machine sleeps, so a process that slept notices before it writes.
+``CLOCK_BOOTTIME`` includes the time in which the machine sleeps, so a process that slept notices before it writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hypersdk.state.tables import jobs, nfc_streams, workers
 LOG: Final = logging.getLogger(__name__)
 BEAT_S: Final = 2.0
 TAKE_OVER_S: Final = 30.0
-"""Without a sign of life for so long, a worker's jobs go to another."""
+"""The jobs of a worker without a heartbeat for this long go to another."""
 
 
 def boot_time() -> float:
@@ -40,7 +40,7 @@ def boot_time() -> float:
 
 
 class Heartbeat:
-    """The beating of one worker, in a thread of its own. A context manager."""
+    """The heartbeat of one worker, in a thread of its own. A context manager."""
 
     def __init__(
         self,
@@ -77,25 +77,24 @@ class Heartbeat:
 
     @property
     def declared_dead(self) -> bool:
-        """Another worker has taken this one's jobs over."""
+        """Whether another worker has taken over the jobs of this one."""
         return self._dead
 
     @property
     def may_judge(self) -> bool:
-        """Whether this worker's own beats came through for the whole of the take-over time. If not, the silence of
-        others may be the database's: when it comes back, whoever is first must not declare all the others dead, nor
-        itself."""
+        """Whether this worker's own heartbeats succeeded for the whole take-over time. If not, the others may be silent
+        because of the database: when it is back, the first worker must not declare all others dead, or itself."""
         now, most_s = self._clock(), self._take_over_s
         return not self._dead and now - self._confirmed <= most_s / 2 and now - self._steady_since > most_s
 
     def guard(self) -> None:
-        """Raises StaleAttempt when the last confirmed beat is too long ago, or this worker was declared dead. Cheap: no
-        call, no lock."""
+        """Raises StaleAttempt if the last confirmed heartbeat is too old, or this worker was declared dead. Cheap: no
+        I/O, no lock."""
         if self._dead or self._clock() - self._confirmed > self._take_over_s / 2:
-            raise StaleAttempt(f"worker {self._id} gave no sign of life for too long")
+            raise StaleAttempt(f"worker {self._id} sent no heartbeat for too long")
 
     def draining(self) -> None:
-        """Says that no new job will be taken."""
+        """Marks the worker as one that takes no new jobs."""
         self._set_state("draining")
 
     def _register(self) -> int:
@@ -114,7 +113,7 @@ class Heartbeat:
             }
             connection.execute(
                 sa.delete(nfc_streams).where(nfc_streams.c.worker_id == self._id)
-            )  # of a killed one before us
+            )  # left by a killed process with this identity
             if not connection.execute(sa.update(workers).where(workers.c.id == self._id).values(row)).rowcount:
                 connection.execute(sa.insert(workers).values(id=self._id, **row))
             return epoch
@@ -124,7 +123,7 @@ class Heartbeat:
             self.beat()
 
     def beat(self) -> None:
-        """One sign of life. A database that does not answer is no error: the guard sees that none was confirmed."""
+        """Writes one heartbeat. A database outage is not an error here: ``guard`` notices that none was confirmed."""
         began = self._clock()
         try:
             with self._database.write() as connection:
@@ -132,7 +131,7 @@ class Heartbeat:
                     workers.c.id == self._id, workers.c.epoch == self._epoch, workers.c.state != "dead"
                 )
                 found = connection.execute(mine.values(beat=self._database.clock)).rowcount
-        except DatabaseError:  # the database says so itself, once
+        except DatabaseError:  # logged by the database, once
             return
         if found:
             if began - self._confirmed > self._take_over_s / 2:
@@ -140,7 +139,7 @@ class Heartbeat:
             self._confirmed = began
         else:
             self._dead = True
-            LOG.error("worker %s was declared dead; its jobs go on elsewhere", self._id)
+            LOG.error("worker %s was declared dead; its jobs continue elsewhere", self._id)
 
     def _set_state(self, state: str) -> None:
         try:
@@ -155,11 +154,11 @@ class Heartbeat:
 
 
 def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> list[str]:
-    """Declares workers dead that have not beaten for ``take_over_s``; the ids of those that this call declared: its
-    caller alone takes their jobs over. For a worker that ``may_judge``. The streams that they held are free for others.
+    """Declares workers without a heartbeat for ``take_over_s`` dead, and frees their streams. Returns the ids of those
+    that this call declared: only its caller takes over their jobs. For a worker that ``may_judge``.
 
-    One that is dead already and still has jobs is declared again after as long a time: whoever declared it may have
-    died of that, and one that drained may have ended before its jobs did.
+    A dead worker that still has jobs is declared again after the same time: the worker that declared it may have died
+    before the take-over, and one that drained may have ended before its jobs did.
     """
     has_jobs = sa.select(jobs.c.worker_id).where(
         jobs.c.worker_id == workers.c.id, jobs.c.state.in_([state.value for state in HELD])

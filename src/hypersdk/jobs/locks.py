@@ -1,4 +1,4 @@
-"""What a job must have for itself while it is in a worker's hands, by name: admission compares names and knows no kind.
+"""Locks of jobs: names of what a job needs for itself while a worker has it. Admission only compares the names.
 
 ::
 
@@ -41,13 +41,13 @@ FOLDER: Final = "folder"
 MACHINE: Final = "machine"
 _CODES: Final = {FOLDER: FOLDER_BUSY, MACHINE: MACHINE_BUSY}
 BUSY: Final = frozenset({*_CODES.values(), LOCK_BUSY})
-"""Codes of what a queued job waits for, where it waits for a lock."""
+"""Codes of a queued job that waits for a lock."""
 HELD_BY_WORKER: Final = sa.and_(jobs.c.state.in_([state.value for state in HELD]), jobs.c.worker_id.is_not(None))
-"""The jobs that workers have."""
+"""Condition: a worker has the job."""
 
 
 def folder_lock(root_id: str, path: str) -> str:
-    """The same for all spellings of a folder."""
+    """The same name for all spellings of a folder."""
     return f"{FOLDER}:{root_id}/{PurePosixPath(path)}"
 
 
@@ -57,7 +57,7 @@ def machine_lock(site: str, path: str) -> str:
 
 
 def busy_code(names: Iterable[str]) -> str:
-    """The code for a job that waits for these locks: the first of them counts."""
+    """The code for a job that waits for these locks, by the first of them."""
     return _CODES.get(next(iter(names)).partition(":")[0], LOCK_BUSY)
 
 
@@ -71,8 +71,8 @@ def locks_of(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> 
 
 
 def conflicting_job(connection: sa.Connection, job_id: str) -> str | None:
-    """Another job that a worker has, and that holds a lock of this one. A machine's lock does not count here: a job is
-    admitted only where it is free, and to undo something there must not wait until another copy has ended."""
+    """Another job that a worker has and that holds one of this job's locks. A machine's lock does not count here: a job
+    is admitted only if that is free, and undoing changes must not wait until another copy has ended."""
     mine = sa.select(locks.c.name).where(locks.c.job_id == job_id, locks.c.name.not_like(f"{MACHINE}:%"))
     others = sa.select(jobs.c.id).join(locks, locks.c.job_id == jobs.c.id)
     query = others.where(locks.c.name.in_(mine), jobs.c.id != job_id, HELD_BY_WORKER).limit(1)

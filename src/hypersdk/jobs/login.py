@@ -1,4 +1,4 @@
-"""Where a job's machine is and how to get in: the job's own endpoint, a stored one, or the daemon's environment."""
+"""The endpoint that a job logs in to: its own, a stored one, or that of the daemon's environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hypersdk.migration.jobfile import JobDefinition
 from hypersdk.net.guard import EndpointGuard
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 
-JOB_PASSWORD: Final = "job-password"  # noqa: S105 - what the vault seals it for
+JOB_PASSWORD: Final = "job-password"  # noqa: S105 - the purpose that the vault binds it to
+_LOGIN: Final = ("GOVC_URL", "GOVC_USERNAME", "GOVC_PASSWORD", "GOVC_INSECURE")
 ENDPOINT_MOVED: Final = register(
     "endpoint_moved",
     "The vCenter or ESXi host that this worker would log in to is not the one that the job was submitted for.",
@@ -28,7 +29,7 @@ ENDPOINT_MOVED: Final = register(
 
 @dataclass(frozen=True, slots=True)
 class EndpointResolver:
-    """Endpoints of jobs, with their passwords, which stay in memory only as long as they are used."""
+    """Resolves the endpoints of jobs, with their passwords, which stay in memory only while they are used."""
 
     store: JobStore
     vault: Vault
@@ -37,7 +38,7 @@ class EndpointResolver:
     environ: Mapping[str, str]
 
     def endpoint_for(self, job: JobRecord, definition: JobDefinition) -> Endpoint:
-        """Where ``job`` is to log in. Raises UsageError, LookupFailed, Refused or AccessError."""
+        """The endpoint that ``job`` logs in to. Raises UsageError, LookupFailed, Refused or AccessError."""
         endpoint = self._found(job, definition)
         if (site := f"{endpoint.host}:{endpoint.port}") != job.site:
             raise Refused(
@@ -52,10 +53,9 @@ class EndpointResolver:
             return replace(stored, datacenter=own.datacenter or stored.datacenter)
         sealed = self.store.sealed_secret(job.id)
         password = None if sealed is None else self.vault.open(sealed, JOB_PASSWORD)
-        # A job that names its server gets nothing of the daemon's own login: that would send it wherever a submitter
-        # likes.
-        environ = self.environ if own.url is None else _without_login(self.environ)
-        # Nor may it have that login sent to a server that nobody vouches for.
+        # A job that names its server does not get the daemon's own login: any submitter could have it sent anywhere.
+        environ = {name: text for name, text in self.environ.items() if own.url is None or name not in _LOGIN}
+        # Nor may a job have that login sent to an unverified server.
         insecure = own.insecure if own.url is not None else None
         endpoint = resolve_endpoint(
             environ,
@@ -72,8 +72,8 @@ class EndpointResolver:
 
 
 def _judge(endpoint: Endpoint, guard: EndpointGuard) -> Callable[[str, int], str]:
-    """Judges every host of the job. An ESXi host that may not be connected to is like one that cannot be reached: the
-    data then comes through the server itself, which has been judged."""
+    """Checks every host of the job. An ESXi host that must not be connected to is treated as unreachable: the data then
+    comes through the server itself, which has been checked."""
 
     def address_of(host: str, port: int) -> str:
         if (host, port) == (endpoint.host, endpoint.port):
@@ -84,11 +84,3 @@ def _judge(endpoint: Endpoint, guard: EndpointGuard) -> Callable[[str, int], str
             raise ConnectError(error.message, cause=error.cause, remedies=error.remedies) from error
 
     return address_of
-
-
-def _without_login(environ: Mapping[str, str]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in environ.items()
-        if key not in ("GOVC_URL", "GOVC_USERNAME", "GOVC_PASSWORD", "GOVC_INSECURE")
-    }

@@ -1,4 +1,4 @@
-"""A job's progress as the API shows it, from the engine's snapshots; its log lines; and whether it has stalled."""
+"""A job's progress as the API shows it, made from the export's snapshots; its log lines; and whether it has stalled."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, Final
 
+from hypersdk.jobs.claims import Claim, Unsaved
 from hypersdk.jobs.records import EMPTY_PROGRESS
 from hypersdk.model import DiskProgress, ExportProgress, Phase, job_object
 from hypersdk.text import clean
 from hypersdk.units import format_duration, format_size
 
 STALL_S: Final = 60.0
-"""No byte for so long while a disk is being copied is called a stall."""
+"""A copy that receives no byte for this long has stalled."""
 MAX_PENDING_LOG: Final = 256 * 1024
 
 
 class JobProgress:
-    """Fed by the export's ticker, read by the worker's reporter. Thread-safe."""
+    """Written by the export, read by the worker's main loop. Thread-safe."""
 
     def __init__(self, method: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,16 +43,6 @@ class JobProgress:
             with self._lock:
                 self._latest = job_object(replace(machine, method=self.method, stalled=stalled))
             self._note_changes(machine)
-
-    def changed(self) -> Mapping[str, Any] | None:
-        """The latest progress, unless it is ``saved`` already."""
-        with self._lock:
-            return None if self._latest == self._saved else self._latest
-
-    def saved(self, progress: Mapping[str, Any]) -> None:
-        """That progress is in the database."""
-        with self._lock:
-            self._saved = progress
 
     @property
     def begun(self) -> bool:
@@ -74,17 +65,20 @@ class JobProgress:
                 self._log_bytes += len(line)
 
     @contextmanager
-    def taking_log(self) -> Iterator[bytes]:
-        """The lines since the last time; where the block raises, they come again."""
+    def unsaved(self, claim: Claim) -> Iterator[Unsaved]:
+        """What is not in the database yet. It counts as saved after the block, unless the block raises."""
         with self._lock:
+            progress = None if self._latest == self._saved else self._latest
             lines, self._log, self._log_bytes = self._log, [], 0
         try:
-            yield "".join(lines).encode()
+            yield Unsaved(claim, progress, "".join(lines).encode())
         except BaseException:
             with self._lock:
                 self._log = lines + self._log
                 self._log_bytes += sum(map(len, lines))
             raise
+        with self._lock:
+            self._saved = progress or self._saved
 
     def _stalled(self, machine: ExportProgress) -> str | None:
         now = self._clock()

@@ -18,18 +18,18 @@ from hypersdk.resource import LARGE, ListColumn, ListRecord, Named, Resource, Ta
 LegacyWord: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
 WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
 MAX_PRIORITY: Final = 1000
-"""Of a job, up and down."""
+"""A job's priority is from minus this to this."""
 EMPTY_PROGRESS: Final[Mapping[str, Any]] = job_object(ExportProgress())
 
 
 def at_rest(progress: Mapping[str, Any], phase: str) -> dict[str, Any]:
-    """The stored progress of a job that nobody works on; ``phase`` is the job's state, in most cases."""
+    """The stored progress of a job that no worker runs; ``phase`` is the job's state, in most cases."""
     return job_object(model.at_rest(read_job_object(progress), Phase(phase)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepColumns(ListRecord):
-    """What is shown of a named part of a job's work."""
+    """The public columns of a step."""
 
     name: str
     state: Annotated[str, ListColumn(choices=StepState)]
@@ -41,7 +41,7 @@ class StepColumns(ListRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(StepColumns):
-    """A row of the database, but for its result."""
+    """A row of the database, without the step's result."""
 
     state: StepState
     job_id: Annotated[str, ListColumn(internal=True)]
@@ -50,7 +50,7 @@ class Step(StepColumns):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobColumns(ListRecord):
-    """What is shown of a job, to everybody. ``progress`` is a document, in the form of each side."""
+    """The public columns of a job, for server and client. Each has its own type for ``progress``."""
 
     id: Annotated[str, ListColumn(example="job-3f9a1c20d4e5", table=TableColumn("Job ID", 1, style="bold"))]
     number: Annotated[int, ListColumn("Rises with each submit")] = 0
@@ -114,7 +114,7 @@ class JobRecord(JobColumns):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt(ListRecord):
-    """One attempt of a worker at the job. ``outcome`` is None while it is running, and if the worker died."""
+    """One attempt of a worker to run the job. ``outcome`` is None while it runs, and if the worker died."""
 
     epoch: Annotated[int, ListColumn(bounds=LARGE)]
     attempt: int
@@ -148,7 +148,7 @@ WORKERS: Final = Resource("workers", WorkerInfo, key="id", sort="state")
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """What is written down at submit. ``definition`` without secrets; ``secret`` is sealed, or None."""
+    """A job to be stored. ``definition`` holds no secret; ``secret`` is sealed, or None."""
 
     id: str | None
     name: str
@@ -168,6 +168,6 @@ class NewJob:
 
 
 def digest_of(definition: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of what was asked for; when it was written does not count."""
+    """SHA-256 (hex) of a definition, without the time at which it was written."""
     counted = {key: value for key, value in definition.items() if key != "created_at"}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()

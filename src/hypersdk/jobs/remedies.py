@@ -1,4 +1,4 @@
-"""Remedies in the words of the daemon: fields of the job file, `hyperctl` commands, routes, its configuration."""
+"""Remedies as the daemon words them: fields of the job file, `hyperctl` commands, routes, its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ),
     ("resume", False): "run `hyperctl retry --discard ID` to start over",
 }
-"""Those that are not simply a field of the job file."""
+"""Options that are not simply a field of the job file."""
 _LIMITS: Final = {
     "datastore_min_free": "lower `datastore_min_free_percent` and `datastore_min_free_bytes`",
     "streams": "lower `streams_per_host`",
@@ -43,26 +43,26 @@ _VIEWS: Final[Mapping[fix.Subject, str]] = {
 
 
 def next_step(found: HyperSDKError | CodeInfo) -> str:
-    """What to do, in one text. Of several reasons each has a line, with its code before it."""
+    """What to do, as one text; of several reasons, each on a line of its own after its code."""
     if isinstance(found, HyperSDKError) and found.reasons:
         return "\n".join(f"{reason.code}: {next_step(reason)}" for reason in found.reasons)
     return text_of(found.remedies, clause)
 
 
 def error_dict(error: HyperSDKError) -> dict[str, Any]:
-    """``error`` as a row of a job and the API tell it."""
-    told = error.as_dict() | {"next_step": next_step(error)}
-    return told | ({"reasons": [error_dict(reason) for reason in error.reasons]} if error.reasons else {})
+    """``error`` as it is stored with a job and shown by the API."""
+    found = error.as_dict() | {"next_step": next_step(error)}
+    return found | ({"reasons": [error_dict(reason) for reason in error.reasons]} if error.reasons else {})
 
 
 def warning_text(warning: fix.Notice) -> str:
-    """A warning with what may be done about it, in one line."""
+    """A warning and what to do about it, in one line."""
     step = text_of(warning.remedies, clause)
     return f"{warning.text}. {step}" if step else warning.text
 
 
 def clause(remedy: Remedy) -> str | None:
-    """One remedy as a clause; None where a job has no such thing."""
+    """One remedy as a clause; None if it does not apply to jobs."""
     match remedy:
         case fix.Advice(text) | fix.First(text):
             return text
@@ -155,5 +155,5 @@ def disk_name(disk: str | None) -> str:
 
 
 def free_space(size: int | None, folder: str | None) -> str:
-    """A clause that every face has."""
+    """A clause that all programs share."""
     return f"free {'space' if size is None else format_size(size)}{f' in {folder}' if folder else ''}"

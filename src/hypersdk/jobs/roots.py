@@ -1,20 +1,20 @@
-"""Export roots: the only places that jobs may write to.
+"""Export roots: the only folders that jobs may write to.
 
-Each root holds a file with an id of its own, so that workers on several hosts can say which roots they see: the same
-share may be mounted elsewhere under the same path. Folders of jobs are opened below the root's descriptor, component by
-component, following no symbolic link: what a job writes to cannot be turned elsewhere by whoever may write in the root.
+Each root holds a file with an id, by which workers on several hosts state the roots that they have access to: the same
+path may be another file system elsewhere. Folders of jobs are opened below the root's descriptor, component by
+component, without following symbolic links: nobody who may write in the root can redirect what a job writes.
 
-Whose word counts for the id depends on who may write in the root::
+Which id file is trusted depends on who may write in the root::
 
-    everybody (/tmp)        .hypersdk-root-UID   ours or root's, and nobody else may write it; each user's daemon has
-                                                 an id of its own
-    owner, or a group too   .hypersdk-root       one for all hosts; whoever made it, for those who may write here are
-                                                 trusted with the images already. Not writable by everybody, nor by a
-                                                 group that the root is not
+    everybody (/tmp)        .hypersdk-root-UID   owned by us or root, and writable by nobody else: each user's daemon
+                                                 has an id of its own
+    owner, or a group too   .hypersdk-root       one for all hosts, of any owner: those who may write here may change
+                                                 the images anyway. Not writable by everybody, nor by a group that may
+                                                 not write in the root
 
-In the second case the owner is not looked at: the packaged service may run under another uid on each host, and a file
-server may show another owner than the one who wrote. A root whose file is neither is left out: the daemon starts
-without it, says why, and refuses jobs that would write there. The same goes for a root that cannot be made or opened.
+In the second case the owner does not matter: the packaged service may run under another uid on each host, and a file
+server may show another owner. A root whose id file is not trusted is left out: the daemon starts without it, logs why,
+and refuses jobs that would write there. The same goes for a root that cannot be created or opened.
 """
 
 from __future__ import annotations
@@ -58,15 +58,14 @@ _MODE: Final = 0o750
 
 @dataclass(frozen=True, slots=True)
 class ExportRoot:
-    """One root that this host sees. ``path`` is absolute and free of symbolic links."""
+    """One root of this host. ``path`` is absolute and free of symbolic links."""
 
     id: str
     path: Path
 
 
 class ExportRoots:
-    """The roots of this host, by configuration; their ids are made where they have none. Raises TargetError where not
-    one can be used.
+    """The configured roots of this host; missing ids are created. Raises TargetError if none can be used.
 
     ``left_out`` holds those that cannot be used, each with the reason.
     """
@@ -83,7 +82,9 @@ class ExportRoots:
         if failures and not found:
             raise next(iter(failures.values()))
         for real, failure in failures.items():
-            LOG.warning("the export root %s is left out, jobs into it are refused: %s", real, failure.message)
+            LOG.warning(
+                "the export root %s is left out, and jobs that write there are refused: %s", real, failure.message
+            )
         self.roots: Final = tuple(sorted(found, key=lambda root: len(root.path.parts), reverse=True))
         self.left_out: Final = {real: failure.message for real, failure in failures.items()}
 
@@ -93,27 +94,31 @@ class ExportRoots:
         return sorted({root.id for root in self.roots})
 
     def of(self, folder: str | Path) -> ExportRoot:
-        """The root that ``folder`` lies in, by its text alone. Raises Refused ``outside_export_roots`` or
+        """The root that ``folder`` is below, judged by the path alone. Raises Refused ``outside_export_roots`` or
         ``export_root_left_out``."""
-        path = PurePosixPath(folder)
-        if not path.is_absolute() or ".." in path.parts or "\0" in str(folder):
-            raise _outside(folder, self.roots)
-        root = next((root for root in self.roots if path.is_relative_to(root.path)), None)
-        for real, reason in self.left_out.items():
-            # One that lies inside of a good root is no part of it; a good root inside of it goes on.
-            if path.is_relative_to(real) and (root is None or real.is_relative_to(root.path)):
-                raise _left_out(folder, real, reason)
+        path, root = PurePosixPath(folder), None
+        if path.is_absolute() and ".." not in path.parts and "\0" not in str(folder):
+            root = next((root for root in self.roots if path.is_relative_to(root.path)), None)
+            for real, reason in self.left_out.items():
+                # One that lies inside of a good root is no part of it; a good root inside of it is used.
+                if path.is_relative_to(real) and (root is None or real.is_relative_to(root.path)):
+                    message = (
+                        f"{str(folder)[:300]} is below the export root {real}, which the daemon left out: {reason}"
+                    )
+                    raise Refused(message, code=ROOT_LEFT_OUT, key="export_roots")
         if root is None:
-            raise _outside(folder, self.roots)
+            known = ", ".join(str(root.path) for root in self.roots) or "none"
+            message = f"{str(folder)[:300]} is not below an export root ({known})"
+            raise Refused(message, code=OUTSIDE_ROOTS, key="export_roots")
         return root
 
     def by_id(self, root_id: str) -> ExportRoot | None:
-        """The root with that id, if this host sees it."""
+        """The root with that id, if this host has it."""
         return next((root for root in self.roots if root.id == root_id), None)
 
     @contextmanager
     def opened(self, folder: str | Path, *, create: bool) -> Iterator[int]:
-        """A descriptor of ``folder``, opened below its root; made when it is missing and ``create`` is set. Raises
+        """A descriptor of ``folder``, opened below its root. With ``create``, a missing folder is created. Raises
         Refused and TargetError."""
         root = self.of(folder)
         parts = PurePosixPath(folder).relative_to(root.path).parts
@@ -127,8 +132,7 @@ class ExportRoots:
                 os.close(descriptor)
 
     def locate(self, folder: Path) -> os.stat_result | None:
-        """What ``folder`` is now, found as ``opened`` finds it; None where there is no folder, or a link in its place.
-        Raises TargetError."""
+        """The status of ``folder``, opened as by ``opened``; None if it is missing or a link. Raises TargetError."""
         try:
             with self.opened(folder, create=False) as descriptor:
                 return os.fstat(descriptor)
@@ -139,7 +143,7 @@ class ExportRoots:
 
 
 def _root(real: Path) -> ExportRoot:
-    """Raises TargetError where the root cannot be used."""
+    """Raises TargetError if the root cannot be used."""
     with target_errors(f"preparing the export root {real}"):
         real.mkdir(parents=True, exist_ok=True, mode=_MODE)
         folder = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -149,15 +153,10 @@ def _root(real: Path) -> ExportRoot:
             os.close(folder)
 
 
-def id_file_name(folder: os.stat_result) -> str:
-    """The name of the id's file in a folder of that kind."""
-    return f"{ROOT_ID_FILE}-{os.geteuid()}" if folder.st_mode & stat.S_IWOTH else ROOT_ID_FILE
-
-
 def _root_id(root: Path, folder: int) -> str:
-    """The id in the root's file, which is made when it is missing; of several processes that make it, one wins."""
+    """The id in the root's file. A missing file is created; of several processes that do so, one wins."""
     kind = os.fstat(folder)
-    name = id_file_name(kind)
+    name = f"{ROOT_ID_FILE}-{os.geteuid()}" if kind.st_mode & stat.S_IWOTH else ROOT_ID_FILE
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -173,12 +172,10 @@ def _make(name: str, folder: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(partial, flags, 0o644, dir_fd=folder)
     try:
-        os.fchmod(
-            descriptor, 0o644
-        )  # whatever the umask: the same service may read it under another uid, and it is no secret
+        os.fchmod(descriptor, 0o644)  # whatever the umask: the service may read it under another uid
         os.write(descriptor, f"{secrets.token_hex(16)}\n".encode())
         os.fsync(descriptor)
-        with suppress(FileExistsError):  # another process was faster; its id counts
+        with suppress(FileExistsError):  # another process was faster
             os.link(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         os.close(descriptor)
@@ -188,8 +185,7 @@ def _make(name: str, folder: int) -> None:
 
 def _read_id(path: Path, name: str, folder: int, kind: os.stat_result) -> str:
     try:
-        # Not blocking: a FIFO in its place must not hang us. It is judged by its descriptor, so nothing can be put
-        # there in between.
+        # Not blocking, in case it is a FIFO. It is checked by its descriptor, so it cannot be replaced in between.
         descriptor = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder
         )
@@ -206,7 +202,7 @@ def _read_id(path: Path, name: str, folder: int, kind: os.stat_result) -> str:
 
 
 def _distrust(found: os.stat_result, folder: os.stat_result) -> str:
-    """Why the id in a file is not taken; empty where it is. The rule stands at the top of this module."""
+    """Why an id file is not trusted, or empty; see the top of this module."""
     if not stat.S_ISREG(found.st_mode):
         return "is not a regular file"
     if folder.st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), 0):
@@ -221,33 +217,23 @@ def _not_ours(path: Path, why: str) -> TargetError:
     return TargetError(
         f"{path}, which names the export root, {why}",
         code=ROOT_LEFT_OUT,
-        next_step=f"Remove {path} and restart the daemon; it is made anew.",
+        next_step=f"Remove {path} and restart the daemon, which creates it again.",
     )
 
 
 def _step(parent: int, name: str, *, create: bool) -> int:
-    """One component further; closes ``parent``, also when it fails."""
+    """Opens the folder ``name`` in ``parent``, which is closed in any case."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         if create:
-            with suppress(FileExistsError):  # the usual case; what it is, the next line finds out
+            with suppress(FileExistsError):  # checked by the next line
                 os.mkdir(name, _MODE, dir_fd=parent)
         child = os.open(name, flags, dir_fd=parent)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise TargetError(
-                f"'{name}' in the output folder's path is a link or no folder", code=FOLDER_LINK
+                f"'{name}' in the output folder's path is a link or not a folder", code=FOLDER_LINK
             ) from error
         raise
     os.close(parent)
     return child
-
-
-def _outside(folder: str | Path, roots: Sequence[ExportRoot]) -> Refused:
-    known = ", ".join(str(root.path) for root in roots) or "none"
-    return Refused(f"{str(folder)[:300]} is not below an export root ({known})", code=OUTSIDE_ROOTS, key="export_roots")
-
-
-def _left_out(folder: str | Path, root: Path, reason: str) -> Refused:
-    message = f"{str(folder)[:300]} is below the export root {root}, which the daemon left out at its start: {reason}"
-    return Refused(message, code=ROOT_LEFT_OUT, key="export_roots")

@@ -46,11 +46,11 @@ class DatabaseRuns:
         self.claims.write_run(self.claim, record.decode(), open_changes)
 
     def make_known(self, folder: Path, run_id: str) -> None:
-        """See RunStore: the job knows it."""
+        """See RunStore: nothing to do, the job knows it."""
 
     def remove(self, folder: Path, run_id: str) -> None:  # noqa: ARG002
-        """See RunStore. The record goes with the end of the job, in one transaction: a crash between publishing and
-        that end publishes again, which changes nothing."""
+        """See RunStore. The record is deleted in the transaction that ends the job: after a crash between publishing
+        and that, the job publishes again, which changes nothing."""
         self.claims.check(self.claim)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Submitting: from a job file to rows in the queue. Each job of a file stands or falls alone."""
+"""Submitting job files, and explaining the state of jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hypersdk.migration.jobfile import fields_of, load_documents
 from hypersdk.remedies import Advice, Look, Resume, StartWorker, as_json
 
 AT_ONCE: Final = 200
-"""Jobs that are changed in one transaction: a second at most, in which other writers wait."""
+"""Jobs that are changed in one transaction: it takes a second at most, in which other writers wait."""
 JOB_ID_RESERVED: Final = register(
     "job_id_reserved",
     "The id is a word of the API: the job could not be requested by it.",
@@ -36,7 +36,7 @@ WORDS_OF_ROUTES: Final = frozenset({"submit", "query", "cancel", "bulk"})
 
 @dataclass(frozen=True, slots=True)
 class RejectedJob:
-    """A job of the file that was not taken, by its number from 1, and why."""
+    """A job of the file that was rejected, by its number from 1, and why."""
 
     number: int
     error: HyperSDKError
@@ -44,7 +44,7 @@ class RejectedJob:
 
 @dataclass(frozen=True, slots=True)
 class SubmitResult:
-    """What became of a job file. ``warnings`` are about what was accepted and has no effect."""
+    """The result of a submit. ``warnings`` are about accepted settings that have no effect."""
 
     accepted: tuple[JobRecord, ...]
     rejected: tuple[RejectedJob, ...]
@@ -53,7 +53,7 @@ class SubmitResult:
 
 @dataclass(frozen=True, slots=True)
 class JobExplanation:
-    """Why a job is as it is, and what to do."""
+    """Why a job is in its state, and what to do."""
 
     code: str
     message: str
@@ -71,7 +71,7 @@ class JobExplanation:
 
 
 class JobService:
-    """What users do with jobs. Thread-safe."""
+    """Requests of users that concern more than the job's row. Thread-safe."""
 
     def __init__(
         self,
@@ -101,11 +101,10 @@ class JobService:
         priority: int = 0,
         key: str | None = None,
     ) -> SubmitResult:
-        """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own;
-        a higher ``priority`` goes first. With the same ``key``, which is of one request and its repeats, the same text
-        is the same jobs, however often it comes.
+        """Accepts or rejects each job of ``text``. ``endpoint_id`` is for jobs that name no endpoint of their own; a
+        higher ``priority`` goes first. Repeating a request with the same ``key`` yields the same jobs.
 
-        Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
+        Raises UsageError ``job_unreadable`` if the text cannot be read as a job file.
         """
         wanted: list[tuple[int, NewJob, tuple[str, ...]]] = []
         rejected: list[RejectedJob] = []
@@ -129,13 +128,12 @@ class JobService:
                 rejected.append(RejectedJob(number, error))
         accepted: list[JobRecord] = []
         warnings: list[str] = []
-        for (number, _, warned), found in zip(
-            wanted, self.store.submit_all([new for _, new, _ in wanted]), strict=True
-        ):
-            if isinstance(found, UsageError):
-                rejected.append(RejectedJob(number, found))
+        found = self.store.submit([new for _, new, _ in wanted])
+        for (number, _, warned), job in zip(wanted, found, strict=True):
+            if isinstance(job, UsageError):
+                rejected.append(RejectedJob(number, job))
             else:
-                accepted.append(found[0])
+                accepted.append(job)
                 warnings += warned
         return SubmitResult(tuple(accepted), tuple(sorted(rejected, key=lambda job: job.number)), tuple(warnings))
 
@@ -179,8 +177,8 @@ class JobService:
         return job.state.value, f"'{job.name}' is {job.state}" + (f": {note}" if note else "")
 
     def each(self, job_ids: Sequence[str], act: Callable[[JobStore, str], Any]) -> dict[str, HyperSDKError | None]:
-        """``act`` on each job, some hundred in one transaction; its error, or None. Raises DatabaseError, and then the
-        last of them are as they were."""
+        """Applies ``act`` to each job, ``AT_ONCE`` of them in one transaction. Returns the error of each job, or None.
+        Raises DatabaseError; then the jobs of that transaction are unchanged."""
         outcome: dict[str, HyperSDKError | None] = {}
         for at in range(0, len(job_ids), AT_ONCE):
             part = job_ids[at : at + AT_ONCE]
@@ -229,7 +227,7 @@ _SITUATIONS: Final[Mapping[str, CodeInfo]] = {
 
 
 def _accepted(document: object, context: SubmitContext) -> tuple[NewJob, tuple[str, ...]]:
-    """The job that a definition asks for, by its kind. Raises HyperSDKError."""
+    """The job of a definition, by its kind, and its warnings. Raises HyperSDKError."""
     given = fields_of(document)
     kind = kind_of(given.get("kind", Export.name))
     new, warnings = kind.accept({key: value for key, value in given.items() if key != "kind"}, context)
@@ -239,5 +237,5 @@ def _accepted(document: object, context: SubmitContext) -> tuple[NewJob, tuple[s
 
 
 def _id_of(key: str, number: int) -> str:
-    """As random as the key, and the same for the same key."""
+    """An id that depends on nothing else, and is as hard to guess as the key."""
     return f"job-{hashlib.sha256(f'{key}/{number}'.encode()).hexdigest()[:12]}"

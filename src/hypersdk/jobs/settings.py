@@ -1,4 +1,4 @@
-"""What a daemon is told: defaults, a TOML file, flags. An unknown key is an error that names it.
+"""The daemon's settings: defaults, a TOML file, flags. An unknown key is an error that names it.
 
 ::
 
@@ -53,7 +53,7 @@ _NETWORKS: Final = "a list of addresses and networks, such as 127.0.0.1, 2001:db
 
 
 def _network(text: str) -> str:
-    """An address or a network; never all there are: then everybody would say who it is."""
+    """An address or a network; not all addresses: then any client could claim to be another."""
     network = ipaddress.ip_network(text_line(text))
     if network.prefixlen == 0:
         raise ValueError("all addresses")
@@ -61,7 +61,7 @@ def _network(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    """A name or a numeric address, as ``host_name`` of the API reads it from a Host header."""
+    """A name or an address, normalized as ``host_name`` of the API normalizes a Host header."""
     name = normal_host(text_line(text))
     if (address := ip_address(name)) is not None:
         return str(address)
@@ -81,19 +81,18 @@ FORMER_KEYS: Final = {
     "datastore_floor_percent": "datastore_min_free_percent",
     "datastore_floor_bytes": "datastore_min_free_bytes",
 }
-"""Keys by the names that they had in earlier releases."""
+"""Former names of keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonSettings:
     """Sizes in bytes, times in seconds. ``database_url`` may hold a password and is shown without it.
 
-    ``allowed_hosts`` are names without a port, in lower case, that a Host header may hold although the daemon listens
-    on loopback: those of a reverse proxy. ``trusted_proxies`` are addresses and networks whose word is taken for who
-    asks (X-Forwarded-For, X-Forwarded-Proto). ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per
+    ``allowed_hosts`` are further names, without a port and in lower case, that a Host header may hold while the daemon
+    listens on loopback: those of a reverse proxy. ``trusted_proxies`` are addresses and networks whose X-Forwarded-For
+    and X-Forwarded-Proto are trusted. ``max_jobs`` is for all workers together, 0 is no limit; ``jobs_per_site`` is per
     vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or ``host:port`` that submitted jobs may name although they
-    are loopback or link-local. ``endpoint_config`` is a ``config.toml`` of hyper2kvm whose ``[connection]`` is the
-    default endpoint.
+    are loopback or link-local.
     """
 
     addr: Line = "localhost:8080"
@@ -113,7 +112,6 @@ class DaemonSettings:
     allowed_hosts: Annotated[tuple[str, ...], list_of("a list of host names, without scheme and port", _host)] = ()
     trusted_proxies: Annotated[tuple[str, ...], list_of(_NETWORKS, _network)] = ()
     allowed_endpoints: Annotated[tuple[str, ...], list_of("a list of texts", text_line)] = ()
-    endpoint_config: FilePath | None = None
     key_file: FilePath | None = None
     rate_per_minute: Annotated[int, whole(1, 1_000_000)] = 600
     rate_per_address_per_minute: Annotated[int, whole(1, 1_000_000)] = 1200
@@ -140,8 +138,8 @@ class DaemonSettings:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The export roots; without any given: /tmp, the home and ``exports`` in the state directory. In a systemd unit
-        with a state directory of its own only the last: its private /tmp would hide what is written there."""
+        """The export roots; by default /tmp, the home directory and ``exports`` in the state directory. In a systemd
+        unit with a state directory only the last, since others do not see what is in its private /tmp."""
         if self.export_roots:
             return self.export_roots
         own = self.state_dir / "exports"
@@ -150,7 +148,7 @@ class DaemonSettings:
         return (own, Path("/tmp"), Path.home())  # noqa: S108 - a root that users choose, opened without following links
 
     def shown(self) -> dict[str, Any]:
-        """All keys with their values, without any secret: for `--show-config`."""
+        """All keys with their values, without secrets, for `--show-config`."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values["database_url"] = _without_password(self.url)
         values["export_roots"] = [str(root) for root in self.roots]
@@ -158,12 +156,12 @@ class DaemonSettings:
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     def as_toml(self) -> str:
-        """The same as a file that can be read again; what is not set stands in comments."""
+        """``shown`` as a configuration file; keys that are not set are comments."""
         return "\n".join(_toml_line(name, value) for name, value in self.shown().items()) + "\n"
 
 
 def load_settings(environ: Mapping[str, str], path: Path | None, overrides: Mapping[str, object]) -> DaemonSettings:
-    """Settings from the file (which must exist when it is named) under ``overrides``; values of None are not given.
+    """Settings from the file, which must exist if it is named, and ``overrides``, which take precedence unless None.
 
     Raises UsageError ``daemon_config`` that names the key.
     """
@@ -192,12 +190,5 @@ def _without_password(url: str) -> str:
 
 
 def _toml_line(name: str, value: object) -> str:
-    if value is None:
-        return f"# {name} ="
-    if isinstance(value, bool):
-        return f"{name} = {'true' if value else 'false'}"
-    if isinstance(value, int | float):
-        return f"{name} = {value}"
-    if isinstance(value, list | tuple):
-        return f"{name} = [{', '.join(quoted(str(item)) for item in value)}]"
-    return f"{name} = {quoted(str(value))}"
+    """A value's JSON is TOML, too."""
+    return f"# {name} =" if value is None else f"{name} = {quoted(value)}"

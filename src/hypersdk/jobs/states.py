@@ -1,4 +1,4 @@
-"""The states of a job and every way from one to another, as data.
+"""The states of a job and the transitions between them, as data.
 
 ::
 
@@ -8,8 +8,8 @@
       │ └─requeue───────┤                    ▲
       │ └─resume── paused <──paused── pausing┤
       │              └────expire────────^    │
-      │                        failed ─cancel┘   (with changes at the source that are not undone)
-      └─cancel──> cancelled    (queued or paused, with nothing done yet; else cancelling: a worker undoes it)
+      │                        failed ─cancel┘   (if changes at the source are not undone)
+      └─cancel──> cancelled    (queued or paused, never run; otherwise cancelling: a worker undoes its changes)
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ ATTEMPT_LOST: Final = register(
 
 
 class JobState(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
-    QUEUED = "queued"  # waits for a worker: submitted, resumed, retried, or handed back by one
+    QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker has it
-    PAUSING = "pausing"  # a worker has it and brings it to a checkpoint
-    PAUSED = "paused"  # stands at a checkpoint until it is resumed or cancelled
-    CANCELLING = "cancelling"  # a worker undoes what it did at the source
+    PAUSING = "pausing"  # a worker brings it to a checkpoint
+    PAUSED = "paused"  # at a checkpoint, until it is resumed or cancelled
+    CANCELLING = "cancelling"  # a worker undoes its changes at the source
     COMPLETED = "completed"  # the manifest is written
-    FAILED = "failed"  # ended by itself; the source is as it was found, or the error says what is not
-    CANCELLED = "cancelled"  # the lease is free and the journal empty
+    FAILED = "failed"  # the source is restored, or the error says what is not
+    CANCELLED = "cancelled"  # the source is restored
 
 
 class JobEvent(StrEnum):
-    """What happens to a job."""
+    """A transition of a job."""
 
     START = "start"
     FINISH = "finish"
@@ -79,15 +79,15 @@ class JobEvent(StrEnum):
     CANCELLED = "cancelled"
     PAUSE = "pause"
     PAUSED = "paused"
-    REQUEUE = "requeue"  # the worker drains or died, or does not begin the attempt
-    RELEASE = "release"  # the worker that undid something died: another one does so
+    REQUEUE = "requeue"  # the worker drains, died, or did not start the attempt
+    RELEASE = "release"  # the worker that undid its changes died
     RESUME = "resume"
     RETRY = "retry"
     EXPIRE = "expire"
 
 
 class StepState(StrEnum):
-    """Where a step of a job is."""
+    """The state of a step."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -112,7 +112,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.QUEUED, _E.ABANDON): _S.CANCELLED,
     (_S.QUEUED, _E.FAIL): _S.FAILED,
     (_S.QUEUED, _E.REQUEUE): _S.QUEUED,
-    (_S.RUNNING, _E.START): _S.RUNNING,  # taken up again after a crash
+    (_S.RUNNING, _E.START): _S.RUNNING,  # resumed after a crash
     (_S.RUNNING, _E.FINISH): _S.COMPLETED,
     (_S.RUNNING, _E.FAIL): _S.FAILED,
     (_S.RUNNING, _E.CANCEL): _S.CANCELLING,
@@ -134,7 +134,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.CANCELLING, _E.FAIL): _S.FAILED,
     (_S.CANCELLING, _E.REQUEUE): _S.CANCELLING,
     (_S.CANCELLING, _E.RELEASE): _S.CANCELLING,
-    (_S.CANCELLING, _E.PAUSED): _S.CANCELLING,  # asked for while the worker paused it: another attempt undoes it
+    (_S.CANCELLING, _E.PAUSED): _S.CANCELLING,  # requested while the worker paused it: another attempt undoes it
     (_S.PAUSED, _E.EXPIRE): _S.PAUSING,  # its snapshot is too old: a worker removes it
     (_S.FAILED, _E.RETRY): _S.QUEUED,
     (_S.FAILED, _E.CANCEL): _S.CANCELLING,  # where it left something at the source
@@ -142,15 +142,15 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
 }
 ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})
 HELD: Final = frozenset({_S.RUNNING, _S.PAUSING, _S.CANCELLING})
-"""States in which a worker has the job, or should."""
+"""States in which a worker has the job, or is to take it at once."""
 UNDOING: Final = frozenset({_S.PAUSING, _S.CANCELLING})
-"""States in which a job without a worker waits for one to undo what it did: outside of the queue, since it must not
-wait for a free place."""
+"""States in which a job without a worker waits for one to undo its changes: outside of the queue, where it would have
+to wait for room."""
 LEGACY_STATUS: Final[Mapping[JobState, str]] = {
     _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
 }  # fmt: skip
-"""The words of the six legacy routes."""
+"""The status in the six legacy routes."""
 
 
 def after(state: JobState, event: JobEvent) -> JobState:
@@ -158,20 +158,20 @@ def after(state: JobState, event: JobEvent) -> JobState:
     try:
         return TRANSITIONS[state, event]
     except KeyError as error:
-        done = _DONE.get(event, event.value)
-        raise JobStateError(f"a job that is {state} cannot be {done}", state=state.value, event=event.value) from error
+        verb = _PARTICIPLES.get(event, event.value)
+        raise JobStateError(f"a job that is {state} cannot be {verb}", state=state.value, event=event.value) from error
 
 
-_DONE: Final[Mapping[JobEvent, str]] = {
+_PARTICIPLES: Final[Mapping[JobEvent, str]] = {
     _E.START: "started",
     _E.CANCEL: "cancelled",
     _E.ABANDON: "cancelled",
     _E.PAUSE: "paused",
     _E.RESUME: "resumed",
-    _E.RETRY: "tried again",
+    _E.RETRY: "retried",
 }
 
 
 def before(event: JobEvent) -> frozenset[JobState]:
     """The states in which ``event`` may happen."""
-    return frozenset(state for state, one in TRANSITIONS if one is event)
+    return frozenset(state for state, possible in TRANSITIONS if possible is event)

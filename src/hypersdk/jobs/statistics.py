@@ -1,7 +1,7 @@
-"""Numbers about the whole daemon, from one transaction: what ``/metrics`` and the history are made of.
+"""Statistics of the whole daemon, read in one transaction for ``/metrics`` and the history.
 
-Nothing here grows with the number of users, machines or jobs that were ever submitted: states, codes, workers and ESXi
-hosts only.
+Their size does not depend on how many users, machines or jobs there ever were: only on states, codes, workers and ESXi
+hosts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from hypersdk.jobs.heartbeat import TAKE_OVER_S
 from hypersdk.jobs.records import WORKERS, WorkerInfo
 from hypersdk.jobs.states import ENDED, HELD, JobState
+from hypersdk.jobs.store import count_states
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageRequest, PageResult
 from hypersdk.state.tables import attempts, counters, jobs, nfc_hosts, nfc_streams, samples, workers
@@ -82,14 +83,14 @@ def read_statistics(database: Database, *, take_over_s: float = TAKE_OVER_S) -> 
         counted = {row.name: row.value for row in connection.execute(sa.select(counters.c.name, counters.c.value))}
         alive, by_state = _workers(connection, now, take_over_s)
         return Statistics(
-            states=_states(connection),
+            states=count_states(connection),
             waiting=_waiting(connection),
             oldest_queued_s=0.0 if oldest is None else max(0.0, now - oldest),
-            transferred_bytes=sum(_whole(one.get("bytes_downloaded")) for one in moving),
-            total_bytes=sum(_whole(one.get("total_bytes")) for one in moving),
-            rate_bytes_s=sum(_number(one.get("rate_bytes_s")) for one in moving),
-            oldest_lease_s=max((_number(one.get("lease_age_s")) for one in moving), default=0.0),
-            stalled=sum(bool(one.get("stalled")) for one in moving),
+            transferred_bytes=sum(job.get("bytes_downloaded") or 0 for job in moving),
+            total_bytes=sum(job.get("total_bytes") or 0 for job in moving),
+            rate_bytes_s=sum(job.get("rate_bytes_s") or 0 for job in moving),
+            oldest_lease_s=max((job.get("lease_age_s") or 0 for job in moving), default=0.0),
+            stalled=sum(bool(job.get("stalled")) for job in moving),
             not_restored=_not_restored(connection),
             workers_alive=alive,
             workers=by_state,
@@ -101,12 +102,6 @@ def read_statistics(database: Database, *, take_over_s: float = TAKE_OVER_S) -> 
             revision=int(counted.get("revision", 0)),
             now=now,
         )
-
-
-def _states(connection: sa.Connection) -> dict[JobState, int]:
-    query = sa.select(jobs.c.state, sa.func.count().label("jobs")).group_by(jobs.c.state)
-    found = {row.state: row.jobs for row in connection.execute(query)}
-    return {state: found.get(state.value, 0) for state in JobState}
 
 
 def _waiting(connection: sa.Connection) -> dict[str, int]:
@@ -185,14 +180,6 @@ def quantile(ordered: tuple[float, ...], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) else 0
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
 def workers_alive(database: Database, *, take_over_s: float = TAKE_OVER_S) -> int:
     """Workers with a recent heartbeat that take jobs. Raises DatabaseError."""
     query = sa.select(sa.func.count()).where(workers.c.state == "alive", workers.c.beat > database.clock - take_over_s)
@@ -230,32 +217,29 @@ class Sample:
     streams: int
 
 
-def take_sample(database: Database, figures: Statistics) -> bool:
+def take_sample(database: Database, statistics: Statistics) -> bool:
     """Writes this minute's sample down, unless another process did; forgets those that are too old. Raises
     DatabaseError."""
-    minute = int(figures.now // 60)
+    minute = int(statistics.now // 60)
     row = {
         "minute": minute,
-        "rate_bytes_s": figures.rate_bytes_s,
-        "submitted": figures.submitted,
-        "queued": figures.states[JobState.QUEUED],
-        "running": sum(figures.states[state] for state in HELD),
-        "paused": figures.states[JobState.PAUSED],
-        "completed": figures.states[JobState.COMPLETED],
-        "failed": figures.states[JobState.FAILED],
-        "cancelled": figures.states[JobState.CANCELLED],
-        "workers": figures.workers_alive,
-        "streams": sum(host.used for host in figures.hosts),
+        "rate_bytes_s": statistics.rate_bytes_s,
+        "submitted": statistics.submitted,
+        "queued": statistics.states[JobState.QUEUED],
+        "running": sum(statistics.states[state] for state in HELD),
+        "paused": statistics.states[JobState.PAUSED],
+        "completed": statistics.states[JobState.COMPLETED],
+        "failed": statistics.states[JobState.FAILED],
+        "cancelled": statistics.states[JobState.CANCELLED],
+        "workers": statistics.workers_alive,
+        "streams": sum(host.used for host in statistics.hosts),
     }
-    there = sa.select(sa.literal(1)).where(samples.c.minute == minute)
     try:
         with database.write() as connection:
-            if connection.execute(there).first() is not None:
-                return False
             connection.execute(sa.insert(samples).values(row))
             connection.execute(sa.delete(samples).where(samples.c.minute < minute - KEEP_MINUTES))
             return True
-    except sa.exc.IntegrityError:  # another process wrote it at the same moment
+    except sa.exc.IntegrityError:  # another process has written it
         return False
 
 

@@ -1,4 +1,4 @@
-"""The steps of a job: the named parts of its work, which users see before it runs, while it runs, and afterwards.
+"""The steps of a job: the named parts of its work, shown to users from submit on.
 
 ::
 
@@ -31,7 +31,7 @@ _AFTER: Final[Mapping[JobEvent, Mapping[StepState, StepState]]] = {
     _E.ABANDON: {_S.WAITING: _S.SKIPPED},
     _E.RETRY: {_S.FAILED: _S.WAITING, _S.UNDONE: _S.WAITING, _S.SKIPPED: _S.WAITING, _S.DONE: _S.WAITING},
 }
-"""What an event of the job makes of its steps. With ``keep`` those that are done stay so."""
+"""How an event of the job changes the states of its steps. With ``keep`` those that are done stay done."""
 _AGAIN: Final = {"attempt": None, "started_at": None, "ended_at": None, "result": None, "error": None}
 _LIST: Final = Listing(STEPS, steps)
 
@@ -45,7 +45,7 @@ def follow(
     error: Mapping[str, Any] | None = None,
     keep: bool = True,
 ) -> None:
-    """Changes the steps of a job as an event of the job demands. ``error`` is that of the step that failed."""
+    """Changes the steps of a job after an event of the job. ``error`` is that of the step that failed."""
     moves = {old: new for old, new in _AFTER.get(event, {}).items() if not (keep and old is StepState.DONE)}
     for new in sorted(set(moves.values())):
         old = [state.value for state, to in moves.items() if to is new]
@@ -55,19 +55,19 @@ def follow(
 
 
 def begin(connection: sa.Connection, job_id: str, position: int, attempt: int, now: float) -> None:
-    """A worker runs the step now."""
+    """Marks a step as running."""
     values = {**_AGAIN, "state": StepState.RUNNING.value, "attempt": attempt, "started_at": now}
     connection.execute(sa.update(steps).where(*_one(job_id, position)).values(values))
 
 
 def finish(connection: sa.Connection, job_id: str, position: int, now: float, result: Mapping[str, Any] | None) -> None:
-    """The step is done."""
+    """Marks a step as done."""
     values = {"state": StepState.DONE.value, "ended_at": now, "result": None if result is None else dict(result)}
     connection.execute(sa.update(steps).where(*_one(job_id, position)).values(values))
 
 
 def add_steps(connection: sa.Connection, names_of: Mapping[str, Collection[str]]) -> None:
-    """The steps of new jobs, in their order, by job."""
+    """Inserts the steps of new jobs, given by job, in order."""
     rows = [
         {"job_id": job_id, "position": position, "name": name, "state": StepState.WAITING.value}
         for job_id, names in names_of.items()
@@ -78,7 +78,7 @@ def add_steps(connection: sa.Connection, names_of: Mapping[str, Collection[str]]
 
 
 def read_steps(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, tuple[Step, ...]]:
-    """Steps of jobs in their order, by job; each of ``job_ids`` is there."""
+    """Steps by job, in order; every one of ``job_ids`` is a key."""
     found: dict[str, list[Step]] = {job_id: [] for job_id in job_ids}
     query = _LIST.select().where(steps.c.job_id.in_(job_ids)).order_by(steps.c.job_id, steps.c.position)
     for step in map(_LIST.record, connection.execute(query)):

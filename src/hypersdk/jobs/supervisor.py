@@ -120,16 +120,17 @@ class Child:
         threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-reports", daemon=True).start()
 
     def _prepare(self) -> None:
-        """In the child: ends with its parent, and lets others go first."""
+        """In the child: ends with its parent, and yields CPU and I/O to others."""
         pr_set_pdeathsig = 1
         _LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
         if self.nice:
             os.nice(self.nice)
-            # Whoever has to answer takes the processor from a copy at once, not at the end of its turn. Not allowed in
-            # some containers.
+            # The API preempts a copy at once, not at the end of its time slice. Not permitted in some containers.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            _low_io_priority()
+            if _IOPRIO_SET is not None:  # lowest level of best effort (ioprio_set, man 2)
+                who_process, class_best_effort = 1, 2
+                _LIBC.syscall(_IOPRIO_SET, who_process, 0, class_best_effort << 13 | 7)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -221,13 +222,6 @@ class Child:
         return True
 
 
-def _low_io_priority() -> None:
-    """Best effort, lowest level (ioprio_set, man 2): copying yields to the database and the API."""
-    if _IOPRIO_SET is not None:
-        who_process, class_best_effort = 1, 2
-        _LIBC.syscall(_IOPRIO_SET, who_process, 0, class_best_effort << 13 | 7)
-
-
 def supervise(
     settings: DaemonSettings,
     arguments: Sequence[str],
@@ -255,7 +249,7 @@ def supervise(
         while not stop.is_set():
             for child in children:
                 child.look()
-            faults = [child.fault for child in children if child.name != "api" and child.fault is not None]
+            faults = [fault for child in children if child.name != "api" and (fault := child.fault) is not None]
             shared_fault.write(max(faults, key=lambda fault: fault.exits, default=None))
             if hopeless := next((child for child in children if child.is_hopeless), None):
                 failure = hopeless.error_code or PROCESS_DIES

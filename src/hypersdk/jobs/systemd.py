@@ -1,5 +1,5 @@
-"""What a daemon tells systemd: that it is ready, what it does, that it lives. A datagram to a socket, as sd_notify(3)
-says; without systemd: nothing."""
+"""Notifying systemd of readiness, status and liveness by a datagram to its socket (sd_notify(3)); without systemd,
+nothing is sent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ ALIVE = "WATCHDOG=1"
 
 
 def notify(state: str, environ: Mapping[str, str] | None = None) -> bool:
-    """Sends ``state`` (``READY=1``, ``STATUS=...``; several lines are several assignments). False where nobody listens.
-
-    A service manager that cannot be reached is no reason to fail: the daemon does its work all the same.
-    """
+    """Sends ``state`` (``READY=1``, ``STATUS=...``; several lines are several assignments). False if nobody listens:
+    the daemon works without a service manager, too."""
     path = (os.environ if environ is None else environ).get(NOTIFY_SOCKET, "")
     if path[:1] not in ("/", "@"):
         return False
@@ -31,7 +29,8 @@ def notify(state: str, environ: Mapping[str, str] | None = None) -> bool:
 
 
 def watchdog_s(environ: Mapping[str, str] | None = None) -> float | None:
-    """Seconds in which systemd wants to hear from this process; None where it does not ask (sd_watchdog_enabled(3))."""
+    """Seconds within which systemd expects a message from this process; None if it does not
+    (sd_watchdog_enabled(3))."""
     env = os.environ if environ is None else environ
     text, pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
     if not text.isdecimal() or int(text) == 0 or (pid and pid != str(os.getpid())):
@@ -40,7 +39,7 @@ def watchdog_s(environ: Mapping[str, str] | None = None) -> float | None:
 
 
 class Watchdog:
-    """To be called often; tells systemd that this process lives, at half of the interval that it wants."""
+    """To be called often; tells systemd at half of its interval that this process is alive."""
 
     def __init__(self, clock: Callable[[], float], environ: Mapping[str, str] | None = None) -> None:
         self._clock = clock

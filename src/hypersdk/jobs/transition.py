@@ -1,4 +1,4 @@
-"""The one place that changes a job's state, with all that goes with it, and that tells of it.
+"""The one place that changes a job's state, with all that depends on it, and writes the event.
 
 ::
 
@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -27,7 +28,7 @@ from hypersdk.state.tables import jobs
 TOPIC: Final = "jobs"
 SUBMITTED: Final = "submit"
 CHANGED: Final = "changed"
-"""The event of a change that is not one of state: what a queued job waits for."""
+"""The event of a change to other columns than the state."""
 ATTEMPT_OVER: Final = frozenset(
     {
         JobEvent.FINISH,
@@ -42,39 +43,23 @@ ATTEMPT_OVER: Final = frozenset(
 """Events after which no worker has the job."""
 _RESTING: Final = frozenset({JobState.QUEUED, JobState.PAUSED, *ENDED})
 _PHASES: Final = {JobState.COMPLETED: "done"}
-"""What the progress of a job at rest says, where it is not the state."""
+"""The phase in the progress of a job at rest, where it is not the state."""
 
 
-class CurrentJob(Protocol):
-    """What must be known of a job, read under a lock that lasts until the transaction ends: a ``Job``, or a row."""
+@dataclass(frozen=True, slots=True)
+class CurrentJob:
+    """What must be known of a job to change it, read under a lock that lasts until the transaction ends."""
 
-    @property
-    def id(self) -> str:
-        """Of the job."""
-
-    @property
-    def state(self) -> Any:
-        """A ``JobState``, or its text."""
-
-    @property
-    def worker_id(self) -> str | None:
-        """The worker that has it."""
-
-    @property
-    def epoch(self) -> int:
-        """How often workers had it."""
-
-    @property
-    def progress(self) -> Mapping[str, Any]:
-        """As far as it was written."""
-
-    @property
-    def source_changes(self) -> int:
-        """How many of its changes at the source are not undone."""
+    id: str
+    state: JobState
+    attempt: int
+    worker_id: str | None
+    epoch: int
+    progress: Mapping[str, Any]
+    source_changes: int
 
 
-CURRENT: Final = tuple(jobs.c[name] for name in ("id", "state", "worker_id", "epoch", "progress", "source_changes"))
-"""The columns of a ``CurrentJob``."""
+_CURRENT: Final = tuple(jobs.c[field.name] for field in fields(CurrentJob))
 
 
 def transition(
@@ -87,13 +72,12 @@ def transition(
     **changes: Any,
 ) -> JobState:
     """Changes the state of a job and returns the new one. ``changes`` are further columns; with ``keep`` the steps that
-    are done stay done where it is cancelled or tried again.
+    are done stay done when it is cancelled or retried.
 
-    A job that waits for a worker afterwards is due for another attempt; one that rests shows a progress that does not
-    move. Raises JobStateError ``job_state`` where the event may not happen.
+    A job that waits for a worker afterwards is due for another attempt; one that rests gets a progress at rest. Raises
+    JobStateError ``job_state`` if the event may not happen.
     """
-    state = JobState(job.state)
-    new = after(state, event)
+    new = after(job.state, event)
     now = database.now(connection)
     worker_id = changes.pop("worker_id", None if event in ATTEMPT_OVER else job.worker_id)
     values = {"state": new.value, "worker_id": worker_id, "waiting": None, **changes}
@@ -107,7 +91,7 @@ def transition(
     if event is JobEvent.RETRY:
         values |= {"error": None, "result": None}
     follow(connection, job.id, event, now, error=changes.get("error"), keep=keep)
-    change(database, connection, job.id, now, event.value, {"from": state.value, "to": new.value}, **values)
+    change(database, connection, job.id, now, event.value, {"from": job.state.value, "to": new.value}, **values)
     return new
 
 
@@ -120,7 +104,7 @@ def change(
     data: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> None:
-    """Changes columns of a job's row, which is locked, and tells of it."""
+    """Changes columns of a job's row, which is locked, and writes the event."""
     revision = database.revision(connection)
     same = sa.update(jobs).where(jobs.c.id == job_id)
     connection.execute(same.values(**values, updated_at=now, revision=revision))
@@ -128,8 +112,8 @@ def change(
 
 
 def set_waiting(database: Database, connection: sa.Connection, reasons: Mapping[str, str | None]) -> None:
-    """Says of queued jobs what they wait for, by the code of it; None is a free worker. The rows are locked. When a job
-    was queued is told by ``updated_at``, which stays."""
+    """Stores what queued jobs wait for, by its code; None is a free worker. The rows are locked. ``updated_at`` stays:
+    it is the time at which the job was queued."""
     now = database.now(connection)
     for job_id, reason in reasons.items():
         revision = database.revision(connection)
@@ -138,28 +122,36 @@ def set_waiting(database: Database, connection: sa.Connection, reasons: Mapping[
             write_events(connection, now, [Event(revision, TOPIC, job_id, CHANGED, {"waiting": reason})])
 
 
+def lock_all(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[CurrentJob]:
+    """The jobs that meet the conditions, which nobody else changes until the transaction ends."""
+    query = sa.select(*_CURRENT).where(*conditions).order_by(jobs.c.id).with_for_update()
+    return [CurrentJob(**{**row, "state": JobState(row["state"])}) for row in connection.execute(query).mappings()]
+
+
 def lock(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> CurrentJob | None:
-    """The job that meets the conditions, which nobody else changes until the transaction ends; None where none does."""
-    query = sa.select(*CURRENT).where(*conditions).with_for_update()
-    return connection.execute(query).one_or_none()
+    """The one job that meets the conditions, locked; None if there is none."""
+    return next(iter(lock_all(connection, *conditions)), None)
 
 
-def requeue(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState | None:
-    """That attempt will not be run, whoever was to: another one is due, unless the job was on its way to a pause. Its
-    new state; None for a job that has moved on."""
-    job = lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, *may(JobEvent.REQUEUE))
-    return None if job is None else transition(database, connection, job, JobEvent.REQUEUE)
+def lock_attempt(connection: sa.Connection, job_id: str, attempt: int) -> CurrentJob | None:
+    """The job, locked, if this attempt is still to be run or is running; None for a job that has moved on."""
+    return lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, may(JobEvent.START))
 
 
-def exhaust(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState | None:
-    """The job fails: its attempts never finish. Its new state; None for a job that has moved on."""
-    job = lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, *may(JobEvent.START))
-    if job is None:
-        return None
-    error = error_dict(SourceError(f"attempt {attempt} never finished", code=ATTEMPTS_EXHAUSTED))
+def requeue(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> None:
+    """Another attempt is due instead of this one, unless the job was being paused. A job that has moved on is left
+    alone."""
+    job = lock_attempt(connection, job_id, attempt)
+    if job is not None:
+        transition(database, connection, job, JobEvent.REQUEUE)
+
+
+def exhaust(database: Database, connection: sa.Connection, job: CurrentJob) -> JobState:
+    """Fails a job whose attempts never finish."""
+    error = error_dict(SourceError(f"attempt {job.attempt} never finished", code=ATTEMPTS_EXHAUSTED))
     return transition(database, connection, job, JobEvent.FAIL, error=error)
 
 
-def may(event: JobEvent) -> tuple[sa.ColumnElement[bool]]:
+def may(event: JobEvent) -> sa.ColumnElement[bool]:
     """The condition that a job is in a state in which ``event`` may happen."""
-    return (jobs.c.state.in_([state.value for state in before(event)]),)
+    return jobs.c.state.in_([state.value for state in before(event)])

@@ -1,14 +1,13 @@
-"""A worker process: an identity of its own, a heartbeat, the engine, and a reporter that carries progress out and
-requests in.
+"""A worker process: its identity, its heartbeat, the engine, and a main loop that exchanges requests and progress.
 
 ::
 
     engine thread (one per job)    claim ─> steps ─> end
     heartbeat                      every 2 s
-    reporter                       every 0.5 s: cancel and pause requests in; every second: progress and logs out, due
-                                   attempts to the engine
-    watch                          every few seconds: dead workers, attempts that the engine lost, old rows
-    own                            every 2 s: rows and attempts that are said to run here, and do not
+    main loop                      every 0.5 s: cancel and pause requests
+                                   every second: progress and logs to the database, due attempts to the engine
+                                   every 2 s: jobs and attempts that are recorded as running here, but are not
+                                   every few seconds: dead workers, attempts that the engine lost, old rows
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import fcntl
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,11 +30,11 @@ from hypersdk.access.vault import Vault
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import INTERNAL, HyperSDKError, UsageError
 from hypersdk.jobs.attempt import Durable, JobAttempt, not_durable
-from hypersdk.jobs.budget import Renewal, SharedBudget
+from hypersdk.jobs.budget import SharedBudget
 from hypersdk.jobs.cancelrunner import CancelRunner
 from hypersdk.jobs.claims import Claims, StaleAttempt
 from hypersdk.jobs.engine import Engine
-from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
+from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE, copy_before_upgrade, replace_damaged
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.login import EndpointResolver
@@ -55,12 +55,12 @@ from hypersdk.transfer.files import target_errors
 LOG: Final = logging.getLogger(__name__)
 REPORT_S: Final = 0.5
 WATCH_PER_TAKE_OVER: Final = 4
-OWN_S: Final = 2.0
+LOST_S: Final = 2.0
 LOOKS: Final = 2
-OWN_AFTER_S: Final = 10.0
-"""What this worker had when it died is the engine's to begin again, so long after the start."""
+LOST_AFTER_S: Final = 10.0
+"""The engine has this long after a start to resume what the worker ran before."""
 UNDO_S: Final = 10.0
-"""How long an undo may still take when all else has ended."""
+"""How long an undo may still take after everything else has ended."""
 
 
 class Worker:
@@ -74,28 +74,35 @@ class Worker:
         self._cancel = CancelToken()
         self._active: dict[str, JobAttempt] = {}
         self._begun: Counter[str] = Counter()
-        """Attempts that a thread of this process works on, from before the claim to after the end."""
+        """How many threads of this process run each attempt, from before the claim until after the end."""
         self._lock = threading.Lock()
         self._run_settings = _run_settings(settings, environ)
         self._shared = RunResources(self._run_settings)
         self._sites: dict[str, RunResources] = {}
-        self._renewal = Renewal()
+        self._budgets: list[SharedBudget] = []
         self._room = False
-        """A job has ended: the next one need not wait for the next report."""
+        """Whether a job has just ended: the next one is dispatched at once."""
 
     def stop(self) -> None:
-        """Asks for the end: no new job, those that run reach a checkpoint and go back into the queue. Signal-safe."""
+        """Ends the worker: it takes no new job, and running ones go back into the queue at a checkpoint.
+        Signal-safe."""
         self._stopping.set()
 
     def run(
         self, index: int, *, ready: Callable[[], None] = lambda: None, alive: Callable[[str], None] = lambda _: None
     ) -> None:
-        """The whole life of the worker. ``index`` counts the workers of this state directory; ``ready`` is called once
-        it takes jobs, ``alive`` in each turn of its main loop, with the code of what keeps it from its work. Raises
-        HyperSDKError where it cannot start."""
+        """Runs the worker until ``stop``. ``index`` numbers the workers of this state directory; ``ready`` is called
+        once it takes jobs, ``alive`` in each turn of its main loop, with the code of the error that keeps it from its
+        work. Raises HyperSDKError if it cannot start."""
         settings = self._settings
         roots = ExportRoots(settings.roots)
-        with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
+        take_over_s = settings.take_over_s
+        with (
+            worker_id(settings.state_dir, index) as identity,
+            Heartbeat(
+                self._database, identity, roots.ids, beat_s=min(2.0, take_over_s / 10), take_over_s=take_over_s
+            ) as heartbeat,
+        ):
             claims = Claims(self._database, identity, most=settings.jobs_per_worker)
             vault = Vault.load(settings.state_dir, settings.key_file, self._environ)
             endpoints = EndpointStore(self._database, vault)
@@ -116,7 +123,7 @@ class Worker:
                 roots.ids,
                 lambda job, n, durable: self._attempt(context, job, n, durable),
             )
-            claims.release_undo(identity)  # of a killed one before us
+            claims.release_undo(identity)  # left by a killed process with this identity
             undoing = CancelRunner(
                 claims,
                 roots.ids,
@@ -129,7 +136,7 @@ class Worker:
                 LOG.info("worker %s takes jobs", identity)
                 self._work(engine, claims, heartbeat, undoing, lambda: alive(self._kept_by(engine)))
             finally:
-                self._stopping.set()  # also where it ends by itself: whoever waits for the database waits no longer
+                self._stopping.set()  # also if it ends by itself: ends all waiting for the database
                 heartbeat.draining()
                 self._stop_jobs()
                 engine.destroy(settings.drain_s)
@@ -137,18 +144,12 @@ class Worker:
                 with suppress(DatabaseError):  # which says so itself; the next attempt goes on without these lines
                     self._flush(claims)
 
-    def _beating(self, identity: str, roots: ExportRoots) -> Heartbeat:
-        take_over_s = self._settings.take_over_s
-        return Heartbeat(
-            self._database, identity, roots.ids, beat_s=min(2.0, take_over_s / 10), take_over_s=take_over_s
-        )
-
     # Jobs
 
     def _attempt(
         self, context: WorkerContext, job_id: str, number: int, durable: Durable = not_durable, *, free: bool = False
     ) -> dict[str, Any]:
-        """Called by the engine, or with ``free`` to undo, in a thread of its own. Never raises what is expected."""
+        """Called in a thread of its own, by the engine or, with ``free``, to undo. Raises nothing expected."""
         with self._lock:
             self._begun[f"{job_id}/{number}"] += 1
         try:
@@ -166,7 +167,7 @@ class Worker:
                 return {"outcome": "handed back"}
             claim = context.claims.claim(job_id, number, free=free)
         except DatabaseError as error:
-            LOG.error("job %s was not taken up: %s", job_id, error.message)
+            LOG.error("job %s could not be claimed: %s", job_id, error.message)
             return {"outcome": "database failed"}
         if claim is None:
             return {"outcome": "superseded"}
@@ -180,10 +181,10 @@ class Worker:
         except StaleAttempt:
             return {"outcome": "stale"}
         except DatabaseError as error:
-            LOG.error("the end of job %s is not written down, it goes on at the next start: %s", job_id, error.message)
+            LOG.error("the end of job %s was not stored, it continues at the next start: %s", job_id, error.message)
             return {"outcome": "database failed"}
         except Exception as error:
-            LOG.exception("job %s ended in an error that the program was not written for", job_id)
+            LOG.exception("job %s ended with an unexpected error", job_id)
             self._give_up(attempt, error)
             return {"outcome": "failed"}
         finally:
@@ -193,8 +194,8 @@ class Worker:
             self._room = True
 
     def _clean_up(self, context: WorkerContext, job_id: str, published: bool) -> None:
-        """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed
-        once its source is as it was found, any other stays what it is. Never raises."""
+        """Called in a thread of its own, for an idle job with changes at its source. If its files are published, it is
+        completed by way of a cancel; otherwise its state stays. Never raises."""
         try:
             if published:
                 JobStore(self._database).cancel(job_id)
@@ -203,19 +204,19 @@ class Worker:
             if claim is not None:
                 JobAttempt(context, claim, self._cancel.child()).cleanup_source()
         except (StaleAttempt, JobStateError):
-            return  # somebody took it up
+            return  # it was claimed meanwhile
         except DatabaseError as error:
             LOG.warning("job %s: %s", job_id, error.message)
         except Exception:
             LOG.exception("job %s could not be cleaned up", job_id)
 
     def _give_up(self, attempt: JobAttempt, error: Exception) -> None:
-        """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
+        """After an unexpected error, whose traceback is in the daemon's log: the job fails with a code."""
         internal = error_dict(
             HyperSDKError(f"internal error: {type(error).__name__}", code=INTERNAL, remedies=(ReportBug(), Resume()))
         )
         try:
-            attempt.written(JobEvent.FAIL, error=internal)
+            attempt.store_end(JobEvent.FAIL, error=internal)
         except HyperSDKError as failed:
             LOG.error("job %s could not be marked as failed: %s", attempt.claim.job.id, failed.message)
 
@@ -227,46 +228,46 @@ class Worker:
                     budget = SharedBudget(
                         self._database, identity, site, settings.streams_per_host, settings.streams_per_vcenter
                     )
-                    self._renewal.add(budget)
+                    self._budgets.append(budget)
                     self._sites[site] = self._shared.for_site(budget)
                 return self._sites[site]
 
         return shared
 
-    # Reporter and watch, in the worker's main thread
+    # The main loop
 
     def _work(
         self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: CancelRunner, alive: Callable[[], None]
     ) -> None:
         reconciler = Reconciler(self._database, engine, self._settings, self._run_settings.register)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
-        own = Own(claims, engine, self._working)
+        lost = LostAttempts(claims, engine, self._running)
         next_report = next_watch = 0.0
-        next_own = time.monotonic() + OWN_AFTER_S
+        next_lost = time.monotonic() + LOST_AFTER_S
         while not self._stopping.wait(REPORT_S):
             alive()
             if heartbeat.declared_dead:
-                LOG.error("this worker was declared dead; it ends, and its supervisor starts a fresh one")
+                LOG.error("this worker was declared dead; it ends, and its supervisor starts a new one")
                 return
             now = time.monotonic()
             due: list[Callable[[], object]] = [lambda: self._carry_requests(claims)]
             if self._room or now >= next_report:
                 self._room = False
                 next_report = now + 2 * REPORT_S
-                due += [lambda: self._flush(claims), undoing.tick, engine.dispatch, self._renewal.tick]
+                due += [lambda: self._flush(claims), undoing.tick, engine.dispatch, self._renew_streams]
             if now >= next_watch:
                 next_watch = now + watch_every_s
                 due += [lambda: self._judge(heartbeat, claims, engine), reconciler.run]
-            if now >= next_own:
-                next_own = now + OWN_S
-                due.append(own.look)
+            if now >= next_lost:
+                next_lost = now + LOST_S
+                due.append(lost.look)
             for step in due:
                 alive()  # each may wait for a lock, half a minute long
                 try:
                     step()
                 except DatabaseError as error:
-                    # Both databases say themselves that they cannot be used, once; what needs the one that can is done
-                    # all the same. The engine's file is another one after a new start.
+                    # Each database logs its outage once; steps that need only the other one are still done. A lost
+                    # engine file is replaced by a new start of the worker.
                     if error.code in (ENGINE_DAMAGED, ENGINE_GONE):
                         raise
 
@@ -280,11 +281,11 @@ class Worker:
                 claims.release_undo(dead)
                 engine.take_over(dead)
 
-    def _working(self) -> Working:
+    def _running(self) -> Running:
         with self._lock:
-            epochs: dict[str, int | None] = {_job_of(one): None for one in self._begun}
+            epochs: dict[str, int | None] = {_job_of(attempt): None for attempt in self._begun}
             epochs |= {job_id: attempt.claim.epoch for job_id, attempt in self._active.items()}
-            return Working(frozenset(self._begun), epochs)
+            return Running(frozenset(self._begun), epochs)
 
     def _carry_requests(self, claims: Claims) -> None:
         with self._lock:
@@ -293,18 +294,17 @@ class Worker:
             active[job_id].stop(request, keep_partial=keep)
 
     def _flush(self, claims: Claims) -> None:
-        """Progress and logs of all jobs, in one transaction at most once a second each."""
+        """Stores progress and logs of all jobs, in one transaction."""
         with self._lock:
-            active = dict(self._active)
-        changed = {job_id: now for job_id, attempt in active.items() if (now := attempt.progress.changed()) is not None}
-        if changed:
-            claims.write_progress({job_id: active[job_id].claim.epoch for job_id in changed}, changed)
-        for job_id, told in changed.items():
-            active[job_id].progress.saved(told)
-        for attempt in active.values():
-            with attempt.progress.taking_log() as lines:
-                if lines:
-                    claims.log(attempt.claim, lines)
+            active = list(self._active.values())
+        with ExitStack() as stack:
+            claims.save(*(stack.enter_context(attempt.progress.unsaved(attempt.claim)) for attempt in active))
+
+    def _renew_streams(self) -> None:
+        with self._lock:
+            budgets = list(self._budgets)
+        for budget in budgets:
+            budget.renew()
 
     def _stop_jobs(self) -> None:
         with self._lock:
@@ -313,46 +313,75 @@ class Worker:
             attempt.stop("drain")
 
 
-class Working(NamedTuple):
-    """What a process works on: attempts, and jobs with the epoch of each. None: it is just being claimed, or has just
-    ended."""
+class Running(NamedTuple):
+    """The attempts that a process runs, and their jobs with the epoch of each; None while the job is being claimed, or
+    has just ended."""
 
     attempts: frozenset[str]
     epochs: Mapping[str, int | None]
 
 
-class Own:
-    """What rows and the engine say that this worker has, against what it has. A disk that was full keeps both from
-    being told of an end; nobody else would ever look, since the worker lives. What is missing in several looks one
-    after another is made good. For one thread."""
+class LostAttempts:
+    """Compares what the database and the engine record as running here with what runs. A full disk can keep both from
+    storing an end, and nobody else takes over the job, since the worker lives. What does not run in several looks in a
+    row is requeued. For one thread."""
 
-    def __init__(self, claims: Claims, engine: Engine, working: Callable[[], Working]) -> None:
+    def __init__(self, claims: Claims, engine: Engine, running: Callable[[], Running]) -> None:
         self._claims = claims
         self._engine = engine
-        self._working = working
+        self._running = running
         self._rows: Counter[tuple[str, int]] = Counter()
         self._attempts: Counter[str] = Counter()
 
     def look(self) -> None:
         """One look. Raises DatabaseError."""
-        held = self._claims.held()  # before what is worked on: what is claimed in between is no row yet
-        epochs = self._working().epochs
+        held = self._claims.held()  # first: a job that is claimed in between is not in it
+        epochs = self._running().epochs
         lost = {(job_id, epoch) for job_id, epoch in held.items() if epochs.get(job_id, -1) not in (None, epoch)}
-        self._rows = Counter({one: self._rows[one] + 1 for one in lost})
-        for job_id, epoch in [one for one, looks in self._rows.items() if looks >= LOOKS]:
-            if (state := self._claims.put_back(job_id, epoch)) is not None:
+        self._rows = Counter({row: self._rows[row] + 1 for row in lost})
+        for job_id, epoch in [row for row, looks in self._rows.items() if looks >= LOOKS]:
+            if (state := self._claims.requeue_lost(job_id, epoch)) is not None:
                 LOG.warning(
                     "job %s is recorded as held by this worker (epoch %d), which does not run it: it is %s now",
                     job_id,
                     epoch,
                     state,
                 )
-        begun = self._engine.begun()
-        working = self._working().attempts
-        self._attempts = Counter({one: self._attempts[one] + 1 for one in begun if one not in working})
-        for workflow_id in [one for one, looks in self._attempts.items() if looks > LOOKS]:
+        begun = self._engine.begun()  # first, too
+        working = self._running().attempts
+        self._attempts = Counter({attempt: self._attempts[attempt] + 1 for attempt in begun if attempt not in working})
+        for workflow_id in [attempt for attempt, looks in self._attempts.items() if looks > LOOKS]:
             self._engine.give_up(workflow_id)
-            self._claims.renew(_job_of(workflow_id), int(workflow_id.rpartition("/")[2]))
+            self._claims.requeue_unstarted(_job_of(workflow_id), int(workflow_id.rpartition("/")[2]))
+
+
+def run_worker(
+    settings: DaemonSettings,
+    index: int,
+    environ: Mapping[str, str],
+    *,
+    ready: Callable[[], None],
+    alive: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Runs worker ``index`` until SIGTERM or SIGINT, with ``ready`` and ``alive`` of ``Worker.run``. Returns the exit
+    status.
+
+    Raises HyperSDKError if it cannot start.
+    """
+    database = Database.open(settings.url)
+    database.outage.tell = True
+    try:
+        database.upgrade(make=False)
+        replace_damaged(settings)
+        copy_before_upgrade(settings, database)
+        worker = Worker(settings, database, environ)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the API's certificate
+        worker.run(index, ready=ready, alive=alive)
+    finally:
+        database.close()
+    return 0
 
 
 def _job_of(workflow_id: str) -> str:
@@ -369,14 +398,14 @@ def _run_settings(settings: DaemonSettings, environ: Mapping[str, str]) -> RunSe
         min_free=min_free,
         progress_interval_s=0.5,
         state=settings.state_dir,
-        # Where programs of the same user look that know nothing of this daemon's own state directory, too.
+        # Also in the register where this user's other programs look.
         registers=(state_folder(environ),),
     )
 
 
 @contextmanager
 def worker_id(state_dir: Path, index: int) -> Iterator[str]:
-    """The stable id of worker ``index`` of this state directory, held for this process. Raises UsageError
+    """The stable id of worker ``index`` of this state directory, locked for this process. Raises UsageError
     ``worker_id_held``."""
     path = state_dir / "workers" / f"{index}.id"
     with target_errors(f"opening {path}"):

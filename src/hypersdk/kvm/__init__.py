@@ -1,1 +1,1 @@
-"""The KVM side: qemu as a process, to prove that an image boots."""
+"""The KVM side: starting an image in qemu to prove that it boots."""

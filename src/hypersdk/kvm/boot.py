@@ -1,7 +1,7 @@
-"""Proof of boot: starts an image in qemu on a throw-away overlay and waits for a line on its serial port.
+"""Boot test: starts an image in qemu on a temporary overlay and waits for a text on its serial port.
 
-The image itself is opened read-only (``snapshot=on`` keeps the guest's writes in a temporary file), so a proof never
-changes what was proved. Software emulation is used on purpose: a ``/dev/kvm`` that exists can still hang a guest.
+The image itself is opened read-only (``snapshot=on`` keeps the guest's writes in a temporary file), so the test
+never changes the image. Software emulation is used on purpose: with an existing ``/dev/kvm`` a guest may still hang.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _OVMF: Final = (
 )
 _REST_OF_LINE_S: Final = 0.5
 _KEPT_OUTPUT: Final = 1 * MiB
-"""Bytes of serial output kept: a guest that prints without end must not fill our memory."""
+"""Most bytes of serial output that are kept: a guest may print without end."""
 
 
 @dataclass(frozen=True, slots=True)
 class BootProof:
-    """``line`` is the serial line that held the marker; ``seconds`` run from the start of qemu to it."""
+    """``line`` is the serial line with the marker, which came ``seconds`` after the start of qemu."""
 
     line: str
     seconds: float
@@ -47,7 +47,7 @@ class BootProof:
 
 
 def find_qemu() -> str | None:
-    """Path of an x86 qemu, or None where it is not installed (``qemu-kvm`` is its name on RHEL and its relatives)."""
+    """Path of an x86 qemu, or None if it is not installed (``qemu-kvm`` is its name on RHEL and derivatives)."""
     for name in ("qemu-system-x86_64", "qemu-kvm"):
         if path := shutil.which(name):
             return path
@@ -65,8 +65,8 @@ def prove_boot(
 ) -> BootProof | None:
     """Boots ``image`` (qcow2, else raw by its suffix) until ``marker`` appears on the first serial port.
 
-    Returns None where qemu (or, for EFI, its firmware) is not installed. Raises IntegrityError ``boot_unproved`` when
-    the marker does not come within ``timeout_s``, Cancelled when cancelled. qemu is ended on every way out.
+    Returns None if qemu (or, for EFI, its firmware) is not installed. Raises IntegrityError ``boot_unproved`` if the
+    marker does not appear within ``timeout_s``, Cancelled when cancelled. qemu is always ended.
     """
     qemu = find_qemu()
     if qemu is None:

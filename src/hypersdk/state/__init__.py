@@ -1,2 +1,1 @@
-"""The daemon's database: what users see and what programs rely on. SQLite on one host, PostgreSQL for several, by one
-URL."""
+"""The daemon's database, chosen by a URL: SQLite for one host, PostgreSQL for several."""

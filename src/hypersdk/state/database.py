@@ -1,5 +1,4 @@
-"""Opening the database: one URL, SQLite tuned for a daemon, PostgreSQL as it is; schema upgraded under a lock, by
-Alembic.
+"""Connecting to the database and upgrading its schema: SQLite or PostgreSQL, chosen by a URL; Alembic, under a lock.
 
 ::
 
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import os
 import shutil
 import sqlite3
@@ -53,23 +51,23 @@ SQLITE_OLD: Final = register(
     "Use PostgreSQL (`database_url`), or a Python with a newer SQLite.",
 )
 SQLITE_LEAST: Final = (3, 42, 0) if sys.version_info >= (3, 12) else (3, 35, 0)
-"""We need RETURNING and DROP COLUMN; the job engine, on Python 3.12 and later, unixepoch('subsec')."""
+"""For RETURNING and DROP COLUMN; the job engine needs unixepoch('subsec') on Python 3.12 and later."""
 _NETWORK_FS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"}
 )
 _LOCK_KEY: Final = 0x48594B56
-"""PostgreSQL's advisory lock for migrations."""
+"""Key of PostgreSQL's advisory lock for migrations."""
 POOL_SIZE: Final = 8
 BUSY_S: Final = 30
-"""How long one writer waits for another on SQLite."""
+"""How long a writer waits for another one on SQLite."""
 CONNECT_S: Final = 10
 CHECKED_BYTES: Final = 512 * MiB
 PROBE_S: Final = 5.0
-"""How often it is tried whether the database can be written, at most; after a failure, each ``PROBE_FAILED_S``."""
+"""Least time between two probes of whether the database can be written; ``PROBE_FAILED_S`` after a failure."""
 PROBE_FAILED_S: Final = 1.0
 PROBE_WAIT_S: Final = 3
 _PROBE: Final = "probe"
-"""Row of ``meta`` that the probe writes."""
+"""Row of ``meta`` that a probe writes."""
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))
 
@@ -79,8 +77,8 @@ class Database:
 
     def __init__(self, engine: sa.Engine, path: Path | None) -> None:
         self.engine: Final = engine
-        # On PostgreSQL each statement of a reader sees what is committed by then, in a transaction or not; without one,
-        # two trips less.
+        # On PostgreSQL each statement of a reader sees what is committed by then, in a transaction or not: without one,
+        # two round trips are saved.
         self._reading: Final = engine if path else engine.execution_options(isolation_level="AUTOCOMMIT")
         self.path: Final = path
         """The SQLite file; None on PostgreSQL."""
@@ -90,8 +88,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Database:
-        """Connects. Raises UsageError ``database_url`` and ``sqlite_old``; the first use raises DatabaseError where
-        nothing answers."""
+        """A database by its URL, which connects on first use. Raises UsageError ``database_url`` and ``sqlite_old``."""
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
             return cls(_sqlite(parsed), Path(str(parsed.database)))
@@ -102,12 +99,12 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """One host only."""
+        """Whether it is an SQLite file, for one host only."""
         return self.path is not None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for reading; on SQLite all of the block sees one state. Raises DatabaseError."""
+        """A connection for reading; on SQLite the block sees one snapshot of the data. Raises DatabaseError."""
         with self._translated(writing=False), self._reading.connect() as connection:
             yield connection.execution_options(read_only=True)
 
@@ -119,7 +116,7 @@ class Database:
 
     @contextmanager
     def _translated(self, *, writing: bool) -> Iterator[None]:
-        """Errors of the driver as ours; integrity violations pass, their callers know what they mean."""
+        """Translates errors of the driver. Integrity violations pass: callers know what they mean."""
         try:
             yield
         except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
@@ -132,13 +129,12 @@ class Database:
         self.outage.succeeded(writing=writing)
 
     def writable(self) -> DatabaseError | None:
-        """What keeps it from being written, found out by a small write, at most every few seconds; None where it can
-        be."""
+        """Why the database cannot be written, or None. Probed by a small write, at most every few seconds."""
         with self._probing:
             if self._probed is not None:
                 at, found = self._probed
-                kept_s = PROBE_S if found is None and self.outage.fault is None else PROBE_FAILED_S
-                if time.monotonic() - at < kept_s:
+                valid_s = PROBE_S if found is None and self.outage.fault is None else PROBE_FAILED_S
+                if time.monotonic() - at < valid_s:
                     return found or self.outage.fault
             fault: DatabaseError | None = None
             try:
@@ -149,13 +145,12 @@ class Database:
             return fault or self.outage.fault
 
     def _probe(self) -> None:
-        """Waits for nobody: neither for a connection of the pool nor, for long, for another writer. Raises
-        DatabaseError."""
+        """Writes one row, without waiting for a pooled connection or long for another writer. Raises DatabaseError."""
         with self._translated(writing=True):
             if self.path is None:
                 with self.engine.begin() as connection:
                     connection.execute(sa.text(f"SET LOCAL statement_timeout = '{PROBE_WAIT_S}s'"))
-                    # As one statement: other processes try at the same time.
+                    # In one statement: other processes probe at the same time.
                     connection.execute(
                         sa.text(
                             "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET"
@@ -168,27 +163,27 @@ class Database:
                 file.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (_PROBE, str(time.time())))
 
     def now(self, connection: sa.Connection) -> float:
-        """Seconds since 1970 on the database's clock: the only one that several hosts share."""
+        """Seconds since 1970 by the database's clock, the only one that several hosts share."""
         return float(connection.execute(sa.select(self.clock)).scalar_one())
 
     @property
     def clock(self) -> sa.ColumnElement[float]:
-        """The same as an expression, for conditions."""
+        """``now`` as an SQL expression."""
         if self.is_sqlite:
             return (sa.func.julianday("now") - 2440587.5) * 86400.0
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
     def revision(self, connection: sa.Connection, by: int = 1) -> int:
-        """The next revision, or the last of the next ``by``. Holds the counter's row until the transaction ends, so
-        that revisions become visible in order.
+        """The next revision, or the last of the next ``by``. Locks the counter until the transaction ends, so that
+        revisions become visible in order.
 
-        Rows that are changed are locked before, several of them in the order of their keys (``lock_rows``): whoever has
-        the counter waits for nobody, or two transactions wait for each other.
+        To avoid deadlocks, lock the rows to be changed before, several of them in the order of their keys
+        (``lock_rows``).
         """
         return self.count(connection, "revision", by)
 
     def count(self, connection: sa.Connection, name: str, by: int = 1) -> int:
-        """The next value of a counter: it rises by ``by``."""
+        """Increases a counter and returns its new value."""
         bump = (
             sa.update(counters)
             .where(counters.c.name == name)
@@ -198,22 +193,21 @@ class Database:
         return int(connection.execute(bump).scalar_one())
 
     def lock_rows(self, connection: sa.Connection, key: sa.Column[str], values: Collection[str]) -> None:
-        """Rows of a table by their key, which nobody else changes until the transaction ends. SQLite has one writer
-        anyway."""
+        """Locks rows of a table by their key until the transaction ends. SQLite has a single writer anyway."""
         if not self.is_sqlite and values:
             connection.execute(sa.select(key).where(key.in_(values)).order_by(key).with_for_update())
 
     def serialize(self, connection: sa.Connection, name: str) -> None:
-        """Of all transactions that ask for ``name``, one goes on at a time, until it ends. SQLite has one writer
+        """Waits until no other transaction that called this with ``name`` is active. SQLite has a single writer
         anyway."""
         if not self.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
     def upgrade(self, *, make: bool = True) -> str | None:
-        """Brings the schema up to date and returns the revision that it came from (None: it was empty or up to date).
+        """Upgrades the schema and returns its former revision, or None if the database was empty or up to date.
 
         An SQLite file is copied beside itself before. Raises DatabaseError: ``database_newer`` for a schema that this
-        version does not know, without ``make`` ``database_gone`` for a file that is not there.
+        version does not know; without ``make``, ``database_gone`` for a missing file.
         """
         known = _revisions()
         head = known[-1]
@@ -222,14 +216,16 @@ class Database:
             if current == head:
                 return None
             if current is not None and current not in known:
-                raise DatabaseError(f"the database has schema {current}, which is not known here", code=DATABASE_NEWER)
+                raise DatabaseError(
+                    f"the database has schema {current}, which this version does not know", code=DATABASE_NEWER
+                )
             if current is not None and self.path is not None:
                 try:
                     copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
                 except OSError as error:
                     raise fault_of_file(error, self.path, "copied") from error
             _migrate(connection)
-            if current is None:  # counters that came later are the work of their revisions
+            if current is None:  # later counters are added by their migrations
                 connection.execute(
                     sa.insert(counters), [{"name": name, "value": 0} for name in ("revision", "job", "worker")]
                 )
@@ -237,7 +233,7 @@ class Database:
             return current
 
     def check(self) -> None:
-        """Looks through an SQLite file that is not too large to look through at a start. Raises DatabaseError
+        """Checks the integrity of an SQLite file of up to ``CHECKED_BYTES``. Raises DatabaseError
         ``database_damaged``."""
         if self.path is None or self.path.stat().st_size > CHECKED_BYTES:
             return
@@ -247,17 +243,15 @@ class Database:
             raise DatabaseError(f"{self.path} is damaged: {found[:200]}", code=DATABASE_DAMAGED)
 
     def is_current(self) -> bool:
-        """Whether the schema is the one of this version. Raises DatabaseError."""
+        """Whether the schema is that of this version. Raises DatabaseError."""
         with self.read() as connection:
             return _revision_of(connection) == _revisions()[-1]
 
     def wait_until_usable(self, alive: Callable[[], None]) -> None:
-        """For a process of a daemon that is running: returns once the database has this version's schema and can be
-        written. Its file is not made
-        anew: where it is missing, somebody moved it, and would find another one in its place. ``alive`` is called in
-        each turn.
+        """Waits until the database has this version's schema and can be written, in a process of a running daemon. A
+        missing file is not created: it was moved, and may be moved back. ``alive`` is called in each turn.
 
-        Raises DatabaseError where no waiting helps.
+        Raises DatabaseError for faults that waiting does not end.
         """
         while True:
             alive()
@@ -275,7 +269,7 @@ class Database:
 
     @contextmanager
     def _migrating(self, make: bool) -> Iterator[sa.Connection]:
-        """One process at a time. The SQLite file becomes readable by its owner only."""
+        """A connection under the lock for migrations. A new SQLite file is readable by its owner only."""
         if self.path is None:
             with self._translated(writing=True), self.engine.connect() as connection:
                 connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK_KEY)))
@@ -290,7 +284,7 @@ class Database:
         with _opened(self.path, self.path.with_suffix(".lock")) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with _opened(self.path, self.path):
-                pass  # SQLite makes it where it is missing only here
+                pass  # creates a missing file: connections do not
             with self._translated(writing=True), self.engine.connect() as connection:
                 yield connection
 
@@ -300,7 +294,7 @@ class Database:
 
 
 def parse_url(url: str) -> URL:
-    """The URL with the driver that is used. Raises UsageError; what it says shows no password."""
+    """The URL with our driver. Raises UsageError, whose text holds no password."""
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError as error:
@@ -311,13 +305,12 @@ def parse_url(url: str) -> URL:
             raise UsageError("the SQLite URL names no file", code=DATABASE_URL)
         return parsed.set(drivername="sqlite")
     if backend not in ("postgresql", "postgres"):
-        raise UsageError(f"'{backend[:40]}' is no database that HyperSDK can use", code=DATABASE_URL)
+        raise UsageError(f"'{backend[:40]}' is not a database that HyperSDK can use", code=DATABASE_URL)
     return parsed.set(drivername="postgresql+psycopg")
 
 
 def connect_args(url: URL) -> dict[str, Any]:
-    """What PostgreSQL's driver is told beside its address: a host that swallows everything must not be waited for, for
-    minutes."""
+    """Arguments for PostgreSQL's driver: without a limit, it waits for minutes for a host that does not answer."""
     return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
 
 
@@ -332,8 +325,7 @@ def _sqlite(url: URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        # A transaction that reads first and writes later fails at once when another has written meanwhile; this one
-        # waits instead.
+        # A transaction that reads before it writes fails at once if another has written meanwhile. This one waits.
         immediate = connection.get_execution_options().get("read_only") is not True
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
@@ -343,11 +335,10 @@ def _sqlite(url: URL) -> sa.Engine:
 def sqlite_engine(
     path: Path, *pragmas: str, isolation_level: Literal["IMMEDIATE"] | None = None, busy_s: int = BUSY_S
 ) -> sa.Engine:
-    """Connections to a file that is there. pysqlite begins no transaction of its own, unless ``isolation_level`` says
-    which.
+    """An engine for an existing file. pysqlite begins transactions only if ``isolation_level`` is set.
 
-    One that is removed while it is open would go on taking writes that nobody finds again; and SQLite would make an
-    empty one under its name. Neither happens: each use compares the file that is open with that of the name.
+    Each checkout compares the open file with the one that has its name: a file that was removed while open would take
+    writes that are lost, and SQLite would create an empty one under its name.
     """
     engine = sa.create_engine(
         URL.create("sqlite", database=str(path)),
@@ -367,14 +358,14 @@ def sqlite_engine(
     def _taken(_connection: sqlite3.Connection, record: Any, _proxy: object) -> None:
         if record.info["file"] != _identity(path):
             raise sa.exc.DisconnectionError(
-                f"{path} is another file now"
+                f"{path} was replaced by another file"
             )  # the pool opens the one that is there, if any
 
     return engine
 
 
 def connect_sqlite(path: Path, timeout_s: float) -> sqlite3.Connection:
-    """A connection to a file that is there; any thread may use it. Raises sqlite3.OperationalError."""
+    """A connection to an existing file, for any thread. Raises sqlite3.OperationalError."""
     name = urllib.parse.quote(str(path.absolute()))
     return sqlite3.connect(f"file:{name}?mode=rw", timeout=timeout_s, uri=True, check_same_thread=False)
 
@@ -389,7 +380,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _opened(database: Path, path: Path) -> Iterator[int]:
-    """``path``, made where it is missing, readable by its owner only, who is that of the folder. Raises
+    """A descriptor of ``path``. A missing file is created with the folder's owner, and readable by it only. Raises
     DatabaseError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -404,7 +395,7 @@ def _opened(database: Path, path: Path) -> Iterator[int]:
 
 
 def file_system(path: Path) -> str:
-    """Type of the file system that ``path`` is or will be on, as the kernel names it; empty where it cannot be told."""
+    """The kernel's name of the file system that ``path`` is or will be on; empty if unknown."""
     best, found = "", ""
     target = str(path.absolute())
     try:
@@ -421,8 +412,8 @@ def file_system(path: Path) -> str:
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name.
-    Raises OSError and sqlite3.Error."""
+    """Copies a database that may be in use. The copy is readable by its owner only, and gets its name once it is
+    complete and durable. Raises OSError and sqlite3.Error."""
     partial = target.with_name(target.name + ".partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -440,7 +431,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
             here.close()
         os.fsync(descriptor)
     except BaseException:
-        partial.unlink(missing_ok=True)  # whoever tries again and again must not fill the disk with halves
+        partial.unlink(missing_ok=True)  # repeated tries must not fill the disk
         raise
     finally:
         os.close(descriptor)
@@ -448,7 +439,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    from alembic import command  # only here: a start that has nothing to upgrade does without
+    from alembic import command  # slow to import, and mostly not needed
 
     config = _alembic()
     config.attributes["connection"] = connection
@@ -464,18 +455,12 @@ def _alembic() -> Config:
 
 
 def _revisions() -> Sequence[str]:
-    """All revisions of the schema, the newest last."""
-    return _revisions_in(_MIGRATIONS / "versions")
-
-
-@functools.cache
-def _revisions_in(folder: Path) -> Sequence[str]:
-    """They are in one line, and the file of each begins with its number."""
-    return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*_*.py"))
+    """All revisions of the schema, the newest last. They are linear; the file of each begins with its number."""
+    return sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def _revision_of(connection: sa.Connection) -> str | None:
-    """The schema that a database has; None where it is empty."""
+    """The revision of a database's schema; None if it is empty."""
     if not sa.inspect(connection).has_table(_VERSION.name):
         return None
     return connection.execute(sa.select(_VERSION.c.version_num)).scalar_one_or_none()

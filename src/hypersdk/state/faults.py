@@ -1,10 +1,10 @@
-"""Database errors, translated from the driver's; and one line in the log for each outage, not one for each call.
+"""Database errors, translated from the driver's, and outages, each of which is logged once.
 
 ::
 
-    full, read-only, locked, gone     temporary until somebody fixes it: callers try again
-    damaged                           does not: a backup has to be put back
-    down                              all else: it does not answer, or the driver says something new
+    full, read-only, locked, gone     ends once somebody fixes it: callers retry
+    damaged                           a backup has to be restored
+    down                              all others: no answer, or an unknown error of the driver
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ DATABASE_IO: Final = register(
     " read and written.",
 )
 OVER_S: Final = 3.0
-"""An outage is over when something succeeds so long after the last failure: on a full disk, one of two writes may find
+"""An outage is over if a call succeeds this long after the last failure: on a full disk, some writes still find
 room."""
 _BY_SQLITE: Final = {
     sqlite3.SQLITE_FULL: DATABASE_FULL,
@@ -83,7 +83,7 @@ _BY_SQLSTATE: Final = {
     "XX002": DATABASE_DAMAGED,
 }
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
-"""Two transactions that are in each other's way: no outage, one of them is done again."""
+"""SQLSTATEs of two conflicting transactions: no outage, one of them is retried."""
 
 
 class DatabaseError(HyperSDKError):
@@ -94,9 +94,8 @@ class DatabaseError(HyperSDKError):
 
 
 def fault_of(error: BaseException, path: Path | None, name: str = "") -> DatabaseError | None:
-    """What an error of SQLAlchemy or of SQLite's driver means, for the SQLite file at ``path`` (None: PostgreSQL). None
-    where it says nothing about the database but something about the statement. The statement and its values are not
-    shown: they may be secret."""
+    """Translates an error of SQLAlchemy or of SQLite's driver, for the SQLite file at ``path`` (None: PostgreSQL). None
+    if the error is one of the statement. Statement and values are not shown: they may be secret."""
     name = name or (f"the database {path}" if path else "the database")
     driver = getattr(error, "orig", None) or error
     said = _first_line(driver)
@@ -112,12 +111,12 @@ def fault_of(error: BaseException, path: Path | None, name: str = "") -> Databas
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether it is only that two transactions are in each other's way (PostgreSQL)."""
+    """Whether two transactions conflict (PostgreSQL)."""
     return _sqlstate(getattr(error, "orig", None) or error) in _CONFLICTS
 
 
 def fault_of_file(error: OSError, path: Path, done: str = "opened") -> DatabaseError:
-    """The same for what the file system says of the database's file, that could not be ``done``."""
+    """Translates an error of the file system: the database's file could not be ``done``."""
     code = DATABASE_FULL if _is_full(path) else DATABASE_IO if os.access(path.parent, os.W_OK) else DATABASE_READ_ONLY
     return DatabaseError(f"{path} cannot be {done}: {error.strerror or error}", code=code)
 
@@ -127,7 +126,7 @@ def _code_of_sqlite(error: sqlite3.Error, said: str, path: Path | None) -> str:
     if path is not None and not path.exists():
         return DATABASE_GONE
     if number & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and path is not None:
-        if _is_full(path):  # its log or its index could not be made longer
+        if _is_full(path):  # its log or its index could not grow
             return DATABASE_FULL
         if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return DATABASE_READ_ONLY
@@ -153,9 +152,9 @@ def _first_line(error: object) -> str:
 
 
 class Outage:
-    """Whether a database can be used just now, by what became of the calls to it. Thread-safe.
+    """Whether a database can be used, judged by the calls to it. Thread-safe.
 
-    ``tell`` switches the log on: a command says itself what it met, a daemon may meet it a thousand times.
+    ``tell`` switches on logging, for daemons: commands report their errors themselves.
     """
 
     def __init__(self, name: str, *, tell: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -171,11 +170,11 @@ class Outage:
 
     @property
     def fault(self) -> DatabaseError | None:
-        """What is wrong just now. Damage stays: parts of the file that are whole go on answering."""
+        """The current fault, if any. Damage stays one, since intact parts of the file still answer."""
         return self._fault or self._damage
 
     def failed(self, fault: DatabaseError, *, writing: bool) -> None:
-        """A call failed."""
+        """Records a call that failed."""
         with self._lock:
             first = self._fault is None
             self._last = self._clock()
@@ -190,7 +189,7 @@ class Outage:
             LOG.error("%s cannot be used: %s (%s). %s", self._name, fault.message, fault.code, advice(fault.remedies))
 
     def succeeded(self, *, writing: bool) -> None:
-        """A call did what it should. What only looks does not end an outage of writes."""
+        """Records a call that succeeded. A read does not end an outage of writes."""
         with self._lock:
             now = self._clock()
             if self._fault is None or now - self._last < OVER_S or (self._writing and not writing):

@@ -1,7 +1,7 @@
-"""The outbox: what happened to an object, written in the transaction that made it happen.
+"""The outbox: events of objects, each written in the transaction of its change.
 
-Whoever acts on changes (the event stream, notifications, workflows) reads rows behind the revision that it has seen. A
-row is there exactly when the change is, so nothing is told that did not happen, and nothing that happened is missed.
+Consumers (the event stream, notifications, workflows) read the rows after the last revision that they have seen. A row
+exists exactly if its change does: no event is false, and none is missed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import sqlalchemy as sa
 from hypersdk.state.tables import outbox
 
 REMOVED: Final = "removed"
-"""The event of an object whose row is gone."""
+"""The event of an object whose row was deleted."""
 FOLLOWED: Final = 1000
-"""Clients that were away can catch up on so many revisions: the events of these are kept."""
+"""The events of this many revisions are kept for clients that were disconnected."""
 KEEP_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. ``topic`` is the kind of object (``jobs``, ``endpoints``), ``data`` what only the event knows: for a
-    job the states that it led from and to."""
+    """One event. ``topic`` is the kind of object (``jobs``, ``endpoints``); ``data`` are facts of the event alone, such
+    as a job's former and new state."""
 
     revision: int
     topic: str
@@ -34,7 +34,7 @@ class Event:
 
 
 def write_events(connection: sa.Connection, now: float, events: Sequence[Event]) -> None:
-    """Adds events to the outbox; ``now`` is the database's clock."""
+    """Adds events to the outbox; ``now`` is the time by the database's clock."""
     if events:
         connection.execute(
             sa.insert(outbox),
@@ -53,13 +53,13 @@ def write_events(connection: sa.Connection, now: float, events: Sequence[Event])
 
 
 def events_since(connection: sa.Connection, revision: int, *, limit: int) -> list[Event]:
-    """Events behind ``revision``, oldest first."""
+    """Events after ``revision``, oldest first."""
     columns = (outbox.c.revision, outbox.c.topic, outbox.c.id, outbox.c.event, outbox.c.data)
     query = sa.select(*columns).where(outbox.c.revision > revision).order_by(outbox.c.revision).limit(limit)
     return [Event(*row) for row in connection.execute(query)]
 
 
 def prune_events(connection: sa.Connection, now: float, revision: int) -> None:
-    """Removes events that are older than a day and that no client that was away catches up on."""
+    """Removes events older than a day, except those of the last ``FOLLOWED`` revisions."""
     old = (outbox.c.at < now - KEEP_S, outbox.c.revision < revision - FOLLOWED)
     connection.execute(sa.delete(outbox).where(*old))

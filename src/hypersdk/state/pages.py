@@ -1,5 +1,5 @@
-"""Pages of lists: filtered, sorted and counted by the database, all in the same way. What a list shows is declared by
-its ``Resource``; here its columns meet those of a table."""
+"""Pages of lists, filtered, sorted and counted by the database. A ``Resource`` declares the columns of a list; a
+``Listing`` maps them to those of a table."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ LIST_QUERY: Final = register(
 )
 MAX_PAGE: Final = 1000
 LAST_SECOND: Final = 253_402_300_799.0
-"""The end of the year 9999: what RFC 3339 can say."""
+"""The end of the year 9999, the last one of RFC 3339."""
 T = TypeVar("T")
 R = TypeVar("R", bound=ListRecord)
 
 
 @dataclass(frozen=True, slots=True)
 class ListConditions:
-    """Which rows. All conditions must hold; of several values, any."""
+    """Selects rows for which all conditions hold; of several values, any matches."""
 
     equal: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     """Columns and the values that they may have."""
     within: tuple[tuple[str, float | None, float | None], ...] = ()
-    """Columns of numbers and times, with the least value and the first one that is too high."""
+    """Columns of numbers and times, with the least value (inclusive) and the upper limit (exclusive)."""
     containing: tuple[tuple[str, str], ...] = ()
-    """Columns of text and what is found in them, in whatever case."""
+    """Columns of text and a text that they contain, ignoring case."""
 
 
 EVERYTHING: Final = ListConditions()
@@ -44,8 +44,8 @@ EVERYTHING: Final = ListConditions()
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which part of a list, in which order. ``sort`` is a column, with ``-`` before it for falling order; rows without
-    a value come last."""
+    """A page of a list. ``sort`` is a column, with ``-`` before it for descending order; rows without a value come
+    last."""
 
     sort: str
     offset: int = 0
@@ -54,8 +54,8 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class PageResult(Generic[T]):
-    """Part of a list; how many match in all; the revision that the list was read at; how many match by value of a
-    column."""
+    """A page of a list, with the number of all matching rows, the revision at which the list was read, and the number
+    of matching rows by value of each facet column."""
 
     rows: tuple[T, ...]
     total: int
@@ -64,8 +64,8 @@ class PageResult(Generic[T]):
 
 
 class Listing(Generic[R]):
-    """A resource in the database: its columns are those of ``table`` with the same names, or ``computed``. KeyError
-    where there is neither."""
+    """A resource in the database. Each column is the one of ``table`` with the same name, or ``computed``; KeyError if
+    there is neither."""
 
     def __init__(self, resource: Resource[R], table: sa.Table, **computed: sa.ColumnElement[Any]) -> None:
         def column(name: str) -> sa.ColumnElement[Any]:
@@ -77,11 +77,11 @@ class Listing(Generic[R]):
         self._readers: Final = [_reader(named) for named in fields_of(resource.record)]
 
     def select(self) -> sa.Select[Any]:
-        """What ``record`` takes as a row."""
+        """A query whose rows ``record`` takes."""
         return sa.select(*self._selected)
 
     def record(self, row: Sequence[Any]) -> R:
-        """A row of ``select``."""
+        """The record of a row of ``select``."""
         return self.resource.record(
             **{name: read(value) for (name, read), value in zip(self._readers, row, strict=True)}
         )
@@ -105,8 +105,8 @@ class Listing(Generic[R]):
         *,
         beyond: sa.ColumnElement[bool] | None = None,
     ) -> PageResult[R]:
-        """``query`` is ``select`` with what it needs. ``beyond`` is the condition of a cursor, which is not applied to
-        counts.
+        """A page of ``query``, which comes from ``select``. ``beyond`` is the condition of a cursor, which is not
+        applied to counts.
 
         Raises UsageError ``list_query``.
         """
@@ -132,12 +132,12 @@ class Listing(Generic[R]):
 
 
 def _comparable(column: sa.ColumnElement[Any], named: Named) -> sa.ColumnElement[Any]:
-    """A document is searched as text."""
+    """A JSON document is searched as text."""
     return sa.cast(column, sa.Text) if named.kind is FilterKind.PART and isinstance(column.type, sa.JSON) else column
 
 
 def _reader(named: Named) -> tuple[str, Callable[[Any], Any]]:
-    """How a value of the database becomes one of the record."""
+    """The conversion of a value of the database to one of the record."""
     choices = named.column.choices
     read = choices if isinstance(choices, EnumType) else _READERS.get(get_origin(named.type) or named.type, _same)
     return named.name, (lambda value: None if value is None else read(value)) if named.optional else read
@@ -152,7 +152,7 @@ def _items(value: Sequence[Any] | None) -> tuple[Any, ...]:
 
 
 def moment(seconds: float) -> datetime:
-    """A time of the database: seconds since 1970."""
+    """A time from the database (seconds since 1970)."""
     return datetime.fromtimestamp(min(max(seconds, 0.0), LAST_SECOND), UTC)
 
 
@@ -160,18 +160,17 @@ _READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {datetime: moment, bool: b
 
 
 def current_revision(connection: sa.Connection) -> int:
-    """The revision of the last change of anything."""
+    """The revision of the last change."""
     return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == "revision")).scalar_one())
 
 
 def by_id_first(ids: sa.Column[str], key: str) -> sa.ColumnElement[int]:
-    """Order of the rows that ``key`` may mean, by id or by name: the id's own comes first, whatever the other is
-    called."""
+    """Order for rows whose id or name is ``key``: the one with that id comes first."""
     return sa.case((ids == key, 0), else_=1)
 
 
 def _facet(connection: sa.Connection, matching: sa.Select[Any], column: sa.ColumnElement[Any]) -> dict[str, int]:
-    # By position: an expression with parameters is not the same to PostgreSQL when it is sent twice.
+    # By position: PostgreSQL does not recognize an expression with parameters that is sent twice.
     counted = matching.with_only_columns(column, sa.func.count(), maintain_column_froms=True).group_by(sa.text("1"))
     return {_shown(value): count for value, count in connection.execute(counted)}
 

@@ -1,22 +1,22 @@
-"""Every table of ours, and the units of its columns.
+"""The tables of the daemon's database, and the units of their columns.
 
 ::
 
-    jobs ──< attempts            what a user submitted; each time a worker took it up
-      ├──< steps               the named parts of its work, in order, and how each of them stands
-      ├──< locks               what it must have for itself while a worker has it
-      ├── runs                   journal and receipts of the export that is under way
+    jobs ──< attempts            what a user submitted; each attempt of a worker
+      ├──< steps               the named parts of its work, in order, with their states
+      ├──< locks               what it needs for itself while a worker has it
+      ├── runs                   journal and receipts of an unfinished export
       └──< job_log               its log, by byte offset
     workers                      heartbeats, on the database's clock
-    nfc_hosts ──< nfc_streams    how many streams each ESXi host gives, and who has them
+    nfc_hosts ──< nfc_streams    streams that each ESXi host allows, and those in use
     endpoints                    vCenters and ESXi hosts; passwords sealed
-    users ──< logins, api_tokens who may do what
-    outbox                       what happened to jobs and endpoints, for those who follow changes
+    users ──< logins, api_tokens authentication
+    outbox                       events of jobs and endpoints
     audit, idempotency, counters, meta
-    samples                      one row a minute: rate and numbers of jobs, for the history
+    samples                      one row a minute: transfer rate and job counts, for the history
 
-Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the one counter ``revision`` at its
-last change, so that "what is new since N" is one indexed read. The engine's own tables (DBOS) live apart.
+Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the counter ``revision`` at its
+last change, so that changes since N are one indexed read. The engine's own tables (DBOS) are elsewhere.
 """
 
 from __future__ import annotations

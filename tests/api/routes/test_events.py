@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hypersdk.api import feed as feed_module
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from tests.support.apiserver import Api, running_api
 from tests.support.eventstream import listening
@@ -27,7 +28,7 @@ def test_a_stream_greets_and_shows_what_changes(api: Api) -> None:
         claim = claims.claim(job.id, 1)
         assert claim is not None
         assert events.next("job")[2]["state"] == "running"
-        claims.write_progress({job.id: claim.epoch}, {job.id: {"percent_complete": 12.5}})
+        claims.save(Unsaved(claim, {"percent_complete": 12.5}))
         found = events.next("progress")[2]
         assert (found["id"], found["state"], found["progress"]["percent_complete"]) == (job.id, "running", 12.5)
         claims.end(claim, JobEvent.FINISH, result={"success": True})
@@ -101,7 +102,7 @@ def test_progress_of_one_job_comes_at_most_twice_a_second(api: Api) -> None:
         writes = 0
         while time.monotonic() - began < 2:
             writes += 1
-            claims.write_progress({job.id: claim.epoch}, {job.id: {"bytes_downloaded": writes}})
+            claims.save(Unsaved(claim, {"bytes_downloaded": writes}))
         spent = time.monotonic() - began
         seen = 0
         last: Any = 0

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobEvent
 from hypersdk.state.tables import jobs
@@ -368,10 +369,10 @@ def test_logs_by_offset_end_on_whole_characters(api: Api) -> None:
     claim = claims.claim(job.id, 1)
     assert claim is not None
     data = "grüße\n".encode()
-    claims.log(claim, data[:3])  # ends within a character
+    claims.save(Unsaved(claim, log=data[:3]))  # ends within a character
     first = client.get(f"{JOBS}/{job.id}/logs").json()
     assert first == {"text": "gr", "start": 0, "end": 2, "ended": False}
-    claims.log(claim, data[3:])
+    claims.save(Unsaved(claim, log=data[3:]))
     rest = client.get(f"{JOBS}/{job.id}/logs", params={"after": first["end"]}).json()
     assert rest == {"text": "üße\n", "start": 2, "end": len(data), "ended": False}
     claims.end(claim, JobEvent.FAIL, error={"code": "no_space", "message": "m", "cause": "c", "next_step": "n"})
@@ -388,7 +389,7 @@ def test_a_log_that_is_waited_for_comes_when_it_is_written(api: Api) -> None:
     claims = api.claims()
     claim = claims.claim(job.id, 1)
     assert claim is not None
-    timer = threading.Timer(0.5, claims.log, (claim, b"here\n"))
+    timer = threading.Timer(0.5, claims.save, (Unsaved(claim, log=b"here\n"),))
     timer.start()
     try:
         found = api.client().get(f"{JOBS}/{job.id}/logs", params={"wait": 20}).json()

@@ -13,6 +13,7 @@ import pytest
 from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.access.records import AUDIT, ENDPOINTS, TOKENS, USERS
 from hypersdk.access.roles import Role
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.heartbeat import Heartbeat
 from hypersdk.jobs.states import JobEvent
 from hypersdk.resource import shown_fields
@@ -67,7 +68,7 @@ def fill(api: Api) -> None:
     for attempt in (1, 2):
         claim = claims.claim("job-0", attempt)
         assert claim is not None
-        claims.write_progress({"job-0": claim.epoch}, {"job-0": {"percent_complete": 12.34, "bytes_downloaded": 5}})
+        claims.save(Unsaved(claim, {"percent_complete": 12.34, "bytes_downloaded": 5}))
         if attempt == 1:
             claims.end(
                 claim, JobEvent.FAIL, error={"code": "no_space", "message": "full", "cause": "c", "next_step": "n"}

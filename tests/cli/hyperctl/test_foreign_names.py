@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from hypersdk.text import is_plain
 from tests.support.apiserver import Api
@@ -33,7 +34,7 @@ def job_id(api: Api, ctl: Hyperctl) -> str:
     claims = api.claims()
     claim = claims.claim(found, api.services.jobs.get(found).attempt)
     assert claim is not None
-    claims.log(claim, f"2026-01-31T12:00:00Z {NAME}: transferring\x1b[31m\n".encode())
+    claims.save(Unsaved(claim, log=f"2026-01-31T12:00:00Z {NAME}: transferring\x1b[31m\n".encode()))
     error = {"code": "no_space", "message": f"{NAME}\nFORGED", "cause": NAME, "next_step": NAME, "exit_status": 9}
     claims.end(claim, JobEvent.FAIL, error=error)
     return found

@@ -12,6 +12,7 @@ import yaml
 
 from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.client import Client
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, job_file
@@ -22,8 +23,8 @@ def worked(api: Api, job_id: str, event: JobEvent = JobEvent.FINISH) -> None:
     claims = api.claims()
     claim = claims.claim(job_id, api.services.jobs.get(job_id).attempt)
     assert claim is not None
-    claims.log(claim, b"2026-01-31T12:00:00Z web01: transferring\n")
-    claims.write_progress({job_id: claim.epoch}, {job_id: {"phase": "transferring", "percent_complete": 42.5}})
+    claims.save(Unsaved(claim, log=b"2026-01-31T12:00:00Z web01: transferring\n"))
+    claims.save(Unsaved(claim, {"phase": "transferring", "percent_complete": 42.5}))
     error = {
         "code": "no_space",
         "message": "the file system is full",

@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from hypersdk.jobs.process import work
 from hypersdk.jobs.settings import load_settings
+from hypersdk.jobs.worker import run_worker
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if "die-after-enqueue" in sys.argv[3:]:
         _die_after_enqueue()
-    return work(load_settings(os.environ, Path(sys.argv[1]), {}), int(sys.argv[2]), os.environ, ready=_ready)
+    return run_worker(load_settings(os.environ, Path(sys.argv[1]), {}), int(sys.argv[2]), os.environ, ready=_ready)
 
 
 def _ready() -> None:

@@ -95,13 +95,13 @@ def _serve_api(daemon: Daemon, liveness: LivenessReporter) -> int:
 
 
 def _serve_worker(daemon: Daemon, index: int, liveness: LivenessReporter) -> int:
-    from hypersdk.jobs.process import work
+    from hypersdk.jobs.worker import run_worker
 
     def ready() -> None:
         _freeze_gc()
         liveness.ready()
 
-    return work(daemon.settings, index, daemon.environ, ready=ready, alive=liveness.alive)
+    return run_worker(daemon.settings, index, daemon.environ, ready=ready, alive=liveness.alive)
 
 
 def _freeze_gc() -> None:

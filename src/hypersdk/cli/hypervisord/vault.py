@@ -17,13 +17,13 @@ import click
 
 from hypersdk.access.files import write_new_private
 from hypersdk.access.keys import find_key
-from hypersdk.access.vault import Vault, forget_sealed
+from hypersdk.access.vault import Vault, forget_sealed, known_key
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.backup import key_path
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError, register
-from hypersdk.jobs.rotation import known_key, reseal
+from hypersdk.jobs.rotation import reseal
 from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.state.database import Database
 from hypersdk.transfer.files import target_errors

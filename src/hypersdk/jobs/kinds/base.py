@@ -1,4 +1,4 @@
-"""What a kind of job is: its definition, the steps of its work, what it locks, and how it is undone."""
+"""The interface of a kind of job: its definition, steps and locks, and how to undo its changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hypersdk.transfer.cancel import CancelToken
 
 @dataclass(frozen=True, slots=True)
 class SubmitContext:
-    """What a kind needs to judge a definition. ``owner`` is the user who submits it; ``endpoint_id`` the stored
+    """What a kind needs to check a definition. ``owner`` is the user who submits it; ``endpoint_id`` the stored
     endpoint for a definition that names none."""
 
     owner: str | None
@@ -38,7 +38,7 @@ class SubmitContext:
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What all attempts of a worker share; ``resources_of`` is per site."""
+    """What all attempts of a worker share. ``resources_of`` takes a site."""
 
     claims: Claims
     endpoints: EndpointResolver
@@ -47,12 +47,12 @@ class WorkerContext:
     settings: RunSettings
     resources_of: Callable[[str], RunResources]
     ending: Callable[[float], bool]
-    """Waits so many seconds, or until the worker is to end; whether it is."""
+    """Waits this many seconds, or until the worker is to end. Returns whether it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What an attempt of one job works with. Every write through ``runs`` is fenced by the claim."""
+    """What an attempt of one job uses. Every write through ``runs`` is fenced by the claim."""
 
     worker: WorkerContext
     claim: Claim
@@ -61,12 +61,12 @@ class RunContext:
 
     @property
     def job(self) -> JobRecord:
-        """As it was when it was claimed."""
+        """The job as it was claimed."""
         return self.claim.job
 
     @property
     def runs(self) -> DatabaseRuns:
-        """Where the inside of a step keeps its own record."""
+        """The record of the job's run."""
         return DatabaseRuns(self.worker.claims, self.claim, self.worker.settings.register)
 
     @property
@@ -77,30 +77,29 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What a step leaves. ``result`` is JSON; that of the last step is the job's. With ``error`` the job fails, though
-    there is a result."""
+    """``result`` is JSON; that of the last step is the job's. With ``error`` the job fails, even if there is a
+    result."""
 
     result: Mapping[str, Any] | None = None
     error: HyperSDKError | None = None
 
 
 class JobRun(Protocol):
-    """One attempt of a job, in a worker. Used by one thread, and closed at the end whatever happened."""
+    """One attempt of a job, in a worker. Used by one thread, and always closed."""
 
     def step(self, name: str) -> StepOutcome:
-        """Runs a step. One that was interrupted is run again and goes on by its own record. Raises Cancelled where the
-        token says so, StaleAttempt where another worker has the job, and HyperSDKError."""
+        """Runs a step. An interrupted step is run again and resumes from its own record. Raises Cancelled, StaleAttempt
+        if another worker has taken over the job, and HyperSDKError."""
 
     def undo(self, *, keep_partial: bool) -> Mapping[str, Any] | None:
-        """Puts back whatever earlier attempts changed. The job's result where all of it was done before it was
-        cancelled, else None. Must not heed the token that stopped the steps. Raises HyperSDKError; then the job is not
-        cancelled."""
+        """Undoes the changes of all attempts. Returns the job's result if it was complete before it was cancelled, else
+        None. Must ignore the token that stopped the steps. Raises HyperSDKError; then the job is not cancelled."""
 
-    def stand_down(self) -> None:
-        """Undoes what must not stay while nobody works on the job, as far as that can be done now."""
+    def clean_up(self) -> None:
+        """Undoes, as far as possible, changes that must not stay while no worker has the job."""
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Closes all that is open."""
 
 
 class JobKind(Protocol):
@@ -112,11 +111,11 @@ class JobKind(Protocol):
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Names of the steps, in their order. A step that is added goes behind the last one."""
+        """Names of the steps, in order. New steps are added at the end."""
 
     def accept(self, given: Mapping[str, Any], context: SubmitContext) -> tuple[NewJob, tuple[str, ...]]:
-        """The job that a definition asks for, and warnings about what has no effect. Passwords are sealed apart from
-        it. Raises HyperSDKError where the definition cannot be accepted."""
+        """The job of a definition, and warnings about settings without effect. Passwords are sealed apart from the
+        definition. Raises HyperSDKError if it cannot be accepted."""
 
     def run(self, context: RunContext) -> JobRun:
-        """An attempt of a job of this kind. Does nothing yet, and raises nothing."""
+        """Prepares an attempt of a job of this kind. Raises nothing."""

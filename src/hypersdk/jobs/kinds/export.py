@@ -2,7 +2,7 @@
 
 ::
 
-    copy      log in ─> plan ─> prepare the source ─> copy all disks ─> put the source back ─> checksums
+    copy      log in ─> plan ─> prepare the source ─> copy all disks ─> restore the source ─> checksums
     publish   final names, descriptor, manifest last
 """
 
@@ -21,17 +21,17 @@ from hypersdk.jobs.locks import folder_lock, machine_lock
 from hypersdk.jobs.login import JOB_PASSWORD
 from hypersdk.jobs.records import NewJob, digest_of
 from hypersdk.jobs.remedies import warning_text
+from hypersdk.migration import runs
 from hypersdk.migration.export import MachineExport, machine_export
 from hypersdk.migration.jobfile import JobDefinition, parse_definition
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.publish import ExportResult
-from hypersdk.migration.runs import clean_up, give_up
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.net.guard import EndpointGuard
 from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.endpoint import resolve_endpoint
+from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 from hypersdk.vsphere.session import Session
 
 COPY: Final = "copy"
@@ -39,7 +39,7 @@ PUBLISH: Final = "publish"
 
 
 class Export:
-    """The kind of all jobs that name no other."""
+    """The default kind of a job."""
 
     name: ClassVar[str] = "export"
     steps: ClassVar[tuple[str, ...]] = (COPY, PUBLISH)
@@ -49,8 +49,14 @@ class Export:
         definition = parse_definition(given, context.environ)
         root = context.roots.of(definition.folder)
         kept = definition.as_dict()
-        chosen, site = _endpoint(definition, context)
-        password = definition.endpoint.password
+        endpoint_id, endpoint = _endpoint(definition, context)
+        site = f"{endpoint.host}:{endpoint.port}"
+        own, warnings = definition.endpoint, definition.warnings
+        if own.insecure and own.url is None:
+            problem = (
+                "insecure has no effect on a job that names no server; trust of the daemon's own is configured there"
+            )
+            warnings += (f"{definition.title}: {problem}",)
         new = NewJob(
             id=definition.id,
             name=definition.title,
@@ -59,8 +65,8 @@ class Export:
             target=definition.folder,
             definition=kept,
             digest=digest_of(kept),
-            endpoint_id=chosen,
-            secret=None if password is None else context.vault.seal(password, JOB_PASSWORD),
+            endpoint_id=endpoint_id,
+            secret=None if own.password is None else context.vault.seal(own.password, JOB_PASSWORD),
             site=site,
             root_id=root.id,
             locks=(folder_lock(root.id, definition.folder), machine_lock(site, definition.vm_path)),
@@ -68,43 +74,31 @@ class Export:
             priority=context.priority,
             owner=context.owner,
         )
-        return new, (*definition.warnings, *_without_effect(definition))
+        return new, warnings
 
     def run(self, context: RunContext) -> ExportRun:
         """See JobKind."""
         return ExportRun(context)
 
 
-def _endpoint(definition: JobDefinition, context: SubmitContext) -> tuple[str | None, str]:
-    """The stored endpoint, if it is one, and ``host:port`` of the server."""
+def _endpoint(definition: JobDefinition, context: SubmitContext) -> tuple[str | None, Endpoint]:
+    """The id of the stored endpoint, if it is one, and the endpoint."""
     own, endpoint_id = definition.endpoint, context.endpoint_id
     if own.url is not None:
         named = resolve_endpoint({}, None, url=own.url, username=own.username)
         EndpointGuard(context.settings.allowed_endpoints)(named.host, named.port)
-        return None, f"{named.host}:{named.port}"
+        return None, named
     if endpoint_id is None and context.environ.get("GOVC_URL"):
-        found = resolve_endpoint(context.environ, None)
-        return None, f"{found.host}:{found.port}"
+        return None, resolve_endpoint(context.environ, None)
     stored = context.endpoints.get(endpoint_id) if endpoint_id else context.endpoints.default()
     if stored is None:
-        found = resolve_endpoint({}, None)  # raises: no endpoint was named
-        return None, f"{found.host}:{found.port}"
-    named = resolve_endpoint({}, None, url=stored.url)
-    return stored.id, f"{named.host}:{named.port}"
-
-
-def _without_effect(definition: JobDefinition) -> Iterator[str]:
-    own = definition.endpoint
-    if own.insecure and own.url is None:
-        yield (
-            f"{definition.title}: insecure has no effect on a job that names no server; how the daemon's own is trusted"
-            " is configured at the daemon"
-        )
+        return None, resolve_endpoint({}, None)  # raises: no endpoint was named
+    return stored.id, resolve_endpoint({}, None, url=stored.url)
 
 
 class ExportRun:
-    """One attempt. Both steps of an attempt share one login and one plan; a publish without a copy before it in this
-    process goes on from the run's record, which says that all is copied."""
+    """One attempt. Both steps share one login and one plan; a publish without a copy in this process resumes from the
+    run's record, by which everything is copied."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -154,7 +148,7 @@ class ExportRun:
 
     @contextmanager
     def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:
-        """A login, and the export as asked for, into a folder that is held open."""
+        """A login, and the export as requested, into a folder that is held open."""
         job, worker = self._context.job, self._context.worker
         definition = JobDefinition.model_validate(job.definition)
         endpoint = worker.endpoints.endpoint_for(job, definition)
@@ -185,14 +179,14 @@ class ExportRun:
         return f".{self._context.claim.epoch}"
 
     def undo(self, *, keep_partial: bool) -> Mapping[str, Any] | None:
-        """See JobRun: with a login of its own, the cancel that stopped the export must not stop this. Raises
-        NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept."""
+        """See JobRun. Uses a login of its own: the cancel that stopped the export must not stop this. Raises
+        NotRestored and errors of the login; then the job is not cancelled, and its record is kept."""
         self.close()
         context, published = self._context, False
         if context.begun:
             never = CancelToken()
             with self._source(never) as (session, spec):
-                published = give_up(
+                published = runs.give_up(
                     session,
                     spec,
                     context.runs,
@@ -202,21 +196,21 @@ class ExportRun:
                     note=context.progress.log,
                 )
         if published and context.job.result is not None:
-            context.progress.log("the source is as it was found; the files were complete before")
+            context.progress.log("the source is restored; the files were complete before")
             return {**context.job.result, "restored": True}
-        context.progress.log("cancelled; the source is as it was found")
+        context.progress.log("cancelled; the source is restored")
         return None
 
-    def stand_down(self) -> None:
-        """See JobRun: the temporary snapshot goes where it is too old to go on from. A source that does not answer is
-        no error: the reconciler sends another attempt later. Raises StaleAttempt, DatabaseError."""
+    def clean_up(self) -> None:
+        """See JobRun. Removes a temporary snapshot that is too old to resume from. An unreachable source is not an
+        error: the reconciler starts another attempt later. Raises StaleAttempt, DatabaseError."""
         context = self._context
         if not context.begun:
             return
         never = CancelToken()
         try:
             with self._source(never) as (session, spec):
-                done = clean_up(
+                done = runs.clean_up(
                     session,
                     spec.output_dir,
                     context.runs,
@@ -230,7 +224,7 @@ class ExportRun:
         except (StaleAttempt, DatabaseError):
             raise
         except HyperSDKError as error:
-            context.progress.log(f"the source could not be looked at: {error.message}")
+            context.progress.log(f"the source could not be checked: {error.message}")
 
     def close(self) -> None:
         """See JobRun."""
@@ -239,7 +233,7 @@ class ExportRun:
 
 
 def result_object(result: ExportResult) -> dict[str, Any]:
-    """``result`` of a job: those of the legacy routes first. ``duration`` is in nanoseconds."""
+    """The ``result`` of a job, first the fields of the legacy routes. ``duration`` is in nanoseconds."""
     folder = result.output_dir
     names = [file.name for file in result.files]
     ovf = next((name for name in names if name.endswith(".ovf")), "")
