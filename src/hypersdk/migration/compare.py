@@ -75,7 +75,8 @@ class FileSet:
         difference."""
         yield from self._missing()
         mf_wrong = self.mf_damaged
-        for finding in (*self._coverage(), *self._differences()):
+        differences = [finding for name in self.actual if name != self.mf_name for finding in self._judge(name)]
+        for finding in (*self._coverage(), *differences):
             mf_wrong |= finding.code == VERIFY_MF_LINE
             yield finding
         if self.mf_name in self.actual and self.mf_name is not None and not mf_wrong:
@@ -111,11 +112,6 @@ class FileSet:
                 yield self._finding(
                     VERIFY_MF_LINE, self.mf_name, f"has a line for {name}, which is not part of the export"
                 )
-
-    def _differences(self) -> Iterator[Finding]:
-        for name in self.actual:
-            if name != self.mf_name:
-                yield from self._judge(name)
 
     def _judge(self, name: str) -> Iterator[Finding]:
         """At most one finding: the most specific one."""

@@ -186,14 +186,16 @@ def _look(session: Session, machine: Machine, spec: ExportSpec, runs: RunStore) 
     if spec.resume is Resume.REFUSE and _nothing_begun(spec, runs):
         spec = replace(spec, resume=Resume.DISCARD)
     resuming = _check_folder(spec, unfinished=runs.exists(spec.output_dir))
-    run = _run_of(spec, machine, runs)
-    only_publish = resuming and run is not None and run.copied
+    folder = spec.output_dir.absolute()
+    run = RunFile.load_to_discard(folder, runs)[0] if spec.resume is Resume.DISCARD else RunFile.load(folder, runs)
+    record = run.record if run is not None and run.record.moref == machine.moref else None
+    only_publish = resuming and record is not None and record.copied
     snapshot = _named_snapshot(machine, spec, may_be_gone=only_publish)
     if snapshot is not None:
         machine = read_machine(session, machine.moref, snapshot=snapshot)
     disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
     preflight.raise_if_any(machine.name, list(preflight.capacity_refusals(machine, [disk for _, disk in disks])))
-    return _Found(spec, machine, disks, snapshot, run, resuming, only_publish)
+    return _Found(spec, machine, disks, snapshot, record, resuming, only_publish)
 
 
 def _source_refusals(session: Session, found: _Found, min_free: MinFreeSpace) -> Iterator[Refused]:
@@ -250,13 +252,6 @@ def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
     if run is None or run.record.open_changes or run.record.published:
         return False
     return not set(foreign_files(folder)) - {RUN_FILE}
-
-
-def _run_of(spec: ExportSpec, machine: Machine, runs: RunStore) -> RunRecord | None:
-    """The unfinished run of this machine that is resumed or discarded."""
-    folder = spec.output_dir.absolute()
-    run = RunFile.load_to_discard(folder, runs)[0] if spec.resume is Resume.DISCARD else RunFile.load(folder, runs)
-    return run.record if run is not None and run.record.moref == machine.moref else None
 
 
 def _too_small(spec: ExportSpec, needs: int, free: int) -> Refused:

@@ -195,28 +195,22 @@ class RunStore(Protocol):
 
     def exists(self, folder: Path) -> bool:
         """Whether ``folder`` has an unfinished run."""
-        ...
 
     def read(self, folder: Path) -> bytes | None:
         """The record of the run; None where there is none. At most ``MAX_RECORD_BYTES`` + 1 bytes."""
-        ...
 
     def write(self, folder: Path, record: bytes, open_changes: int, check: Callable[[], None] | None = None) -> None:
         """Replaces the record, which has so many open changes; durable when this returns. ``check`` raises where
         nothing may be written in ``folder`` after all."""
-        ...
 
     def make_known(self, folder: Path, run_id: str) -> None:
         """Makes the run known to commands that do not know its folder."""
-        ...
 
     def remove(self, folder: Path, run_id: str) -> None:
         """Forgets the run: it is finished or discarded."""
-        ...
 
     def check(self) -> None:
         """Raises where this process may no longer act for the run. Called before every undo and before publishing."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

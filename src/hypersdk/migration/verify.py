@@ -277,15 +277,14 @@ class _Verification:
 
     def _check_descriptors(self, files: FileSet) -> None:
         """Checks that the descriptor, in the folder or in an archive, names the existing files with their sizes."""
-        for name, found in files.actual.items():
+        for name in files.actual:
             if name.endswith(".ova"):
                 self._opened(name, partial(self._check_archived_descriptor, name))
             elif name.endswith(".ovf"):
                 sizes = {other: actual.size for other, actual in files.actual.items()}
-                self._opened(name, partial(self._check_lone_descriptor, OvaMember(name, 0, found.size), sizes))
-
-    def _check_lone_descriptor(self, whole: OvaMember, sizes: Mapping[str, int], descriptor: int) -> None:
-        self._check_descriptor(whole.name, _head(FdFile(descriptor), whole, MAX_OVF_BYTES), sizes)
+                data = self._opened(name, lambda descriptor: os.pread(descriptor, MAX_OVF_BYTES + 1, 0))
+                if data is not None:
+                    self._check_descriptor(name, data, sizes)
 
     def _check_archived_descriptor(self, archive: str, descriptor: int) -> None:
         file = FdFile(descriptor)
