@@ -14,7 +14,7 @@ from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
 from hypersdk.api.responses import Remedies
 from hypersdk.api.times import rfc3339
 from hypersdk.jobs.records import Attempt, JobColumns, StepColumns, WorkerInfo
-from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
+from hypersdk.model import DiskProgress, ExportProgress, job_object, json_fields
 from hypersdk.resource import Named, shown_fields
 from hypersdk.state.pages import PageResult
 
@@ -45,7 +45,7 @@ def _fields_of(record: type) -> type[OpenView]:
     first = job_object(record())
     fields: Any = {
         entry.name: (_type_in_json(entry.kind), Field(default=first[entry.name], description=entry.about or None))
-        for entry in json_fields(record, "job") + derived_fields(record)
+        for entry in json_fields(record, "job")
     }
     return create_model(f"{record.__name__}Fields", __base__=OpenView, **fields)
 

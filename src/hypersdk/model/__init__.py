@@ -27,7 +27,6 @@ from hypersdk.model.machine import (
 )
 from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, at_rest
 from hypersdk.model.progressjson import (
-    derived_fields,
     event_object,
     job_object,
     json_fields,
@@ -38,6 +37,6 @@ from hypersdk.model.progressjson import (
 __all__ = [
     "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware",
     "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "at_rest", "boot_sequence",
-    "derived_fields", "event_object", "job_object", "json_fields", "named_boot_disks", "read_fields", "read_job_object",
+    "event_object", "job_object", "json_fields", "named_boot_disks", "read_fields", "read_job_object",
     "split_datastore_path", "unit_order",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ earlier releases), and so does an unknown word (a newer daemon).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
@@ -35,7 +35,8 @@ class JsonField(NamedTuple):
 
 @cache
 def json_fields(record: type, form: Form) -> tuple[JsonField, ...]:
-    """The fields that a record has in that form, in order."""
+    """The fields that a record has in that form, in order. A job's form also has its properties, which are not read
+    back."""
     hints = get_type_hints(record)
     found = []
     for field in fields(record):
@@ -43,35 +44,31 @@ def json_fields(record: type, form: Form) -> tuple[JsonField, ...]:
         if name is not None:
             about, digits = field.metadata.get("about", ""), field.metadata.get("digits", 1)
             found.append(JsonField(name or field.name, field.name, hints[field.name], field.default, about, digits))
+    properties = vars(record).items() if form == "job" else ()
+    for name, value in properties:
+        if isinstance(value, property):
+            found.append(JsonField(name, name, get_type_hints(value.fget)["return"], None, value.__doc__ or "", 1))
     return tuple(found)
-
-
-@cache
-def derived_fields(record: type) -> tuple[JsonField, ...]:
-    """The properties of a record, which a job's form has, too; they are not read back."""
-    properties = ((name, value.fget) for name, value in vars(record).items() if isinstance(value, property))
-    return tuple(
-        JsonField(name, name, get_type_hints(get)["return"], None, get.__doc__ or "", 1) for name, get in properties
-    )
 
 
 def event_object(record: ExportProgress | DiskProgress) -> dict[str, Any]:
     """The JSON of an event of type "progress"."""
-    kind: type = type(record)
-    shown = json_fields(kind, "event")
-    return {field.name: _plain(getattr(record, field.attribute), field, event_object) for field in shown}
+    return _object(record, "event")
 
 
 def job_object(record: ExportProgress | DiskProgress) -> dict[str, Any]:
     """The JSON of a job's progress."""
+    return _object(record, "job")
+
+
+def _object(record: ExportProgress | DiskProgress, form: Form) -> dict[str, Any]:
     kind: type = type(record)
-    shown = json_fields(kind, "job") + derived_fields(kind)
-    return {field.name: _plain(getattr(record, field.attribute), field, job_object) for field in shown}
+    return {field.name: _plain(getattr(record, field.attribute), field, form) for field in json_fields(kind, form)}
 
 
-def _plain(value: Any, field: JsonField, inner: Callable[[DiskProgress], dict[str, Any]]) -> Any:
+def _plain(value: Any, field: JsonField, form: Form) -> Any:
     if isinstance(value, tuple):
-        return [inner(disk) for disk in value]
+        return [_object(disk, form) for disk in value]
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float):
@@ -86,7 +83,9 @@ def read_job_object(raw: Mapping[str, Any]) -> ExportProgress:
 
 def read_fields(record: type, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ``record`` from a job's form. Raises ValueError."""
-    return {field.attribute: _read(raw[field.name], field) for field in json_fields(record, "job") if field.name in raw}
+    stored = {field.name for field in fields(record)}
+    known = [field for field in json_fields(record, "job") if field.attribute in stored and field.name in raw]
+    return {field.attribute: _read(raw[field.name], field) for field in known}
 
 
 def _read(value: Any, field: JsonField) -> Any:
