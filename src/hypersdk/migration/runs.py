@@ -181,7 +181,7 @@ def clean_up(
     the server refuses is not retried later. Raises TargetError ``run_active`` while a process works on the run; for
     ``attempt_suffix`` see ``give_up``.
     """
-    with _held(folder, store, attempt_suffix) as found:
+    with _locked_run(folder, store, attempt_suffix) as found:
         if found is None:
             return CleanUp((), (), ())
         run, _ = found
@@ -217,7 +217,7 @@ def give_up(
     then the run is kept. With an ``attempt_suffix`` (see ``RunSettings``) the lock of a process that was declared dead
     is ignored.
     """
-    with _held(spec.output_dir, store, attempt_suffix) as found:
+    with _locked_run(spec.output_dir, store, attempt_suffix) as found:
         if found is None:
             return False
         run, held = found
@@ -235,7 +235,9 @@ def give_up(
 
 
 @contextmanager
-def _held(folder: Path, store: RunStore, attempt_suffix: str | None) -> Iterator[tuple[RunFile, OutputFolder] | None]:
+def _locked_run(
+    folder: Path, store: RunStore, attempt_suffix: str | None
+) -> Iterator[tuple[RunFile, OutputFolder] | None]:
     """The run of ``folder``, locked, and the folder by its descriptor: undoing takes minutes, in which another folder
     may get its name. None where there is no run."""
     found = RunFile.load(folder, store)
