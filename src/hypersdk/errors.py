@@ -81,7 +81,7 @@ class HyperSDKError(Exception):
 
     exit_status: ClassVar[int] = EXIT_INTERNAL
     default_code: ClassVar[str]
-    told_step: str | None = None
+    daemon_step: str | None = None
     """The next step in the words of the daemon that reported the error."""
 
     def __init__(
@@ -108,7 +108,7 @@ class HyperSDKError(Exception):
     def next_step(self) -> str:
         """What to do, for a user of the Python client: the daemon's text, or the part of the remedies that needs no
         words of an interface. Programs render ``remedies``."""
-        return self.told_step or advice(self.remedies)
+        return self.daemon_step or advice(self.remedies)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON output: ``code``, ``message``, ``cause``, ``remedies``, ``exit_status`` and the fields.

@@ -146,7 +146,7 @@ def remote_error(
 ) -> HyperSDKError:
     """An error that was raised by the daemon. A newer daemon may use codes that this version does not know."""
     error = family(message, code=fallback, cause=_text(facts.get("cause")))
-    error.told_step = step = _text(facts.get("next_step"))
+    error.daemon_step = step = _text(facts.get("next_step"))
     error.remedies = of_json(facts.get("remedies")) or ((Advice(step),) if step else error.remedies)
     error.code = _text(facts.get("code")) or fallback
     error.fields = dict(fields)
