@@ -19,8 +19,8 @@ from hypersdk.access.roles import Role
 from hypersdk.access.users import insert_user
 from hypersdk.api.feed import Feed
 from hypersdk.client import Client, Job
-from hypersdk.client.accounts import log_in
 from hypersdk.client.address import AddressOptions, find_target
+from hypersdk.client.resources import log_in
 from hypersdk.client.transport import Transport
 from hypersdk.client.watching import PATIENCE_S, Patience, retry_until_back
 from hypersdk.errors import (

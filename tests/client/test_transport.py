@@ -106,7 +106,7 @@ def keys(requests: Sequence[bytes]) -> set[bytes]:
 def test_a_write_whose_connection_breaks_is_sent_again_with_the_same_key() -> None:
     slept: list[float] = []
     with playing(hang_up, hang_up, answer("201 Created", {"id": 1})) as (url, requests), transport(url, slept) as used:
-        assert used.request("POST", "/x", json_body={"a": 1}).object() == {"id": 1}
+        assert used.request("POST", "/x", json_body={"a": 1}) == {"id": 1}
         assert used.request is not None
     assert len(requests) == 3
     assert len(keys(requests)) == 1
@@ -142,7 +142,7 @@ def test_a_daemon_that_asks_to_wait_is_obeyed() -> None:
     slept: list[float] = []
     busy = answer("429 Too Many Requests", {"detail": "slow down", "code": "rate_limited"}, "Retry-After: 3")
     with playing(busy, answer("200 OK", {"ok": True})) as (url, _), transport(url, slept) as used:
-        assert used.request("GET", "/x").object() == {"ok": True}
+        assert used.request("GET", "/x") == {"ok": True}
     assert slept == [3.0]
 
 
@@ -150,7 +150,7 @@ def test_a_daemon_that_still_answers_the_first_request_is_asked_again() -> None:
     slept: list[float] = []
     still = answer("409 Conflict", {"detail": "still being answered", "code": "idempotency_running"}, "Retry-After: 1")
     with playing(still, answer("200 OK", {"ok": True})) as (url, _), transport(url, slept) as used:
-        assert used.request("POST", "/x").object() == {"ok": True}
+        assert used.request("POST", "/x") == {"ok": True}
     assert slept == [1.0]
 
 
@@ -216,7 +216,7 @@ def test_a_wait_that_was_asked_for_does_not_count_as_a_slow_answer() -> None:
         answer("200 OK", {"ok": True})(sock, request)
 
     with playing(wait) as (url, _), transport(url, timeout_s=0.3) as used:
-        assert used.request("GET", "/x", timeout_s=10.5).object() == {"ok": True}
+        assert used.request("GET", "/x", timeout_s=10.5) == {"ok": True}
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_no_daemon_is_told_as_such() -> None:
     with playing(answer("200 OK")) as (url, _), transport(url) as used, pytest.raises(DaemonError) as raised:
-        used.request("GET", "/status").object()
+        used.request("GET", "/status")
     assert raised.value.code == "answer_unreadable"
 
 

@@ -19,12 +19,13 @@ Layers and routes receive HTTP requests only: the server has no websockets, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastapi import FastAPI
-from fastapi.routing import RouteContext, iter_route_contexts
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.middleware.gzip import GZipMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -35,12 +36,29 @@ from hypersdk.api.address import listens_on
 from hypersdk.api.audited import Audited
 from hypersdk.api.context import Services
 from hypersdk.api.headers import ErrorBoundary, HostCheck
-from hypersdk.api.heads import heads_of
 from hypersdk.api.idempotency import Answers, Idempotent
 from hypersdk.api.limits import AddressRate, BodyLimit, TokenRate
 from hypersdk.api.metrics import Measured
-from hypersdk.api.routes import auth, endpoints, events, jobs, legacy, meta, workers
+from hypersdk.api.routes import auth, endpoints, events, jobs, legacy, meta
 from hypersdk.api.security import GUARDS, OPEN, Authenticate
+
+
+def _heads_of(routers: Iterable[APIRouter]) -> APIRouter:
+    """A ``HEAD`` route for every ``GET`` route of ``routers`` that has none. The server omits the body (RFC
+    9110, 9.3.2). They are not in the OpenAPI document, which would describe each path twice."""
+    found = APIRouter()
+    for router in routers:
+        routes = [route for route in router.routes if isinstance(route, APIRoute)]
+        own = {route.path for route in routes if "HEAD" in (route.methods or ())}
+        found.routes += [_head(route) for route in routes if "GET" in (route.methods or ()) and route.path not in own]
+    return found
+
+
+def _head(route: APIRoute) -> APIRoute:
+    head = copy.copy(route)
+    head.methods, head.include_in_schema = {"HEAD"}, False
+    return head
+
 
 ROUTERS: Final = (
     legacy.router,
@@ -49,10 +67,9 @@ ROUTERS: Final = (
     jobs.router,
     events.router,
     jobs.snapshots_router,
-    workers.router,
     meta.router,
 )
-HEADS: Final = heads_of(router for router in ROUTERS if router not in (legacy.router, events.router))
+HEADS: Final = _heads_of(router for router in ROUTERS if router not in (legacy.router, events.router))
 """Not for the legacy routes, which do not change, nor for the event stream, which has no length."""
 
 

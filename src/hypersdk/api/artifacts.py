@@ -60,17 +60,17 @@ def artifacts_of(job: JobRecord) -> list[Artifact]:
     """By the job's result; empty until it is completed."""
     if job.result is None or not job.result.get("success"):
         return []
-    found = [_artifact(one) for one in job.result.get("artifacts", ()) if isinstance(one, Mapping)]
-    known = {one.name for one in found}
+    found = [_artifact(entry) for entry in job.result.get("artifacts", ()) if isinstance(entry, Mapping)]
+    known = {artifact.name for artifact in found}
     found += [Artifact(str(name), None, None) for name in job.result.get("files", ()) if name not in known]
-    if MANIFEST not in {one.name for one in found}:
+    if MANIFEST not in {artifact.name for artifact in found}:
         found.append(Artifact(MANIFEST, None, None))
     return found
 
 
-def _artifact(one: Mapping[str, Any]) -> Artifact:
-    size = one.get("size_bytes")
-    return Artifact(str(one.get("name")), size if isinstance(size, int) else None, one.get("sha256"))
+def _artifact(entry: Mapping[str, Any]) -> Artifact:
+    size = entry.get("size_bytes")
+    return Artifact(str(entry.get("name")), size if isinstance(size, int) else None, entry.get("sha256"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class OpenArtifact:
 
 def open_artifact(job: JobRecord, name: str, roots: ExportRoots) -> OpenArtifact:
     """Raises LookupFailed ``artifact_unknown``, Refused ``artifact_elsewhere``."""
-    if name not in {one.name for one in artifacts_of(job)} or "/" in name or name in ("", ".", ".."):
+    if name not in {artifact.name for artifact in artifacts_of(job)} or "/" in name or name in ("", ".", ".."):
         raise _unknown(job, name)
     root = roots.by_id(job.root_id)
     if root is None or root != roots.of(job.target):

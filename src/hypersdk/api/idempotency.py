@@ -133,17 +133,16 @@ class Answers:
 
     def keep(self, key: str, answer: StoredAnswer) -> None:
         """Stores the response; one that means "not now" frees the key."""
+        same = idempotency.c.key == key
         if answer.status in _NOTHING_DONE:
-            with self._database.write() as connection:
-                connection.execute(sa.delete(idempotency).where(idempotency.c.key == key))
-            return
-        if answer.status >= 500 or answer.status == 408:
-            self.free(key)
-            return
-        sealed = self._vault.seal_bytes(_packed(answer), _purpose(key))
+            change: sa.Delete | sa.Update = sa.delete(idempotency).where(same)
+        elif answer.status >= 500 or answer.status == 408:
+            change = sa.update(idempotency).where(same).values(taken_at=None)
+        else:
+            sealed = self._vault.seal_bytes(_packed(answer), _purpose(key))
+            change = sa.update(idempotency).where(same).values(status=answer.status, answer=sealed, taken_at=None)
         with self._database.write() as connection:
-            same = sa.update(idempotency).where(idempotency.c.key == key)
-            connection.execute(same.values(status=answer.status, answer=sealed, taken_at=None))
+            connection.execute(change)
 
     def free(self, key: str) -> None:
         """Allows the same request to be repeated. How much of it was done is not known, so the row with its time is

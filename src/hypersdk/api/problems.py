@@ -86,6 +86,11 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
     HyperSDKError: 500,
 }
 """An error has the status of its code in ``refusals``, else that of the nearest of its classes."""
+_FRAMEWORK: Final = {
+    404: (ROUTE_UNKNOWN, "there is no such path"),
+    405: (METHOD_REFUSED, "the path does not support that method"),
+}
+"""Errors of FastAPI by status; others keep their own text."""
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 LEGACY_PATHS: Final = frozenset({"/health", "/status", "/jobs/submit", "/jobs/query", "/jobs/cancel"})
 
@@ -153,9 +158,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 405:
-            error = HTTPException(405, headers={"Allow": ", ".join(_methods_at(request))})
-        return from_framework(request.url.path, error)
+        code, text = _FRAMEWORK.get(error.status_code, (HTTP_ERROR, str(error.detail)[:300]))
+        allow = ", ".join(_methods_at(request)) if error.status_code == 405 else None
+        return answer_as(request.url.path, error.status_code, UsageError(text, code=code, allow=allow))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: Exception) -> Response:
@@ -175,14 +180,6 @@ def _methods_at(request: Request) -> list[str]:
     ]
 
 
-def from_framework(path: str, error: HTTPException) -> Response:
-    """The response to 404, 405 and other errors that FastAPI raises."""
-    code = {404: ROUTE_UNKNOWN, 405: METHOD_REFUSED}.get(error.status_code, HTTP_ERROR)
-    allow = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow")
-    text = {404: "there is no such path", 405: "the path does not support that method"}.get(error.status_code)
-    return answer_as(path, error.status_code, UsageError(text or str(error.detail)[:300], code=code, allow=allow))
-
-
 def answer_as(path: str, status: int, error: HyperSDKError) -> Response:
     """The error response with the given status."""
     document = _legacy(error) if is_legacy(path) else problem(error, status)
@@ -197,6 +194,8 @@ def internal(path: str) -> Response:
 
 def _of_validation(error: RequestValidationError) -> HyperSDKError:
     """Without the values, which may be secrets."""
-    found = [(".".join(str(part)[:60] for part in one["loc"]), str(one["msg"])[:200]) for one in error.errors()[:5]]
+    found = [
+        (".".join(str(part)[:60] for part in entry["loc"]), str(entry["msg"])[:200]) for entry in error.errors()[:5]
+    ]
     text = "; ".join(f"{place}: {message}" for place, message in found)
     return UsageError(text or "the request is invalid", code=REQUEST_INVALID, fields=[place for place, _ in found])

@@ -10,9 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
-from hypersdk.client.accounts import Tokens, Users, who_am_i
 from hypersdk.client.address import AddressOptions, Target, find_target
-from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import (
     DaemonStatus,
     Explanation,
@@ -27,6 +25,7 @@ from hypersdk.client.records import (
     objects,
     take,
 )
+from hypersdk.client.resources import Endpoints, Tokens, Users, who_am_i
 from hypersdk.client.transport import Transport, path_part
 from hypersdk.client.watching import Watch, retry_until_back
 from hypersdk.errors import UsageError
@@ -118,11 +117,11 @@ class Client:
 
     def health(self) -> Mapping[str, Any]:
         """``{"status": "healthy", ...}``; needs no token."""
-        return self._transport.request("GET", "/health").object()
+        return self._transport.request("GET", "/health")
 
     def status(self) -> DaemonStatus:
         """Version, uptime and how many jobs there are."""
-        return decode(DaemonStatus, self._transport.request("GET", "/status").object())
+        return decode(DaemonStatus, self._transport.request("GET", "/status"))
 
     def me(self) -> Me:
         """The identity of the caller."""
@@ -151,7 +150,7 @@ class Client:
         params: dict[str, Any] = {"priority": priority} if priority else {}
         if endpoint_id is not None:
             params["endpoint_id"] = endpoint_id
-        answer = self._transport.request("POST", JOBS, params=params, body=body, headers=headers).object()
+        answer = self._transport.request("POST", JOBS, params=params, body=body, headers=headers)
         return Submission(
             tuple(decode(Job, job) for job in objects(answer, "accepted")),
             tuple(Rejection.of(rejection) for rejection in objects(answer, "rejected")),
@@ -162,7 +161,7 @@ class Client:
 
     def get(self, job_id: str) -> Job:
         """Raises LookupFailed ``job_unknown``."""
-        return decode(Job, self._transport.request("GET", job_path(job_id)).object())
+        return decode(Job, self._transport.request("GET", job_path(job_id)))
 
     def page(
         self,
@@ -180,7 +179,7 @@ class Client:
         params: dict[str, Any] = {"sort": sort, "limit": limit}
         named = {"id": list(ids), "state": states_of(states), "text": text, "offset": offset, "cursor": cursor}
         params |= {key: value for key, value in named.items() if value}
-        return Page.of(self._transport.request("GET", JOBS, params=params).object())
+        return Page.of(self._transport.request("GET", JOBS, params=params))
 
     def list(self, *, states: Sequence[str] = (), text: str = "", limit: int | None = None) -> Iterator[Job]:
         """All jobs, newest first, fetched page by page; jobs that are added or deleted meanwhile do not shift the
@@ -207,12 +206,12 @@ class Client:
 
     def snapshots(self) -> Sequence[HeldSnapshot]:
         """The temporary snapshots that jobs hold at their sources. Only the job may remove them."""
-        answer = self._transport.request("GET", f"{API}/snapshots").object()
+        answer = self._transport.request("GET", f"{API}/snapshots")
         return tuple(decode(HeldSnapshot, snapshot) for snapshot in objects(answer, "snapshots"))
 
     def explain(self, job_id: str) -> Explanation:
         """The reason for the job's current state, and what to do about it."""
-        return decode(Explanation, self._transport.request("GET", f"{job_path(job_id)}/explain").object())
+        return decode(Explanation, self._transport.request("GET", f"{job_path(job_id)}/explain"))
 
     # Follow
 
@@ -243,7 +242,7 @@ class Client:
         wait_s = min(wait_s, LOG_WAIT_S)
         path, params = f"{job_path(job_id)}/logs", {"after": after, "wait": wait_s}
         answer = self._transport.request("GET", path, params=params, timeout_s=wait_s + LOG_ANSWER_S)
-        return decode(LogPart, answer.object())
+        return decode(LogPart, answer)
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
         """The job's log in chunks as they arrive, to its end. Waits for a daemon that restarts meanwhile; nothing is
@@ -282,7 +281,7 @@ class Client:
         self._transport.request("DELETE", job_path(job_id), params={"give_up": give_up} if give_up else None)
 
     def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
-        return decode(Job, self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params).object())
+        return decode(Job, self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params))
 
 
 def states_of(words: Sequence[str]) -> Sequence[str]:

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -39,26 +38,15 @@ MAX_ANSWER_BYTES: Final = 64 * MiB
 CONNECT_TIMEOUT_S: Final = 10.0
 RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.2
-"""Doubled with each further try: about 6 s in all, in which a daemon restarts."""
+"""Doubled with each further attempt: about 6 s in all, enough for a daemon to restart."""
 MAX_RETRY_AFTER_S: Final = 60.0
 STILL_ANSWERED: Final = "idempotency_running"
-"""The connection broke, or the daemon died, during this very request."""
+"""The connection broke, or the daemon restarted, during the first attempt of this request."""
 BUSY: Final = frozenset({429, 503})
 STREAM_SILENCE_S: Final = 45.0
-"""Three pings of 15 s: a stream that is silent for longer is dead, whatever the kernel believes."""
+"""Three pings of 15 s: a stream that is silent for longer is taken for broken."""
 
 Params = Mapping[str, str | int | bool | list[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonResponse:
-    """A successful response."""
-
-    body: bytes
-
-    def object(self) -> dict[str, Any]:
-        """The body, which must be a JSON object. Raises DaemonError ``answer_unreadable``."""
-        return json_object(self.body)
 
 
 class Transport:
@@ -97,9 +85,9 @@ class Transport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 0.0,
-    ) -> DaemonResponse:
-        """Sends the request, with retries where that is safe. ``timeout_s`` is for requests that may take longer than
-        others.
+    ) -> dict[str, Any]:
+        """Sends the request, with retries where that is safe. Returns the JSON object of the response, empty if there
+        is none. ``timeout_s`` is for requests that may take longer than others.
 
         Raises HyperSDKError: the daemon's own, ConnectError or DaemonError.
         """
@@ -116,7 +104,7 @@ class Transport:
         with self._translated():
             return self._persist(lambda: self._once(method, path, build))
 
-    def _persist(self, once: Callable[[], DaemonResponse]) -> DaemonResponse:
+    def _persist(self, once: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         pause_s, connected = FIRST_PAUSE_S, False
         for left in reversed(range(RETRIES + 1)):
             try:
@@ -133,7 +121,7 @@ class Transport:
                 pause_s *= 2
         raise AssertionError("the last try returns or raises")
 
-    def _once(self, method: str, path: str, build: Mapping[str, Any]) -> DaemonResponse:
+    def _once(self, method: str, path: str, build: Mapping[str, Any]) -> dict[str, Any]:
         with self._http.stream(method, path, **build) as response:
             body = _read(response)
         if not response.is_success:
@@ -142,7 +130,7 @@ class Transport:
             if busy and (after_s := _retry_after(response)) is not None:
                 raise _Busy(error, after_s)
             raise error
-        return DaemonResponse(body)
+        return json_object(body) if body else {}
 
     @contextmanager
     def stream(

@@ -17,9 +17,10 @@ from hypersdk.api.context import Use
 from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
-from hypersdk.api.views import EndpointView, ListView, listed
+from hypersdk.api.views import EndpointView, ListView, View, listed, view_of
 from hypersdk.errors import LookupFailed
 from hypersdk.secret import Secret
+from hypersdk.vsphere.session import About
 
 router = APIRouter(prefix="/api/v1/endpoints", tags=["endpoints"])
 Id = Annotated[str, Path(max_length=128, description="Id or name of an endpoint", examples=["endpoint-3f9a1c20d4e5"])]
@@ -70,16 +71,9 @@ class EndpointsView(ListView):
     endpoints: list[EndpointView]
 
 
-class ServerView(BaseModel):
+@view_of(About)
+class ServerView(View):
     """The server's description of itself."""
-
-    name: str
-    full_name: str
-    version: str
-    build: str
-    api_version: str
-    api_type: str
-    instance_uuid: str | None
 
 
 async def _dial(call: Callable[..., T], *arguments: Any) -> T:
@@ -140,16 +134,7 @@ def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
 )
 async def test(id: Id, use: Use, _: Operator) -> ServerView:  # noqa: A002
     """Returns the server's description of itself; 502 says what failed."""
-    about = await _dial(use.endpoints.probe, _key(id))
-    return ServerView(
-        name=about.name,
-        full_name=about.full_name,
-        version=about.version,
-        build=about.build,
-        api_version=about.api_version,
-        api_type=about.api_type,
-        instance_uuid=about.instance_uuid,
-    )
+    return ServerView.model_validate(await _dial(use.endpoints.probe, _key(id)))
 
 
 @router.post("/{id}/default", operation_id="default_endpoint", summary="Make it the default", responses=problems(404))

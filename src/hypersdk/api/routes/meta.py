@@ -1,4 +1,4 @@
-"""The daemon itself: readiness, metrics, statistics and their history, the OpenAPI document and its page."""
+"""The daemon itself: readiness, metrics, statistics and their history, workers, the OpenAPI document and its page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from hypersdk.api.context import Use
 from hypersdk.api.metrics import CONTENT_TYPE
 from hypersdk.api.openapi import document
 from hypersdk.api.page import STYLE, page
+from hypersdk.api.queries import WorkerQuery
 from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
-from hypersdk.api.views import View, view_of
+from hypersdk.api.views import ListView, View, WorkerView, listed, view_of
 from hypersdk.errors import CODES
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
-from hypersdk.jobs.statistics import KEEP_MINUTES, Sample, read_samples, read_statistics
+from hypersdk.jobs.statistics import KEEP_MINUTES, Sample, list_workers, read_samples, read_statistics
 from hypersdk.jobs.workerfault import PROCESS_DIES
 from hypersdk.remedies import as_json
 
@@ -83,6 +84,12 @@ class HistoryView(BaseModel):
     since: str
     until: str
     points: list[PointView]
+
+
+class WorkersView(ListView):
+    """Live workers first."""
+
+    workers: list[WorkerView]
 
 
 @router.head("/ready", include_in_schema=False)
@@ -181,6 +188,19 @@ def history(
 
 def _minute(moment: datetime | None, otherwise: float) -> int:
     return int((otherwise if moment is None else moment.timestamp()) // 60)
+
+
+@router.get(
+    "/api/v1/workers",
+    operation_id="list_workers",
+    summary="List workers",
+    tags=["workers"],
+    responses=problems(),
+)
+def workers(query: Annotated[WorkerQuery, Query()], use: Use, _: Viewer) -> WorkersView:
+    """With the age of their last heartbeat; dead workers are removed after a week."""
+    found = list_workers(use.database, query.where(), query.part())
+    return WorkersView(workers=[WorkerView.model_validate(worker) for worker in found.rows], **listed(found))
 
 
 @router.get("/openapi.json", include_in_schema=False)

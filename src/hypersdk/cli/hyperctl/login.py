@@ -19,10 +19,10 @@ from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.accounts import days_flag, password_flags
 from hypersdk.cli.programs.certificates import offers_certificate, trusts_certificate
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.client.accounts import log_in, who_am_i
 from hypersdk.client.address import URL_VARIABLE, AddressOptions, Target, find_target, is_at, normal_url
 from hypersdk.client.contexts import CONTEXT_UNKNOWN, Context, Contexts, contexts_path, load_contexts, save_contexts
 from hypersdk.client.records import Me
+from hypersdk.client.resources import log_in, who_am_i
 from hypersdk.client.transport import Transport
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, UsageError
 from hypersdk.net.certificate import parse_fingerprint
