@@ -17,8 +17,8 @@ DESCRIPTION: Final = """\
 Durable exports of virtual machines from vSphere.
 
 Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six legacy
-routes at the root are kept as they were; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every
-write takes an `Idempotency-Key`: the same key with the same request gets the first answer again for 22 hours.
+routes at the root do not change; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every write
+accepts an `Idempotency-Key`: the same key with the same request gets the first response again for 22 hours.
 """
 TAGS: Final = (
     ("jobs", "Exports: submit, follow, control, results."),
@@ -28,7 +28,7 @@ TAGS: Final = (
     ("statistics", "Statistics of the daemon, now and over time."),
     ("auth", "Login, users, tokens, audit trail."),
     ("meta", "Readiness and metrics."),
-    ("legacy", "Six legacy routes, kept as they were."),
+    ("legacy", "Six legacy routes, which do not change."),
 )
 _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
 IDEMPOTENCY: Final = {

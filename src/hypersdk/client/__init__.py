@@ -2,12 +2,13 @@
 
 ::
 
-    api.py ──> Client: one method a call            records.py    what comes back
+    api.py ──> Client: a method for each call       records.py    results
       │                                             watching.py   wait and watch: event stream, else polling
-      ├── transport.py ── one request: time limit, retries, Idempotency-Key, answers of bounded size
-      ├── address.py ──── which daemon and which token (contexts.py: the file of named daemons)
-      ├── stream.py ───── server-sent events, decoded
-      └── errors.py ───── an answer that says no, as one of our errors
+      ├── resources.py ── endpoints, tokens, users
+      ├── transport.py ── one request: timeouts, retries, Idempotency-Key, size limit of responses
+      ├── address.py ──── address and token of the daemon (contexts.py: the file of named daemons)
+      ├── stream.py ───── decoder of server-sent events
+      └── errors.py ───── error responses as exceptions
 """
 
 from hypersdk.access.records import ApiToken, EndpointInfo, User

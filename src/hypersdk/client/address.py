@@ -1,4 +1,4 @@
-"""Which daemon and which token: each from the first place that names it.
+"""The address and the token of the daemon, each from the first of these sources that has it.
 
 ::
 
@@ -82,8 +82,8 @@ class AddressOptions:
 
 
 def find_target(wanted: AddressOptions, environ: Mapping[str, str]) -> Target:
-    """Raises UsageError for an address, file or fingerprint that cannot be used, AccessError where a token must not be
-    sent."""
+    """Finds the daemon. Raises UsageError for an address, file or fingerprint that cannot be used, AccessError if the
+    token must not be sent there."""
     name, context = _context(wanted, environ)
     # An explicit context goes before the environment.
     variable = None if wanted.context else environ.get(URL_VARIABLE)
@@ -97,8 +97,8 @@ def find_target(wanted: AddressOptions, environ: Mapping[str, str]) -> Target:
 
 
 def is_at(context: Context, url: str) -> bool:
-    """Whether the context is that of the daemon at ``url``, a ``normal_url``. False where its address cannot be read:
-    the error comes when it is used."""
+    """Whether the context is that of the daemon at ``url``, a ``normal_url``. False for an invalid address, which is
+    reported when the context is used."""
     try:
         return normal_url(context.url) == url
     except UsageError:
@@ -128,7 +128,7 @@ def normal_url(text: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether ``url`` leads to this machine, by its text alone."""
+    """Whether ``url`` names this machine: localhost or a loopback address."""
     host = urlsplit(url).hostname or ""
     return host == "localhost" or is_loopback_address(host)
 
@@ -175,8 +175,8 @@ def read_token(path: Path) -> Secret:
 
 
 def _checked(text: str, what: str) -> Secret:
-    """``text`` without surrounding white space. Raises UsageError ``token_source``, without any of the text, for what
-    cannot be in a header."""
+    """The token in ``text``, without surrounding white space. Raises UsageError ``token_source``, without the text, if
+    it cannot be sent in a header."""
     token = text.strip()
     if not token:
         raise UsageError(f"{what} is empty", code=TOKEN_SOURCE)
@@ -191,7 +191,7 @@ def _checked(text: str, what: str) -> Secret:
 
 
 def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Folders in which a daemon on this machine may keep its state, the likeliest first."""
+    """Possible state folders of a daemon on this machine, in order of preference."""
     if (own := service_state(environ)) is not None:
         yield own
     yield user_state(environ)
@@ -199,8 +199,8 @@ def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, str | None]:
-    """The first token that may be used. One that may not, perhaps of a daemon that is gone, does not hide the
-    others."""
+    """The token of a daemon on this machine: the first one that may be sent to ``url``. Raises the error about the
+    first that may not if there is no other."""
     refused: HyperSDKError | None = None
     for folder in state_folders(environ):
         path = folder / ADMIN_TOKEN
@@ -235,8 +235,8 @@ _LISTEN: Final = "0A"
 
 
 def listeners(port: int, tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> Iterator[int]:
-    """User ids of the sockets that listen on ``port`` here, from proc(5), ``/proc/net/tcp``; none where that cannot be
-    read."""
+    """User ids of the sockets that listen on ``port`` of this machine, from ``/proc/net/tcp`` (proc(5)); none if it
+    cannot be read."""
     for table in tables:
         try:
             lines = table.read_text(encoding="ascii").splitlines()[1:]

@@ -61,19 +61,19 @@ _KEYS: Final = tuple(field.name for field in fields(Context))
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """All of them. ``current`` is a name in ``known``, or None."""
+    """All contexts by name. ``current`` is a name in ``known``, or None."""
 
     known: Mapping[str, Context]
     current: str | None = None
 
     def get(self, name: str) -> Context:
-        """Raises LookupFailed ``context_unknown``."""
+        """The context of that name. Raises LookupFailed ``context_unknown``."""
         if name not in self.known:
             raise LookupFailed(f"there is no context '{name[:60]}'", code=CONTEXT_UNKNOWN, known=sorted(self.known))
         return self.known[name]
 
     def with_context(self, name: str, context: Context) -> Contexts:
-        """With this one added or replaced; the first one becomes the current one. Raises UsageError for a bad name."""
+        """Adds or replaces a context; the first one becomes the current one. Raises UsageError for an invalid name."""
         if not NAME.match(name):
             raise UsageError(
                 f"'{name[:60]}' cannot name a context", next_step="Use letters, digits and . _ -, up to 63 of them."
@@ -81,7 +81,7 @@ class Contexts:
         return Contexts({**self.known, name: context}, self.current or name)
 
     def without(self, name: str) -> Contexts:
-        """Without that one. Raises LookupFailed."""
+        """Removes a context. Raises LookupFailed."""
         self.get(name)
         return Contexts(
             {key: context for key, context in self.known.items() if key != name},
@@ -89,19 +89,18 @@ class Contexts:
         )
 
     def used(self, name: str) -> Contexts:
-        """With that one as the current one. Raises LookupFailed."""
+        """Makes a context the current one. Raises LookupFailed."""
         self.get(name)
         return replace(self, current=name)
 
 
 def contexts_path(environ: Mapping[str, str]) -> Path:
-    """Where the file is."""
+    """The path of the file."""
     return config_folder(environ) / "contexts.toml"
 
 
 def load_contexts(path: Path) -> Contexts:
-    """What the file says; nothing where there is none. Raises UsageError for what is wrong in it, or when others can
-    read it."""
+    """Reads the file; no contexts if it does not exist. Raises UsageError if it is invalid, or readable by others."""
     file = TomlFile(path, CONTEXTS_BAD, MAX_BYTES, secret=True)
     content = file.read()
     if content is None:
@@ -123,7 +122,7 @@ def _contexts(file: TomlFile, document: Mapping[str, Any]) -> Contexts:
 
 
 def _context(file: TomlFile, name: str, table: object) -> Context:
-    """Checked by hand: pydantic takes a third of the time of a whole ``hyperctl`` command to import."""
+    """Checked without pydantic, whose import takes a third of the time of a ``hyperctl`` command."""
     if not isinstance(table, dict) or not isinstance(table.get("url"), str):
         raise file.error(f"has no url in [contexts.{name[:60]}]")
     for key, value in table.items():
@@ -136,7 +135,7 @@ def _context(file: TomlFile, name: str, table: object) -> Context:
 
 
 def save_contexts(path: Path, contexts: Contexts) -> None:
-    """Writes the file, whole or not at all, mode 0600. Raises TargetError."""
+    """Writes the file atomically, with mode 0600. Raises TargetError."""
     lines = [] if contexts.current is None else [f"current = {quoted(contexts.current)}"]
     for name, context in contexts.known.items():
         lines += ["", f"[contexts.{quoted(name)}]", *_entries(context)]

@@ -120,7 +120,7 @@ _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
 _DECIDED: Final = frozenset(
     {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS}
 )
-"""These are about the call itself, whatever class the daemon's own error has."""
+"""Statuses about the request itself: they determine the class, whatever the exit status in the response."""
 _FALLBACK_CODE: Final[Mapping[int, str]] = {
     HTTPStatus.UNAUTHORIZED: UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: FORBIDDEN,
@@ -129,8 +129,8 @@ _FALLBACK_CODE: Final[Mapping[int, str]] = {
 
 
 def error_of(status: int, document: object) -> HyperSDKError:
-    """The error for an answer with ``status`` (400 or more): a problem document, the older ``{error, code}``, or
-    anything else."""
+    """The error for a response with ``status`` (400 or more): a problem document, the ``{error, code}`` of legacy
+    routes, or anything else."""
     facts: Mapping[Any, Any] = document if isinstance(document, Mapping) else {}
     family = _family(status, facts)
     message = _text(facts.get("detail")) or _text(facts.get("error")) or _text(facts.get("title"))
@@ -154,7 +154,7 @@ def remote_error(
 
 
 def family_of_exit(status: object) -> type[HyperSDKError]:
-    """The family whose exit status is ``status``; DaemonError where there is none."""
+    """The class of errors with that exit status; DaemonError if there is none."""
     return _BY_EXIT.get(status, DaemonError) if isinstance(status, int) else DaemonError
 
 

@@ -25,7 +25,7 @@ ENDED_STATES: Final = frozenset({"completed", "failed", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class Progress(ExportProgress):
-    """Progress of a job. All fields are there from the first answer on; 0, empty or None where nothing is known yet."""
+    """Progress of a job. All fields are present from the first response on; unknown values are 0, empty or None."""
 
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""Server-sent events, decoded from bytes as they come (WHATWG HTML, section 9.2.6). Pure: no sockets, no clock."""
+"""Decoder of server-sent events (WHATWG HTML, section 9.2.6). Pure: no sockets, no clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypersdk.client.errors import bad_answer, json_object
 from hypersdk.units import MiB
 
 MAX_EVENT_CHARS: Final = 4 * MiB
-"""An event carries one job; a stream that never ends its event is no event stream."""
+"""Limit of an event, which carries one job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class EventDecoder:
         self.last_id = ""
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
-        """The events that ``chunk`` completes. Raises DaemonError for one without end."""
+        """The events that ``chunk`` completes. Raises DaemonError for an event above the limit."""
         lines = (self._rest + self._decode.decode(chunk)).split("\n")
         self._rest = lines.pop()
         if len(self._rest) + self._size > MAX_EVENT_CHARS:

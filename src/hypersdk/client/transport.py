@@ -130,13 +130,14 @@ class Transport:
             if busy and (after_s := _retry_after(response)) is not None:
                 raise _Busy(error, after_s)
             raise error
-        return json_object(body) if body else {}
+        return {} if response.status_code == httpx.codes.NO_CONTENT else json_object(body)
 
     @contextmanager
     def stream(
         self, path: str, *, params: Params, headers: Mapping[str, str], silence_s: float = STREAM_SILENCE_S
     ) -> Iterator[Iterator[bytes]]:
-        """An endless response, in chunks as they arrive; tried once. Raises as ``request``, also while it is read.
+        """A response without end, in chunks as they arrive, without retries. Raises as ``request``, also while it is
+        read.
 
         What the caller raises inside the block is not looked at: only reading is translated.
         """
@@ -183,7 +184,7 @@ class Transport:
         return ConnectError(f"{self.target.url} cannot be reached: {said[:200]}", code=DAEMON_UNREACHABLE)
 
     def _untrusted(self, error: httpx.RequestError) -> ConnectError:
-        """With the certificate's prints where it can be fetched, so that it can be compared and pinned."""
+        """The error for an untrusted certificate, with its fingerprints if it can be fetched, for comparison."""
         parts = urlsplit(self.target.url)
         host, port = parts.hostname or "", parts.port or 443
         try:
@@ -207,7 +208,7 @@ def path_part(text: str) -> str:
 
 
 def _unsendable() -> UsageError:
-    """Without the error's own text, which may quote a header, and the token with it."""
+    """The error for a request that HTTP cannot express. The text of the original error may contain the token."""
     return UsageError(
         "the request cannot be sent",
         cause="A value in it has characters that HTTP does not allow, or is too long.",
@@ -249,6 +250,6 @@ def _document(body: bytes) -> object:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the daemon asks to wait; None where it does not say, or asks for longer than anyone would wait."""
+    """The seconds of Retry-After; None if there is none, or it is above ``MAX_RETRY_AFTER_S``."""
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdigit() and int(text) <= MAX_RETRY_AFTER_S else None

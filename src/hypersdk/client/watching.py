@@ -245,8 +245,8 @@ def _stream(
 
 
 def _shown(job: Job) -> Mapping[str, Any]:
-    """What counts as a change: without the caller's permissions, which only some responses have, and without the write
-    count of the row."""
+    """The values whose change is reported: without the permissions, which only some responses have, the revision and
+    the time of the last change."""
     return {key: value for key, value in job.raw.items() if key not in ("permissions", "revision", "updated_at")}
 
 
