@@ -29,6 +29,7 @@ from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency
 from tests.support.servedapi import PASSWORD, ServeApi, ServedApi, served
+from tests.support.waiting import eventually
 
 
 class Counted:
@@ -303,9 +304,7 @@ def test_one_at_a_time(serve_api: ServeApi) -> None:
     found = serve_api(change=counted.add)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, found, found.admin, "k1", {"a": 1})
-        until = time.monotonic() + 20
-        while not counted.runs and time.monotonic() < until:
-            time.sleep(0.01)
+        eventually(lambda: counted.runs)
         others = [pool.submit(post, found, found.admin, "k1", {"a": 1}) for _ in range(3)]
         for other in others:
             answer = other.result(20)

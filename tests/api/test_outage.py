@@ -23,6 +23,7 @@ from tests.support.apiserver import beating
 from tests.support.jobrecords import new_job, submit
 from tests.support.outages import locked
 from tests.support.servedapi import ServeApi, ServedApi
+from tests.support.waiting import eventually
 
 
 def ready(found: ServedApi) -> tuple[int, dict[str, str], dict[str, str]]:
@@ -65,9 +66,7 @@ def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_a
             for _ in range(20):
                 assert client.get("/ready").status_code == 503
                 assert client.get(f"/api/v1/jobs/{job}").status_code == 200
-        until = time.monotonic() + 30
-        while ready(found)[0] != 200:
-            assert time.monotonic() < until
+        eventually(lambda: ready(found)[0] == 200)
         assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
     told_of = [record.getMessage() for record in caplog.records if "the database" in record.getMessage()]
     assert [text.split(":")[0].split(" after")[0] for text in told_of] == [

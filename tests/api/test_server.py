@@ -30,6 +30,7 @@ from hypersdk.api.tls import fingerprint, self_signed
 from hypersdk.errors import UsageError
 from tests.support.servedapi import PASSWORD, ServeApi, ServedApi, served
 from tests.support.tls import Authority
+from tests.support.waiting import eventually
 
 HALF_OPEN = 500
 HALF_OPEN_S = 12.0
@@ -65,10 +66,7 @@ def test_500_half_open_requests_while_health_answers(serve_api: ServeApi) -> Non
             data = sock.recv(4096)
             assert data.startswith(b"HTTP/1.1 408 "), data
             assert sock.recv(4096) == b""
-        until = time.monotonic() + 10
-        while found.server.gate._open.total() > 1 and time.monotonic() < until:
-            time.sleep(0.05)
-        assert found.server.gate._open.total() <= 1
+        eventually(lambda: found.server.gate._open.total() <= 1)
 
 
 def test_a_dripping_head_ends_in_time_and_a_late_second_one_too(serve_api: ServeApi) -> None:
@@ -176,11 +174,11 @@ def test_a_connection_too_many_is_told_to_come_later(serve_api: ServeApi) -> Non
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connected(found))
-        _until(lambda: found.server.gate._open.total() == 3)
+        eventually(lambda: found.server.gate._open.total() == 3)
         with connected(found) as sock:
             sock.settimeout(10)
             assert sock.recv(4096).startswith(b"HTTP/1.1 503 ")
-    _until(lambda: not found.server.gate._open)
+    eventually(lambda: not found.server.gate._open)
     with found.client() as client:
         assert client.get("/health").status_code == 200
 
@@ -427,7 +425,7 @@ def test_signals_of_a_real_process(tmp_path: Path, authority: Authority) -> None
             assert client.get("/health").status_code == 200
             live.write_bytes(second.pem.read_bytes())
             os.kill(process.pid, signal.SIGHUP)
-            _until(lambda: ssl.get_server_certificate(("127.0.0.1", port)) == ssl.DER_cert_to_PEM_cert(second.der))
+            eventually(lambda: ssl.get_server_certificate(("127.0.0.1", port)) == ssl.DER_cert_to_PEM_cert(second.der))
             assert client.get("/health").status_code == 200
             os.kill(process.pid, signal.SIGTERM)
             out, err = process.communicate(timeout=30)
@@ -454,12 +452,3 @@ def _answer(sock: socket.socket) -> bytes:
     except (TimeoutError, ConnectionError):
         return data
     return data
-
-
-def _until(condition: object) -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")

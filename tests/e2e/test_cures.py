@@ -33,6 +33,7 @@ from tests.support.cli.hypervisord import daemon, free_port
 from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
 from tests.support.simulator import lift_rate_limit
 from tests.support.vsphere import environ_of
+from tests.support.waiting import eventually
 
 PROGRAMS: Final = Path(sys.executable).parent
 DISK: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
@@ -524,10 +525,7 @@ class Service:
     def source(self) -> dict[str, Any]:
         """The state of the simulated vCenter while no job works on it: the jobs that earlier tests submitted have
         ended."""
-        end = time.monotonic() + TIMEOUT_S
-        while unfinished := [job for job in self.works("query") if job["state"] not in ENDED]:
-            assert time.monotonic() < end, unfinished
-            time.sleep(0.1)
+        eventually(lambda: all(job["state"] in ENDED for job in self.works("query")), TIMEOUT_S)
         return self.server.state()
 
 

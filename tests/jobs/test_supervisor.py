@@ -36,16 +36,10 @@ from tests.support.outages import locked
 from tests.support.simulator import SimulatorFactory
 from tests.support.site import SEED, SMALL, fetches, machines
 from tests.support.vsphere import environ_of
+from tests.support.waiting import eventually
 
 FLAGS = ("--no-auth", "--export-root")
 DIES = WorkerFault("process_dies", exits=True)
-
-
-def until(true: object, timeout_s: float = 90) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def test_what_dies_at_once_is_started_again_after_a_growing_pause() -> None:
@@ -88,7 +82,7 @@ def test_what_dies_again_and_again_is_told_with_its_reason_and_given_up_where_it
         assert child.process is not None
         assert child.process.wait(60) == status
         child.look()
-        until(lambda: child.error_code == said.removeprefix("failed "))
+        eventually(lambda: child.error_code == said.removeprefix("failed "))
         assert child.fault == (WorkerFault(code, exits=True) if death >= supervisor.QUICK_DEATHS else None)
         assert child.is_hopeless == (hopeless and death >= supervisor.LAST_DEATHS)
         now[0] += PAUSE_MAX_S
@@ -122,7 +116,7 @@ def test_a_part_that_could_not_start_is_not_reported_any_more_once_it_does_its_w
     for _ in range(supervisor.QUICK_DEATHS):
         now[0] += PAUSE_MAX_S
         child.look()
-        until(child.heard.is_set)
+        eventually(child.heard.is_set)
         child.heard.clear()
         _died(child)
     assert child.fault == DIES
@@ -130,7 +124,7 @@ def test_a_part_that_could_not_start_is_not_reported_any_more_once_it_does_its_w
     now[0] += PAUSE_MAX_S
     child.look()
     try:
-        until(child.ready.is_set)
+        eventually(child.ready.is_set)
         assert child.fault == (DIES if fell else None)
     finally:
         child.signal(signal.SIGKILL)
@@ -150,7 +144,7 @@ def test_what_keeps_a_part_that_lives_from_its_work_is_known_until_it_can_work_a
         child = Child("worker-0", [sys.executable, "-c", SPEAKS, *(line.decode().strip() for line in lines if line)], 0)
         child.look()
         try:
-            until(partial(_says, child, kept))
+            eventually(partial(_says, child, kept))
             assert child.fault == (WorkerFault(kept, exits=False) if kept else None)
         finally:
             child.signal(signal.SIGKILL)
@@ -170,10 +164,10 @@ def test_a_worker_whose_engine_cannot_be_written_says_so_to_whoever_asks(tmp_pat
         with locked(tmp_path / "state" / "engine.sqlite3"):
             accepted = httpx.post(f"{url}/api/v1/jobs", json=job).json()["accepted"]
             explain = f"{url}/api/v1/jobs/{accepted[0]['id']}/explain"
-            until(lambda: httpx.get(explain).json()["code"] == "database_locked")
+            eventually(lambda: httpx.get(explain).json()["code"] == "database_locked")
             assert httpx.get(f"{url}/ready").json()["checks"]["workers"] == "one cannot do its work"
-        until(lambda: httpx.get(explain).json()["code"] != "database_locked")
-        until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+        eventually(lambda: httpx.get(explain).json()["code"] != "database_locked")
+        eventually(lambda: httpx.get(f"{url}/ready").status_code == 200)
 
 
 @pytest.mark.slow
@@ -189,7 +183,7 @@ def test_a_daemon_whose_state_is_damaged_while_it_runs_ends_with_the_status_of_t
             file.write_bytes(os.urandom(max(8192, file.stat().st_size)))
         os.kill(children["worker:0"], signal.SIGKILL)
         os.kill(children["api"], signal.SIGCONT)
-        until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        eventually(lambda: httpx.get(f"{url}/ready").status_code == 503)
         assert process.wait(START_S) == 12
     assert "cannot be started (database_damaged): the daemon ends" in (tmp_path / "log").read_text()
 
@@ -203,15 +197,16 @@ def test_a_worker_that_begins_while_the_state_is_away_waits_for_it(tmp_path: Pat
         before = (state / "state.sqlite3").stat().st_ino
         state.rename(aside)
         os.kill(worker, signal.SIGKILL)
-        until(lambda: children_of(process.pid).get("worker:0", worker) != worker)
-        until(lambda: httpx.get(f"{url}/ready").status_code == 503)
-        until(lambda: (tmp_path / "log").read_text().count("database_gone") >= 2)  # the API's line, and the worker's
+        eventually(lambda: children_of(process.pid).get("worker:0", worker) != worker)
+        eventually(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        # The API and the worker report it.
+        eventually(lambda: (tmp_path / "log").read_text().count("database_gone") >= 2)
         second = children_of(process.pid)["worker:0"]
         time.sleep(5)
         assert children_of(process.pid)["worker:0"] == second, "it waits, and is not started again and again"
         assert not state.exists()
         aside.rename(state)
-        until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+        eventually(lambda: httpx.get(f"{url}/ready").status_code == 200)
     assert (state / "state.sqlite3").stat().st_ino == before
 
 
@@ -223,9 +218,9 @@ def test_an_engines_file_that_is_removed_is_begun_anew_and_jobs_go_on(
     before = server.state()
     with daemon(tmp_path, *FLAGS, tmp_path / "exports", env=environ_of(server)) as (url, _):
         job = httpx.post(f"{url}/jobs/submit", json=_definition(tmp_path, "web-0")).json()["job_ids"][0]
-        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["progress"]["bytes_downloaded"] > MiB)
+        eventually(lambda: httpx.get(f"{url}/jobs/{job}").json()["progress"]["bytes_downloaded"] > MiB)
         (tmp_path / "state" / "engine.sqlite3").unlink()
-        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["status"] == "completed")
+        eventually(lambda: httpx.get(f"{url}/jobs/{job}").json()["status"] == "completed")
         assert httpx.get(f"{url}/ready").status_code == 200
     assert (tmp_path / "log").read_text().count("engine_gone") == 2, "one line in the log, and the error that ended it"
     assert server.state() == before
@@ -265,7 +260,7 @@ def test_what_is_silent_for_too_long_is_killed_and_started_again(
     first = child.process
     assert first is not None
     try:
-        until(child.ready.is_set)
+        eventually(child.ready.is_set)
         time.sleep(0.2)  # all that it says is heard
         child.look()
         now[0] += 1000
@@ -364,14 +359,14 @@ def test_a_stopped_part_is_noticed_and_a_busy_worker_is_left_alone(simulator: Si
         job = httpx.post(f"{url}/jobs/submit", json=_definition(tmp_path, "web-0")).json()["job_ids"][0]
         began = time.monotonic()
         os.kill(first["api"], signal.SIGSTOP)
-        until(lambda: children_of(process.pid).get("api", first["api"]) != first["api"])
+        eventually(lambda: children_of(process.pid).get("api", first["api"]) != first["api"])
         assert time.monotonic() - began > limit_s - 3
-        until(lambda: _answers(url))
-        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["status"] == "completed")
+        eventually(lambda: _answers(url))
+        eventually(lambda: httpx.get(f"{url}/jobs/{job}").json()["status"] == "completed")
         assert time.monotonic() - began > 2 * limit_s, "the copy was too short to mean anything"
         assert children_of(process.pid)["worker:0"] == first["worker:0"]
         os.kill(first["worker:0"], signal.SIGSTOP)
-        until(lambda: children_of(process.pid).get("worker:0", first["worker:0"]) != first["worker:0"])
+        eventually(lambda: children_of(process.pid).get("worker:0", first["worker:0"]) != first["worker:0"])
     log = (tmp_path / "log").read_text()
     assert log.count("reported nothing for") == 2
     assert "api reported nothing" in log
@@ -385,10 +380,10 @@ def test_a_killed_part_comes_back_and_the_end_is_in_order(simulator: SimulatorFa
         assert set(first) == {"api", "worker:0"}
         for pid in first.values():
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(now := children_of(process.pid)) == 2 and not set(now.values()) & set(first.values()))
-        until(lambda: _answers(url))
+        eventually(lambda: len(now := children_of(process.pid)) == 2 and not set(now.values()) & set(first.values()))
+        eventually(lambda: _answers(url))
         job = httpx.post(f"{url}/jobs/submit", json=_definition(tmp_path, "web-0")).json()["job_ids"][0]
-        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["progress"]["bytes_downloaded"] > MiB)
+        eventually(lambda: httpx.get(f"{url}/jobs/{job}").json()["progress"]["bytes_downloaded"] > MiB)
         process.send_signal(signal.SIGTERM)
         # The API answers until the worker has brought its job to a checkpoint.
         answered = ""
@@ -432,28 +427,28 @@ def test_kill_9_of_supervisor_api_and_worker_while_8_jobs_run(simulator: Simulat
                 ]
                 ids = httpx.post(f"{url}/jobs/submit", json=wanted).json()["job_ids"]
             while victims:
-                until(lambda: len(children_of(process.pid)) == 2)
+                eventually(lambda: len(children_of(process.pid)) == 2)
                 time.sleep(draw.uniform(0.2, 4.0))
                 victim = victims.pop()
                 left = children_of(process.pid)
                 if victim == "supervisor":
                     process.kill()
                     process.wait()
-                    until(partial(_gone, left.values()))
+                    eventually(partial(_gone, left.values()))
                 else:
                     os.kill(left[victim], signal.SIGKILL)
-                    until(partial(_gone, [left[victim]]))
+                    eventually(partial(_gone, [left[victim]]))
                 if victim != "api":  # no worker lives now: what is counted is all that was asked for
                     finished = _finished(tmp_path, server, ids) | finished
                 if victim == "supervisor":
                     break
     assert len(finished) >= count, "too few disks were finished between the kills for the proof to mean anything"
     with _daemon(tmp_path, config, server) as (url, _process):
-        until(lambda: _answers(url))
+        eventually(lambda: _answers(url))
         running = {httpx.get(f"{url}/jobs/{job}").json()["status"] for job in ids}
         assert running & {"pending", "running"}, "nothing was left to kill"
         done = ("completed", "failed", "cancelled")
-        until(lambda: all(httpx.get(f"{url}/jobs/{job}").json()["status"] in done for job in ids), 300)
+        eventually(lambda: all(httpx.get(f"{url}/jobs/{job}").json()["status"] in done for job in ids), 300)
         ended = [httpx.get(f"{url}/jobs/{job}").json() for job in ids]
         assert {job["status"] for job in ended} == {"completed"}, ended
     for number in range(count):
@@ -514,7 +509,7 @@ def test_the_api_answers_while_four_jobs_are_copied(simulator: SimulatorFactory,
     with daemon(tmp_path, *FLAGS, tmp_path / "exports", env=environ_of(server)) as (url, _process):
         wanted = [_definition(tmp_path, f"web-{number}") for number in range(4)]
         jobs = httpx.post(f"{url}/jobs/submit", json=wanted).json()["job_ids"]
-        until(lambda: httpx.get(f"{url}/jobs/{jobs[0]}").json()["progress"]["bytes_downloaded"] > 0)
+        eventually(lambda: httpx.get(f"{url}/jobs/{jobs[0]}").json()["progress"]["bytes_downloaded"] > 0)
         told = subprocess.run(
             [sys.executable, "-c", ASK, url, *jobs], capture_output=True, text=True, check=True, timeout=180
         )

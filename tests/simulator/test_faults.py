@@ -23,7 +23,6 @@ from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulato
 from hypersdk.units import KiB, MiB
 from tests.support.simulatorclients import (
     done,
-    eventually,
     export,
     find,
     get,
@@ -35,6 +34,7 @@ from tests.support.simulatorclients import (
     trust,
 )
 from tests.support.tools import run_tool
+from tests.support.waiting import eventually
 
 AFTER = 300 * KiB + 7
 MACHINES = (

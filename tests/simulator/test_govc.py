@@ -13,8 +13,9 @@ from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.units import GiB, MiB
 from tests.support.peers import govc, run_govc
-from tests.support.simulatorclients import eventually, govc_url, simulated
+from tests.support.simulatorclients import govc_url, simulated
 from tests.support.tools import run_tool
+from tests.support.waiting import eventually
 
 ODD = 3 * MiB + 512
 MACHINES = (

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypersdk.simulator import MachineSpec, Simulator
 from hypersdk.simulator import httpd as httpd_module
 from hypersdk.simulator.decode import MAX_REQUEST_BYTES
-from tests.support.simulatorclients import call, eventually, get, raw, read_to_end, request, simulated, soap, soap_login
+from tests.support.simulatorclients import call, get, raw, read_to_end, request, simulated, soap, soap_login
+from tests.support.waiting import eventually
 
 POST = b"POST /sdk HTTP/1.1\r\nHost: x\r\n"
 

@@ -13,7 +13,8 @@ from pyVmomi import vim, vmodl
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.units import GiB, MiB
-from tests.support.simulatorclients import call, done, eventually, find, login, simulated, soap, soap_login
+from tests.support.simulatorclients import call, done, find, login, simulated, soap, soap_login
+from tests.support.waiting import eventually
 
 NINE = (
     "name",

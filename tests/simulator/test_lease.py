@@ -10,7 +10,8 @@ from pyVmomi import vim, vmodl
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.support.simulatorclients import done, eventually, export, find, get, login, ready, simulated
+from tests.support.simulatorclients import done, export, find, get, login, ready, simulated
+from tests.support.waiting import eventually
 
 MACHINES = (
     MachineSpec("vm", (DiskSpec(2 * MiB),)),

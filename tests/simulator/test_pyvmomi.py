@@ -17,7 +17,6 @@ from hypersdk.simulator.storage import datastores
 from hypersdk.units import MiB
 from tests.support.simulatorclients import (
     done,
-    eventually,
     export,
     find,
     get,
@@ -27,6 +26,7 @@ from tests.support.simulatorclients import (
     soap_login,
     trust,
 )
+from tests.support.waiting import eventually
 
 MACHINES = (
     MachineSpec("off", (DiskSpec(4 * MiB), DiskSpec(2 * MiB))),

@@ -20,6 +20,7 @@ from hypersdk.state.database import Database, DatabaseError, copy_sqlite, sqlite
 from hypersdk.state.faults import DATABASE_DAMAGED, OVER_S, Outage, fault_of
 from hypersdk.state.tables import meta
 from tests.support.outages import SmallDisk, locked, spoil
+from tests.support.waiting import eventually
 
 FAULT = DatabaseError("planted fault")
 
@@ -319,10 +320,7 @@ def test_who_begins_in_an_outage_waits_and_says_so_once(
     turns: list[float] = []
     waiting = wait_in_thread(again, turns)
     try:
-        until = time.monotonic() + 30
-        while len(turns) < 4:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        eventually(lambda: len(turns) >= 4)
         assert not waiting.done()
         assert not folder.exists()
         aside.rename(folder)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from pyVim.task import WaitForTask
 from pyVmomi import vim
 
 from hypersdk.simulator import Simulator, SimulatorConfig
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 30
 
@@ -67,14 +67,6 @@ def done(task: Any) -> Any:
     """Waits for a task; its result."""
     WaitForTask(task)
     return task.info.result
-
-
-def eventually(check: Callable[[], bool], timeout_s: float = 60) -> None:
-    """Waits until ``check`` holds."""
-    until = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.01)
 
 
 def ready(lease: Any) -> Any:

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from hypersdk.state.tables import runs
 from hypersdk.units import MiB
 from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest
 from tests.support.vsphere import environ_of
+from tests.support.waiting import eventually
 
 WAIT_S = 90.0
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
@@ -152,11 +152,7 @@ class Site:
 
     def until(self, true: Callable[[], Any], timeout_s: float = WAIT_S) -> None:
         """Waits for a condition; fails with the logs of the workers."""
-        end = time.monotonic() + timeout_s
-        while not true():
-            if time.monotonic() > end:
-                raise AssertionError(self.told())
-            time.sleep(0.05)
+        eventually(true, timeout_s, self.told)
 
     def removed_since(self, revision: int) -> list[str]:
         """Ids of jobs that were removed after ``revision``."""

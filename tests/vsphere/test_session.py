@@ -31,6 +31,7 @@ from tests.support.peers import Vcsim, running_vcsim
 from tests.support.tls import Authority, Identity
 from tests.support.tlsserver import ConnectProxy, TlsServer, answering, http_answer
 from tests.support.vsphere import connect, endpoint_of
+from tests.support.waiting import eventually
 
 PASSWORD = 'pässwörd <&> "quoted" %2f'
 
@@ -168,18 +169,11 @@ def test_a_bug_in_the_caller_is_not_disguised(session: Session) -> None:
         session.call(lambda: 1 // 0)
 
 
-def _eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_keepalive_asks_by_itself_and_renews(server: Vcsim) -> None:
     with connect(server, keepalive_s=0.05) as session:
         old = session.key
         _end(server, session)
-        _eventually(lambda: session.key != old)
+        eventually(lambda: session.key != old)
         assert session.keepalive.is_alive()
 
 

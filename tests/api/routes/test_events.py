@@ -12,6 +12,7 @@ from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from tests.support.apiserver import Api, running_api
 from tests.support.eventstream import listening
+from tests.support.waiting import eventually
 
 
 def test_a_stream_greets_and_shows_what_changes(api: Api) -> None:
@@ -126,9 +127,7 @@ def test_nobody_listens_nothing_is_polled(api: Api) -> None:
     feed = api.services.feed
     with listening(api.client()) as events:
         events.next("hello")
-    until = time.monotonic() + 20
-    while feed.clients and time.monotonic() < until:
-        time.sleep(0.05)
+    eventually(lambda: not feed.clients)
     time.sleep(1.2)
     polls = feed.polls
     time.sleep(1.5)
