@@ -98,14 +98,16 @@ def _any_list(name: str, items: Sequence[Any]) -> str:
         if isinstance(first, Data)
         else xsd_type(first)
     )
-    array = f"ArrayOf{item_name[0].upper()}{item_name[1:]}"
-    return f'<{name} xsi:type="{array}">{"".join(_one(item_name, item, _ANY, typed=True) for item in items)}</{name}>'
+    return _array(name, item_name, "".join(_one(item_name, item, _ANY, typed=True) for item in items))
+
+
+def _array(name: str, item_name: str, items: str) -> str:
+    return f'<{name} xsi:type="ArrayOf{item_name[0].upper()}{item_name[1:]}">{items}</{name}>'
 
 
 def property_value(name: str, value: Any, field: Field) -> str:
     """A property in ``val``: typed throughout; a list as one typed ``ArrayOfX``."""
     if field.many:
         item_name = field.item_name
-        items = "".join(_one(item_name, item, field, typed=True) for item in value)
-        return f'<{name} xsi:type="{field.array_type}">{items}</{name}>'
+        return _array(name, item_name, "".join(_one(item_name, item, field, typed=True) for item in value))
     return _one(name, value, field, typed=True)

@@ -42,11 +42,6 @@ class Field:
     required: bool
 
     @property
-    def array_type(self) -> str:
-        """``ArrayOfX``, the type of a list of these where a value stands alone (in ``val``)."""
-        return "ArrayOf" + self.item_name[0].upper() + self.item_name[1:]
-
-    @property
     def item_name(self) -> str:
         """Element name of one item inside ``ArrayOfX``."""
         if self.kind is Kind.REFERENCE:
