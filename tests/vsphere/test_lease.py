@@ -609,7 +609,7 @@ def test_a_lease_that_may_still_be_there_stays_in_the_journal(
 
 
 def url(key: str, target: str = "") -> nfc.DeviceUrl:
-    return nfc.DeviceUrl(key, f"https://esx/nfc/1/{target}", None, True, target, None)
+    return nfc.DeviceUrl(key, f"https://esx/nfc/1/{target}", None, True, target)
 
 
 def matched(disks: list[Any], files: list[nfc.DeviceUrl]) -> list[tuple[int, str]]:

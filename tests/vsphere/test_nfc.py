@@ -43,14 +43,13 @@ def test_a_lease_as_a_vcenter_words_it() -> None:
     info = info_of(device_url(rest=rest), other)
     disk, nvram = info.files.values()
     assert info.timeout_s == 300
-    assert (disk.key, disk.pin, disk.is_disk, disk.target_id, disk.size_bytes) == (
+    assert (disk.key, disk.pin, disk.is_disk, disk.target_id) == (
         "/vm-1/VirtualLsiLogicController0:0",
         "ab" * 20,
         True,
         "disk-0.vmdk",
-        None,
     )
-    assert (nvram.pin, nvram.is_disk, nvram.target_id, nvram.size_bytes) == (None, False, "file-1.nvram", 8684)
+    assert (nvram.pin, nvram.is_disk, nvram.target_id) == (None, False, "file-1.nvram")
 
 
 def test_a_certificate_pins_by_its_sha256(tls_certificate: Identity) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import UsageError
-from hypersdk.net.address import host_port, split_host_port
+from hypersdk.net.address import HTTPS_PORT, host_port, split_host_port
 from hypersdk.net.certificate import format_fingerprint, parse_fingerprint
 
-HTTPS_PORT: Final = 443
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.errors import Cancelled, HyperSDKError
-from hypersdk.net.address import ip_address
+from hypersdk.net.address import HTTPS_PORT, ip_address
 from hypersdk.net.certificate import PeerCertificate, format_fingerprint, peer_certificate
 from hypersdk.net.proxy import dial
 from hypersdk.remedies import Advice, ChooseFolder, Remedy, TrustCertificate
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, format_duration, format_size
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint, http_proxy_for
+from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
 from hypersdk.vsphere.faults import translate
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import DATASTORE, DatastoreFacts, datastore_facts, read_datastores

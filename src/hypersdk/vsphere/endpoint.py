@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from hypersdk.config.folders import config_folder
 from hypersdk.config.user import Connection
 from hypersdk.errors import UsageError, register
-from hypersdk.net.address import host_port
+from hypersdk.net.address import HTTPS_PORT, host_port
 from hypersdk.net.certificate import TlsPolicy, parse_fingerprint
 from hypersdk.net.knownhosts import known_fingerprint
 from hypersdk.net.proxy import Proxy, proxy_from_environ
@@ -27,7 +27,6 @@ NO_ENDPOINT: Final = register(
     NameServer(),
 )
 
-HTTPS_PORT: Final = 443
 MAX_SECRET_BYTES: Final = 64 * 1024
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST: Final = re.compile(

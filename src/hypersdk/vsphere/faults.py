@@ -12,8 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from xml.parsers.expat import ExpatError
 
 from hypersdk.errors import (
@@ -150,16 +149,11 @@ BAD_ANSWER: Final = register(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """The error class and code for a fault."""
-
-    family: type[HyperSDKError]
-    code: str
-
+Rule: TypeAlias = tuple[type[HyperSDKError], str]
+"""The error class and code for a fault."""
 
 _RULES: Final[dict[str, Rule]] = {
-    name: Rule(family, code)
+    name: (family, code)
     for family, code, names in (
         (AccessError, LOGIN_REFUSED, "InvalidLogin PasswordExpired"),
         (AccessError, NOT_AUTHENTICATED, "NotAuthenticated"),
@@ -181,7 +175,7 @@ _RULES: Final[dict[str, Rule]] = {
     )
     for name in names.split()
 }
-_UNKNOWN: Final = Rule(SourceError, VSPHERE_FAULT)
+_UNKNOWN: Final[Rule] = (SourceError, VSPHERE_FAULT)
 
 # ESXi reports it as a SystemError, without a type of its own: "Failed to allocate NFC memory", "NFC_NO_MEMORY", "Unable
 # to allocate nfc buffer" ...
@@ -192,7 +186,7 @@ _MAX_TEXT: Final = 500
 def rule_for(lineage: Iterable[str], text: str) -> Rule:
     """The rule of the first listed name in ``lineage`` (the fault's own name first, then its ancestors)."""
     if _NFC_EXHAUSTED.search(text):
-        return Rule(TransientError, NFC_EXHAUSTED)
+        return TransientError, NFC_EXHAUSTED
     return next((_RULES[name] for name in lineage if name in _RULES), _UNKNOWN)
 
 
@@ -200,16 +194,16 @@ def fault_error(lineage: list[str], text: str | None, **fields: object) -> Hyper
     """The error for a fault with these type names and the server's ``text``. The text of a refused login is not
     repeated."""
     said = clean_text(text or "")
-    rule = rule_for(lineage, said)
+    family, code = rule_for(lineage, said)
     name = lineage[0] if lineage else "unknown fault"
-    message = "login refused" if rule.code == LOGIN_REFUSED else _sentence(rule, name, said, fields)
-    error = rule.family(message, code=rule.code, fault=name)
+    message = "login refused" if code == LOGIN_REFUSED else _message(code, name, said, fields)
+    error = family(message, code=code, fault=name)
     error.fields.update(fields)
     return error
 
 
-def _sentence(rule: Rule, name: str, said: str, fields: dict[str, object]) -> str:
-    if rule.code == PRIVILEGE_MISSING and fields.get("privilege"):
+def _message(code: str, name: str, said: str, fields: dict[str, object]) -> str:
+    if code == PRIVILEGE_MISSING and fields.get("privilege"):
         return f"the privilege {fields['privilege']} is missing on {fields.get('object') or 'an object'}"
     return f"vSphere refused: {said} ({name})" if said else f"vSphere refused with {name}"
 

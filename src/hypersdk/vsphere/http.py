@@ -26,14 +26,14 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from hypersdk.errors import SourceError, TransientError, register
-from hypersdk.net.address import host_port
+from hypersdk.net.address import HTTPS_PORT, host_port
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S
 from hypersdk.remedies import First, Look, Resume
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
-from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
+from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.faults import NFC_EXHAUSTED, clean_text, rule_for, translate
 from hypersdk.vsphere.wire import (
     BAD_REPLY,
@@ -307,7 +307,7 @@ def _accepted(body: HttpBody) -> HttpBody:
     message = f"{body.route} answered {body.status}" + (f": {text}" if text else "")
     if body.status not in _BUSY:
         raise SourceError(message, code=HTTP_REFUSED, status=body.status)
-    code = NFC_EXHAUSTED if rule_for((), text).code == NFC_EXHAUSTED else SERVER_BUSY
+    code = NFC_EXHAUSTED if rule_for((), text)[1] == NFC_EXHAUSTED else SERVER_BUSY
     raise TransientError(message, code=code, status=body.status, retry_after_s=_retry_after(body))
 
 

@@ -86,7 +86,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _OpenLease:
     """A lease that is ready."""
 
     record: LeaseRecord
@@ -131,7 +131,7 @@ class LeasedExport:
         self._routes = Routes(session.endpoint, session.detours, stall_s=stall_timeout_s)
         self._retry = retry
         self._lock = threading.Lock()
-        self._held: _Held | None = None
+        self._open_lease: _OpenLease | None = None
         self._unanswered: LeaseRecord | None = None  # a request whose answer was lost: there may be a lease
         self._streams: Counter[tuple[str, str]] = Counter()  # streams that were opened, by file key and lease
         self._opened_at = time.monotonic()
@@ -143,11 +143,11 @@ class LeasedExport:
     def __enter__(self) -> LeasedExport:
         try:
             # A host that cannot prepare the export yet, for lack of memory or time, is asked again.
-            held = with_retries(
+            lease = with_retries(
                 lambda: self._open(self._cancel), self._retry, cancel=self._cancel, on_wait=self._note_retry
             )
-            self._held = held
-            self.sources = self._make_sources(held)
+            self._open_lease = lease
+            self.sources = self._make_sources(lease)
         except BaseException:
             self._abort()
             raise
@@ -197,23 +197,23 @@ class LeasedExport:
         """Ends the export successfully. A lease that has already ended is not an error: everything was received."""
         self._stopped.set()
         with self._lock:
-            held, self._held = self._held, None
-            if held is None:
+            lease, self._open_lease = self._open_lease, None
+            if lease is None:
                 return
             try:
-                nfc.complete(self._session, held.record.lease_moref)
+                nfc.complete(self._session, lease.record.lease_moref)
             except HyperSDKError as error:
                 LOG.info("the export could not be completed: %s", error.message)
-                if not end_quietly(self._session, held.record.lease_moref):
+                if not end_quietly(self._session, lease.record.lease_moref):
                     return  # stays in the journal, for the undo
-            self._on_closed(held.record)
+            self._on_closed(lease.record)
 
     # Opening
 
     def _note_retry(self, error: TransientError, wait_s: float) -> None:
         self._on_wait(f"{error.message}; trying again in {format_duration(wait_s)}")
 
-    def _open(self, cancel: CancelToken) -> _Held:
+    def _open(self, cancel: CancelToken) -> _OpenLease:
         """Opens a lease and waits until it is ready. Raises the server's error, after closing the lease again."""
         record = self._request(cancel)
         try:
@@ -228,7 +228,7 @@ class LeasedExport:
                 ) from error
             raise
         self._opened_at = time.monotonic()
-        return _Held(record, info, sha256)
+        return _OpenLease(record, info, sha256)
 
     def _request(self, cancel: CancelToken) -> LeaseRecord:
         """Asks for the export, recorded in the journal before and after. A machine that is busy is waited for: an
@@ -275,10 +275,10 @@ class LeasedExport:
         fresh = [task.moref for task in running if task.exports and task.moref not in earlier]
         return fresh[-1] if fresh else None
 
-    def _make_sources(self, held: _Held) -> list[LeaseDiskSource]:
+    def _make_sources(self, lease: _OpenLease) -> list[LeaseDiskSource]:
         # A snapshot has the disks of its time, which need not be those that the machine has now.
         disks = read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
-        files = [file for file in held.info.files.values() if file.is_disk]
+        files = [file for file in lease.info.files.values() if file.is_disk]
         return [
             LeaseDiskSource(
                 label=disk.label,
@@ -286,7 +286,7 @@ class LeasedExport:
                 lease_key=file.key,
                 capacity_bytes=disk.capacity_bytes,
                 allocated_bytes=disk.used_bytes,
-                wants_sha1=not held.sha256,
+                wants_sha1=not lease.sha256,
                 host=self._routes.host_of(file.url),
                 _opener=self._open_stream,
             )
@@ -297,15 +297,17 @@ class LeasedExport:
 
     @contextmanager
     def _open_stream(self, source: LeaseDiskSource, cancel: CancelToken) -> Iterator[ByteStream]:
-        held = self._current(cancel)
-        file = held.info.files.get(source.lease_key)
+        lease = self._ensure_open(cancel)
+        file = lease.info.files.get(source.lease_key)
         if file is None:
             raise SourceError(f"the reopened lease does not offer {source.label}", code=LEASE_LOST)
-        self._streams[file.key, held.record.lease_moref] += 1
-        with self._connect(held, file, cancel) as body:
+        self._streams[file.key, lease.record.lease_moref] += 1
+        with self._connect(lease, file, cancel) as body:
             yield body
 
-    def _connect(self, held: _Held, file: nfc.DeviceUrl, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
+    def _connect(
+        self, lease: _OpenLease, file: nfc.DeviceUrl, cancel: CancelToken
+    ) -> AbstractContextManager[ByteStream]:
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
         try:
@@ -314,30 +316,30 @@ class LeasedExport:
         except SourceError as error:
             # A lease that has just ended refuses its files; the next attempt reads its state and opens another.
             if error.fields.get("status") == UNAUTHORIZED:
-                self._give_up(held, cancel)
-            elif error.code != HTTP_REFUSED or self._state(held, cancel) == nfc.READY:
+                self._give_up(lease, cancel)
+            elif error.code != HTTP_REFUSED or self._state(lease, cancel) == nfc.READY:
                 raise
             raise TransientError(f"the lease has ended: {error.message}", code=LEASE_LOST) from error
 
-    def _give_up(self, held: _Held, cancel: CancelToken) -> None:
+    def _give_up(self, lease: _OpenLease, cancel: CancelToken) -> None:
         """Ends lease and session after a data request was not authorized, although the API accepts both: the next
         attempt has new ones."""
         with self._turn(cancel):
-            if self._held is not held:
+            if self._open_lease is not lease:
                 return  # another stream was here first
-            if end_quietly(self._session, held.record.lease_moref):
-                self._on_closed(held.record)
-            self._held = None
+            if end_quietly(self._session, lease.record.lease_moref):
+                self._on_closed(lease.record)
+            self._open_lease = None
         with retried_when_away():
-            self._session.renew(held.record.session_key)
+            self._session.renew(lease.record.session_key)
 
-    def _current(self, cancel: CancelToken) -> _Held:
+    def _ensure_open(self, cancel: CancelToken) -> _OpenLease:
         """The lease if it still exists; otherwise a new one of the same point in time. Other streams wait until
         then."""
         with self._turn(cancel):
-            if self._held is None or self._state(self._held, cancel) != nfc.READY:
-                self._held = self._reopened(self._held, cancel)
-            return self._held
+            if self._open_lease is None or self._state(self._open_lease, cancel) != nfc.READY:
+                self._open_lease = self._reopened(self._open_lease, cancel)
+            return self._open_lease
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:
@@ -350,20 +352,20 @@ class LeasedExport:
         finally:
             self._lock.release()
 
-    def _reopened(self, lost: _Held | None, cancel: CancelToken) -> _Held:
+    def _reopened(self, lost: _OpenLease | None, cancel: CancelToken) -> _OpenLease:
         """Another lease of the same point in time."""
         with retried_when_away():
             if lost is not None:
                 LOG.info("the lease %s is lost", lost.record.lease_moref)
                 release_stale(self._session, lost.record, cancel=cancel, on_wait=self._on_wait)
-                self._held = None
+                self._open_lease = None
                 self._on_closed(lost.record)
             self._same_point()
             return self._open(cancel)
 
-    def _state(self, held: _Held, cancel: CancelToken) -> str | None:
+    def _state(self, lease: _OpenLease, cancel: CancelToken) -> str | None:
         try:
-            return nfc.lease_state(self._session, held.record.lease_moref, cancel)
+            return nfc.lease_state(self._session, lease.record.lease_moref, cancel)
         except (ConnectError, AccessError) as error:
             raise TransientError(f"the lease could not be read: {error.message}", cause=error.cause) from error
 
@@ -379,42 +381,42 @@ class LeasedExport:
 
     def _renew(self) -> bool:
         """Renews the lease once. False when the server did not answer."""
-        held = self._held
-        if held is None:
+        lease = self._open_lease
+        if lease is None:
             return True
         try:
-            nfc.renew(self._session, held.record.lease_moref, self._percent)
+            nfc.renew(self._session, lease.record.lease_moref, self._percent)
         except HyperSDKError as error:
             LOG.info("the lease could not be renewed: %s", error.message)
             return not isinstance(error, ConnectError)
         return True
 
     def _interval_s(self) -> float:
-        held = self._held
-        timeout_s = held.info.timeout_s if held is not None else 1
+        lease = self._open_lease
+        timeout_s = lease.info.timeout_s if lease is not None else 1
         return min(timeout_s / RENEWALS_PER_TIMEOUT, RENEW_AT_MOST_S)
 
     def _manifest(self) -> tuple[dict[str, nfc.ManifestEntry], str]:
         """The server's manifest and the moref of its lease, which is empty where both no longer exist."""
         with self._lock:
-            held = self._held
-        if held is None:
+            lease = self._open_lease
+        if lease is None:
             return {}, ""
         try:
-            return nfc.manifest(self._session, held.record.lease_moref), held.record.lease_moref
+            return nfc.manifest(self._session, lease.record.lease_moref), lease.record.lease_moref
         except HyperSDKError as error:
             LOG.info("no manifest from the server: %s", error.message)
         try:
-            ready = self._state(held, CancelToken()) == nfc.READY
+            ready = self._state(lease, CancelToken()) == nfc.READY
         except TransientError:
             ready = False
-        return {}, held.record.lease_moref if ready else ""
+        return {}, lease.record.lease_moref if ready else ""
 
     def _abort(self) -> None:
         with self._lock:
-            held, self._held = self._held, None
-        if held is not None:
-            self._end(held.record)
+            lease, self._open_lease = self._open_lease, None
+        if lease is not None:
+            self._end(lease.record)
 
     def _end(self, record: LeaseRecord) -> None:
         """Aborts a lease; one that may still exist stays in the journal, for the undo."""

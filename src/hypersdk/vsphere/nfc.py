@@ -69,7 +69,6 @@ class DeviceUrl:
     pin: str | None
     is_disk: bool
     target_id: str
-    size_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,6 @@ def _device_url(element: Element) -> DeviceUrl:
         pin=_pin(element),
         is_disk=disk == "true" if disk else target.lower().endswith(".vmdk"),
         target_id=clean_text(target),
-        size_bytes=to_int(child_text(element, "fileSize")),
     )
 
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypersdk.errors import ConnectError, HyperSDKError, SourceError, TransientError, register
-from hypersdk.net.address import host_port
+from hypersdk.net.address import HTTPS_PORT, host_port
 from hypersdk.net.certificate import CERTIFICATE_CHANGED
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S
 from hypersdk.remedies import Look
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
+from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, HttpBody, SessionCookie, open_get, split_url
 
 LOG: Final = logging.getLogger(__name__)

@@ -103,12 +103,14 @@ class Session(AbstractContextManager["Session"]):
         if not endpoint.username or endpoint.password is None:
             raise UsageError(f"no user name or password for {endpoint.address}", code=NO_PASSWORD)
         cancel.check()
-        from hypersdk.vsphere.stub import service_instance
+        from pyVmomi import vim
 
         stub = _make_stub(endpoint, cancel)
         try:
             with _broken_off(cancel, stub.abort):
-                content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
+                content = _translated(
+                    endpoint.address, lambda: vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+                )
                 # What every login needs; pyVmomi leaves out what an answer leaves out.
                 if not all((content.about, content.rootFolder, content.propertyCollector, content.sessionManager)):
                     raise _not_vsphere(endpoint.address)

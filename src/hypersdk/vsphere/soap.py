@@ -234,17 +234,14 @@ class _Reply:
     def objects(self, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
         connection = self._stub.GetConnection()
         connection.limits = PROPERTIES
-        done = False
         try:
             answer = self._post(connection)
             yield from self._decode(answer, cancel, keep)
             answer.read()
-            done = True
-        finally:
-            if done:
-                self._stub.ReturnConnection(connection)
-            else:
-                connection.close()
+        except BaseException:  # GeneratorExit too: the reply was not read to its end
+            connection.close()
+            raise
+        self._stub.ReturnConnection(connection)
 
     def _post(self, connection: Any) -> http.client.HTTPResponse:
         headers = {

@@ -141,11 +141,11 @@ class FlatDiskSource:
         """Fills ``buffer`` from ``offset``. Raises TransientError (try again) or SourceError as in the table of this
         module."""
         part = range(offset, offset + len(buffer))
-        kept, key = self._kept(), self._session.key
+        idle, key = self._take_idle(), self._session.key
         try:
-            return self._read(kept, part, buffer, cancel)
+            return self._read(idle, part, buffer, cancel)
         except SourceError as error:
-            if not self._is_stale(error, kept, key):
+            if not self._is_stale(error, idle, key):
                 raise
         try:
             return self._read(None, part, buffer, cancel)
@@ -154,10 +154,10 @@ class FlatDiskSource:
                 raise
             raise TransientError(error.message, cause=error.cause, remedies=error.remedies) from error
 
-    def _is_stale(self, error: SourceError, kept: Connection | None, key: str) -> bool:
+    def _is_stale(self, error: SourceError, connection: Connection | None, key: str) -> bool:
         """Whether ``error`` only means that a connection, or the session with that ``key``, was idle for too long; both
         are renewed then."""
-        if kept is not None and error.code == CONNECTION_RESET:
+        if connection is not None and error.code == CONNECTION_RESET:
             self.close()  # the other idle ones have timed out too
             return True
         if error.fields.get("status") == UNAUTHORIZED:
@@ -178,7 +178,7 @@ class FlatDiskSource:
         with self._lock:
             _close_all(self._idle)
 
-    def _kept(self) -> Connection | None:
+    def _take_idle(self) -> Connection | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
 

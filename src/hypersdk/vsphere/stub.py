@@ -7,7 +7,6 @@ from collections.abc import Callable
 from types import NoneType
 from typing import Any, Final
 
-from pyVmomi import vim
 from pyVmomi.SoapAdapter import SoapStubAdapter
 from pyVmomi.VmomiSupport import F_OPTIONAL, GetServiceVersions, versionIdMap
 
@@ -94,8 +93,3 @@ def _fits(found: Any, info: Any) -> bool:
 def api_versions() -> list[tuple[str, str]]:
     """pyVmomi's versions of the API as ``(name, number on the wire)``, newest first."""
     return [(name, versionIdMap[name].rpartition("/")[2]) for name in GetServiceVersions("vim25")]
-
-
-def service_instance(stub: SessionStub) -> Any:
-    """The root object of the API."""
-    return vim.ServiceInstance("ServiceInstance", stub)
