@@ -297,17 +297,17 @@ def test_both_leases_on_vcsim(
 
 
 def test_kept_alive_while_nothing_moves(simulator: SimulatorFactory, log_in: LogIn) -> None:
-    stall = Fault(FaultKind.STALL, after_bytes=64 * KiB, seconds=2.5)
-    server = simulator(machines=(SMALL,), lease_timeout_s=1, faults=(stall,))
+    stall = Fault(FaultKind.STALL, after_bytes=64 * KiB, seconds=3.5)
+    server = simulator(machines=(SMALL,), lease_timeout_s=2, faults=(stall,))
     book = Book()
     with lease_on(log_in(server), moref_of(server), book) as lease:
         lease.set_fraction(0.42)
-        time.sleep(1.5)
+        time.sleep(2.5)
         received = read_all(lease.sources[0])
         assert server.faults.applied[FaultKind.STALL] == 1
         with server.platform.world.lock:
             assert server.vm("web").lease.task.info.progress == 42  # type: ignore[union-attr]
-        assert lease.age_s > 3.5
+        assert lease.age_s > 5.5
         assert lease.verify({lease.sources[0].lease_key: received})[lease.sources[0].lease_key] is Verdict.PROVED
         lease.complete()
     assert len(book.leases) == 1
@@ -316,9 +316,9 @@ def test_kept_alive_while_nothing_moves(simulator: SimulatorFactory, log_in: Log
 
 def test_renewals_that_fail_are_made_again(simulator: SimulatorFactory, log_in: LogIn) -> None:
     fault = Fault(FaultKind.CALL, method="HttpNfcLeaseProgress", times=2)
-    server = simulator(machines=(SMALL,), lease_timeout_s=1, faults=(fault,))
+    server = simulator(machines=(SMALL,), lease_timeout_s=2, faults=(fault,))
     with lease_on(log_in(server), moref_of(server), Book()):
-        time.sleep(1.5)
+        time.sleep(2.5)
         assert held(server)
     assert server.faults.applied[FaultKind.CALL] == 2
 
