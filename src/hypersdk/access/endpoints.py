@@ -176,7 +176,7 @@ class EndpointStore:
         )
 
     def probe(self, endpoint_id: str) -> About:
-        """Logs in and out again; returns what the server says of itself. Raises ConnectError, AccessError,
+        """Logs in and out again; returns the server's description of itself. Raises ConnectError, AccessError,
         UsageError."""
         row = self._row(endpoint_id)
         return kind_of(row.kind).probe(self._login_of(row))

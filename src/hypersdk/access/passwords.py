@@ -35,8 +35,8 @@ def hash_password(password: Secret) -> str:
 
 
 def check_password(stored: str | None, password: Secret) -> bool:
-    """Whether the password matches. ``stored`` None (no such user, or one without a password) takes as long and is
-    always False."""
+    """Whether the password matches. With ``stored`` None (no such user, or a user without a password) the check
+    takes as long and is always False."""
     text = password.reveal()[: MAX_LENGTH + 1]
     with _SLOTS:
         nobody = (

@@ -1,7 +1,7 @@
-"""Configuration files, read in one way for all programs::
+"""Configuration files of all programs::
 
-folders.py   where they are, by the XDG base directory specification
-toml.py      a TOML file read within bounds; a table of it checked against a dataclass
-values.py    what a key takes, as its annotation says
-user.py      the user's config.toml; a daemon's keys are in jobs/settings.py
+folders.py   folders by the XDG base directory specification
+toml.py      reading a TOML file within limits, and checking its tables against a dataclass
+values.py    types of values, for the annotations of keys
+user.py      the user's config.toml; the keys of the daemon are in jobs/settings.py
 """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 TAKES: Final = "takes"
-"""Type of the errors whose message is ``Takes.words``."""
+"""Type of the pydantic errors whose message is ``Takes.words``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -79,7 +79,7 @@ class EndpointGuard:
 
 
 def refusal(address: IpAddress) -> str | None:
-    """Why a submitted job may not connect there; None where it may."""
+    """Why a submitted job may not connect to ``address``; None where it may."""
     if isinstance(address, ipaddress.IPv6Address) and (inner := _inner_ipv4(address)) is not None:
         return refusal(inner)
     if any(address in block for block in _METADATA):

@@ -255,8 +255,8 @@ def _read_all(session: Session, paths: dict[str, tuple[str, ...]], cancel: Cance
 
 
 def _hosts(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
-    """The route of the disk streams: vCenter names the ESXi host in the lease, and the stream comes from its port
-    443."""
+    """Whether the ESXi hosts can be reached: a disk stream comes from port 443 of the host that vCenter names in the
+    lease."""
     if not session.about.is_vcenter:
         return
     hosts = _read_all(session, {"HostSystem": ("name", "runtime.connectionState")}, cancel)

@@ -312,8 +312,7 @@ def _accepted(body: HttpBody) -> HttpBody:
 
 
 def _retry_after(body: HttpBody) -> float | None:
-    """Seconds the server asks to wait (RFC 9110, section 10.2.3: a number or a date), bounded; None when it does not
-    ask."""
+    """The seconds of Retry-After (RFC 9110, section 10.2.3: a number or a date), limited; None without that header."""
     text = (body.header("Retry-After") or "").strip()
     if _DIGITS.fullmatch(text):
         return min(float(text), RETRY_AFTER_MAX_S)

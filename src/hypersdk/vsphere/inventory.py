@@ -154,7 +154,7 @@ def summary_of(
 
 
 def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacenter: str | None = None) -> MachineSummary:
-    """The one machine that ``selector`` means: moref, BIOS or instance UUID, inventory path (``/DC/vm/..``, with or
+    """The machine that ``selector`` names: moref, BIOS or instance UUID, inventory path (``/DC/vm/..``, with or
     without the leading slash, or relative to a datacenter's ``vm`` folder) or name.
 
     A name in ``datacenter`` takes precedence over the same name elsewhere. Raises LookupFailed: ``ambiguous`` with the

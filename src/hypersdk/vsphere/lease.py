@@ -142,7 +142,7 @@ class LeasedExport:
 
     def __enter__(self) -> LeasedExport:
         try:
-            # A host that cannot prepare the export yet, for lack of memory or time, is asked again.
+            # A host that cannot prepare the export yet, for lack of memory or time, is retried.
             lease = with_retries(
                 lambda: self._open(self._cancel), self._retry, cancel=self._cancel, on_wait=self._note_retry
             )

@@ -57,7 +57,7 @@ _TASK: Final = ("info.state", "info.descriptionId")
 _DISK_FILES: Final = frozenset({"diskExtent", "diskDescriptor", "digestDescriptor", "diskReplicationPersistentState"})
 _MAX_SNAPSHOTS: Final = 1024
 UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""Creation time of a snapshot whose server does not say when it was made."""
+"""Creation time of a snapshot for which the server does not report one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,8 @@ def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
 
 
 def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None:
-    """``initializing``, ``ready``, ``done`` or ``error``; None when the lease is gone (timed out, ended, or its session
-    ended)."""
+    """``initializing``, ``ready``, ``done`` or ``error``; None when the lease no longer exists (timed out, ended, or
+    its session ended)."""
     try:
         return read_one(session, "HttpNfcLease", lease, ["state"], cancel=cancel).text("state")
     except LookupFailed:

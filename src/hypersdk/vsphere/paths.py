@@ -19,7 +19,7 @@ _MAX_DEPTH: Final = 64
 
 
 def decode_name(raw: str) -> str:
-    """A name as people know it."""
+    """A name without its escapes, for display."""
     return _ESCAPE.sub(lambda match: _ESCAPES[match[0].lower()], raw)
 
 
@@ -30,7 +30,8 @@ def encode_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder, datacenter or vApp on the way to a machine: name as the server gives it, parent's moref, wire type."""
+    """A folder, datacenter or vApp on the path to a machine: name as the server returns it, parent's moref, wire
+    type."""
 
     name: str
     parent: str | None
@@ -50,7 +51,7 @@ def datacenter_of(places: Mapping[str, Place], parent: str | None) -> str | None
 
 
 def ancestors(places: Mapping[str, Place], parent: str | None) -> list[Place]:
-    """From ``parent`` upwards, as far as visible; bounded, whatever the server says."""
+    """The places from ``parent`` upwards, as far as visible; at most 64, also when the server returns a cycle."""
     found: list[Place] = []
     while parent is not None and parent in places and len(found) < _MAX_DEPTH:
         found.append(places[parent])

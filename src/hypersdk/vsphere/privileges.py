@@ -44,7 +44,7 @@ REQUIRED: Final[dict[Operation, tuple[str, ...]]] = {
     Operation.CLEANUP: ("Sessions.TerminateSession",),
 }
 ESSENTIAL: Final = frozenset({Operation.INVENTORY, Operation.EXPORT})
-"""Without these nothing can be exported; the others are needed for what their name says."""
+"""Without these nothing can be exported; the others are required for the operation that they are named after."""
 ON_ROOT: Final = frozenset({Operation.CLEANUP})
 """Granted on the root folder."""
 ON_DATASTORES: Final = frozenset({Operation.DATASTORE})
@@ -65,7 +65,7 @@ def missing_privileges(
         lambda: session.content.authorizationManager.HasPrivilegeOnEntities(list(entities), session.key, names)
     )
     granted = Counter(item.privId for answer in answers for item in answer.privAvailability if item.isGranted)
-    # An object that the answer leaves out is one that the account may not even see: counted as denied.
+    # An object that the answer omits is not visible to the account: counted as denied.
     held = {name for name in names if granted[name] >= len(entities)}
     lacking = {operation: tuple(name for name in REQUIRED[operation] if name not in held) for operation in wanted}
     return {operation: names for operation, names in lacking.items() if names}

@@ -34,14 +34,14 @@ NO_ROUTE: Final = register(
 )
 
 VIA: Final = " via "
-"""Part of the name of a route that goes around its host."""
+"""Part of the name of a route that bypasses its host."""
 PROBE_TIMEOUT_S: Final = 5.0
 """How long to wait for a host where there is another route: a firewall may drop packets silently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route to a file. ``text`` is for people; ``detour_of`` names the host that it goes around."""
+    """One route to a file. ``text`` is for display; ``detour_of`` names the host that it bypasses."""
 
     url: str
     pin: str | None
@@ -59,7 +59,7 @@ class Routes:
         self._stall_s = stall_s
 
     def host_of(self, url: str) -> str:
-        """The host that serves ``url``, for people and for the budget. Raises SourceError for an invalid URL."""
+        """The host that serves ``url``, for display and for the budget. Raises SourceError for an invalid URL."""
         host, _, _ = split_url(url)
         return self._endpoint.host if host == "*" else host
 

@@ -66,7 +66,7 @@ class About:
 class Session(AbstractContextManager["Session"]):
     """A login session. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
 
-    ``key`` changes when the session was renewed: what belonged to the old one (leases, views) is gone then. ``user`` is
+    ``key`` changes when the session was renewed: leases and views of the old one no longer exist then. ``user`` is
     the account as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
     """
 
@@ -80,7 +80,8 @@ class Session(AbstractContextManager["Session"]):
         self.key = ""
         self.user = ""
         self.detours: Final[set[str]] = set()
-        """ESXi hosts whose data comes through this server, as they cannot be reached themselves (see ``routes``)."""
+        """ESXi hosts that cannot be reached directly, so that their data is read through this server (see
+        ``routes``)."""
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._keepalive_s = keepalive_s

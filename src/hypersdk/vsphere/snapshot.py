@@ -53,10 +53,9 @@ def create_snapshot(
 ) -> str:
     """Makes a snapshot of a machine's disks (no memory) and returns its moref.
 
-    Raises SourceError ``quiesce_failed`` when the guest could not be quiesced, and what else the task's fault means.
-    When cancelled, or when the connection was lost, the task is cancelled and its end waited for first, as far as it
-    can be reached: otherwise it would create the snapshot after the cleanup.
-    """
+    Raises SourceError ``quiesce_failed`` when the guest could not be quiesced, and the errors for other faults of the
+    task. When cancelled, or when the connection was lost, the task is cancelled and its end waited for first, as far as
+    it can be reached: otherwise it would create the snapshot after the cleanup."""
     result = run_whole_task(
         session,
         moref,

@@ -34,8 +34,8 @@ LAST_PAUSE_S: Final = 3.0
 FIRST_POLL_S: Final = 0.05
 LAST_POLL_S: Final = 1.0
 SETTLE_S: Final = 120.0
-"""How long to wait for the end of a task that makes a change after its own run has ended. It takes seconds, unless the
-server is very busy."""
+"""How long to wait for the end of a task that makes a change, after a cancel or a lost connection. It takes seconds,
+unless the server is very busy."""
 POWER_OFF_TASK: Final = "poweroff"
 RECONFIGURE_TASK: Final = "reconfig"
 RUNNING: Final = frozenset({"queued", "running"})
@@ -115,9 +115,8 @@ def run_task(
     """Starts a task by ``start`` (which looks its objects up itself) once the machine is not busy, and waits for its
     result.
 
-    Raises what the fault means. ``abandoned`` is called before Cancelled or ConnectError is raised while the task may
-    go on, with its moref where the server named it.
-    """
+    Raises the error for the task's fault. ``abandoned`` is called before Cancelled or ConnectError is raised while the
+    task may go on, with its moref where the server named it."""
 
     def run() -> str | None:
         task: str | None = None
@@ -196,7 +195,7 @@ def read_task(session: Session, moref: str, *, cancel: CancelToken) -> TaskState
 def wait_for_task(session: Session, task: str, *, cancel: CancelToken) -> str | None:
     """Waits for ``task`` (a moref) to succeed and returns its result: a moref, a text or None.
 
-    Raises what the task's fault means; Cancelled at once when ``cancel`` is set, while the task itself goes on
+    Raises the error for the task's fault; Cancelled at once when ``cancel`` is set, while the task itself goes on
     (``cancel_task`` ends it).
     """
     pause_s = FIRST_POLL_S

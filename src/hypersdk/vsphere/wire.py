@@ -163,7 +163,7 @@ class Head:
         self._left = HEAD_BYTES
 
     def makefile(self, _mode: str) -> Head:
-        """The reader, as ``http.client.HTTPResponse`` asks its socket for it."""
+        """The reader, for ``http.client.HTTPResponse``."""
         return self
 
     def readline(self, limit: int) -> bytes:

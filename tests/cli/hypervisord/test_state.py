@@ -15,10 +15,9 @@ import sqlalchemy as sa
 
 from hypersdk.access.access import Access
 from hypersdk.access.roles import Role
-from hypersdk.access.vault import Vault
+from hypersdk.access.vault import Vault, known_key
 from hypersdk.cli.hypervisord.app import program
 from hypersdk.jobs.login import JOB_PASSWORD
-from hypersdk.jobs.rotation import known_key
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.supervisor import one_daemon
