@@ -321,7 +321,7 @@ def test_read_back_of_a_part(tmp_path: Path) -> None:
 def test_read_back_of_a_file_that_is_too_short(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     path.write_bytes(bytes(1000))
-    with path.open("rb") as file, pytest.raises(TargetError, match="archive ends 24 bytes before it should"):
+    with path.open("rb") as file, pytest.raises(TargetError, match="archive is 24 bytes shorter than expected"):
         sha256_of(file.fileno(), "archive", CancelToken(), region=range(1024))
 
 

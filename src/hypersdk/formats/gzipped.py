@@ -1,4 +1,4 @@
-"""Random access to what is inside a gzip file (RFC 1952), without unpacking it: the inflater is copied now and then.
+"""Random access to the content of a gzip file (RFC 1952), without unpacking it: copies of the inflater are kept.
 
 ::
 
@@ -6,8 +6,8 @@
                      begin     copy 1    copy 2    copy 3         every 4 MiB, at most 512: then half of them go
                                            └── read(offset) continues from a copy of the nearest one before it
 
-Who reads from front to end inflates everything once, and whoever reads in several places inflates a little more. Memory
-is 40 KiB for each copy, whatever is inside. zlib compares length and CRC-32 of each member when it comes to its end.
+Reading from start to end inflates everything once, reading in several places a little more. Memory is 40 KiB for each
+copy, whatever the content. zlib checks length and CRC-32 of each member at its end.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"\x1f\x8b"
 MAX_INFLATED: Final = 64 * TiB
-"""As much as the largest disk that is read. Deflate makes at most 1032 bytes of one, so the work is bounded by the
-file's own size before that."""
+"""The largest disk that is read. Deflate makes at most 1032 bytes of one, so the work is also limited by the size of
+the file."""
 MAX_COPIES: Final = 512
 
 _WITH_GZIP_HEADER: Final = 31
@@ -36,12 +36,13 @@ _INPUT: Final = 32 * KiB
 _STEP: Final = 1 * MiB
 _FIRST_SPACING: Final = 4 * MiB
 _READERS: Final = 16
-"""Places that are read on from: a few disks of an archive, a few ranges of each."""
+"""Positions that reading continues from: a few disks of an archive, a few ranges of each."""
 
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """A place inside: ``offset``, the input ``consumed`` up to there, and the inflater; None between two members."""
+    """A position in the content: ``offset``, the input ``consumed`` up to there, and the inflater; None between
+    members."""
 
     offset: int
     consumed: int
@@ -54,7 +55,7 @@ class _Place:
 class GzipReader:
     """The content of a gzip ``file`` as a ReadableFile. Thread-safe.
 
-    ``check`` is called again and again, and may raise, while it inflates. Raises IntegrityError: ``truncated_stream``,
+    ``check`` is called repeatedly while it inflates, and may raise. Raises IntegrityError: ``truncated_stream``,
     ``bad_format``.
     """
 
@@ -82,7 +83,7 @@ class GzipReader:
         return b"".join(parts)
 
     def size(self) -> int:
-        """Bytes inside. Inflates all of it when asked for the first time, which proves it as well."""
+        """Returns the bytes of the content. The first call inflates all of it, which also verifies it."""
         with self._lock:
             if self._size is None:
                 place = max([self._copies[-1], *self._readers], key=lambda place: place.offset).copy()
@@ -101,13 +102,13 @@ class GzipReader:
         return nearest
 
     def _inflate(self, place: _Place, most: int) -> bytes:
-        """Up to ``most`` bytes from ``place``, which moves on; none at the end of everything."""
+        """Returns up to ``most`` bytes from ``place`` and advances it; none at the end of the file."""
         while self._in_member(place):
             self._check()
             assert place.inflater is not None
             source = self._file.pread(_INPUT, place.consumed)
             if not source:
-                raise IntegrityError("the gzip file ends before its end", code=TRUNCATED_STREAM)
+                raise IntegrityError("the gzip file is truncated", code=TRUNCATED_STREAM)
             try:
                 data = place.inflater.decompress(source, min(most, _STEP))
             except zlib.error as error:
@@ -123,7 +124,7 @@ class GzipReader:
         return b""
 
     def _in_member(self, place: _Place) -> bool:
-        """Begins the next member where one has ended; False when none follows."""
+        """Begins the next member after the end of one; returns False when none follows."""
         if place.inflater is not None:
             return True
         head = self._file.pread(len(MAGIC), place.consumed)
@@ -133,7 +134,7 @@ class GzipReader:
         while source := self._file.pread(_INPUT, place.consumed):
             self._check()
             if source.strip(b"\0"):
-                raise IntegrityError("something that is not gzip follows the gzip data", code=BAD_FORMAT)
+                raise IntegrityError("the gzip file has other data after its end", code=BAD_FORMAT)
             place.consumed += len(source)
         self._size = place.offset
         return False

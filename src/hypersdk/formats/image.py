@@ -1,4 +1,4 @@
-"""The interface of all image writers and of the files they write to. One conformance suite tests every writer.
+"""The interface of all image writers and of the files that they write to.
 
 ::
 
@@ -23,10 +23,10 @@ class ReadableFile(Protocol):
     """Positioned reading. Thread-safe; reads past the end are short; raises OSError."""
 
     def pread(self, length: int, offset: int) -> bytes:
-        """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
+        """Returns up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
 
     def size(self) -> int:
-        """Bytes from the start to the end of what was written or truncated to."""
+        """Returns the bytes from the start to the end of the file."""
 
 
 class BlockFile(ReadableFile, Protocol):
@@ -36,17 +36,17 @@ class BlockFile(ReadableFile, Protocol):
         """Writes all buffers, one after another, at ``offset``; never short."""
 
     def truncate(self, size: int) -> None:
-        """Sets the size; what is new reads as zeros and takes no room."""
+        """Sets the size; added bytes read as zeros and take no space."""
 
     def discard(self, offset: int, length: int) -> None:
-        """Gives room back where the file system can (punch hole); the range reads as zeros afterwards, always."""
+        """Frees the space of a range where the file system can (punch hole); it always reads as zeros afterwards."""
 
     def data_runs(self, start: int) -> Iterator[range]:
-        """Runs of bytes from ``start`` on that hold data, rising; between them are holes. All is data where the file
-        system knows no holes."""
+        """Returns runs of bytes from ``start`` on that hold data, rising; between them are holes. All is data where the
+        file system has no holes."""
 
     def sync(self) -> None:
-        """Returns when all that was written is durable (fdatasync)."""
+        """Makes all that was written durable (fdatasync)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class ImageWriter(Protocol):
 
 
 def check_range(offset: int, length: int, capacity: int) -> None:
-    """Raises ValueError unless ``ImageWriter.write`` may be called so: whole blocks within the disk, the last one
-    perhaps short."""
+    """Raises ValueError unless the range is valid for ``ImageWriter.write``: whole blocks within the disk; only the
+    last block of the disk may be short."""
     end = offset + length
     if offset < 0 or offset % BLOCK or length <= 0 or end > capacity or (end % BLOCK and end != capacity):
         raise ValueError(f"a writer takes whole blocks of its disk, not {length} bytes at {offset} of {capacity}")

@@ -4,17 +4,17 @@ The form is that of DSP0243 1.1.1 ("Open Virtualization Format Specification"), 
 
     SHA256(web01.ovf)= 5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
 
-No space before ``=``, one after it, lower-case hex, the descriptor first. ovftool and virt-v2v take this form and no
-other spelling is common to both, so it is what ``format_mf`` writes. ``parse_mf`` reads what we wrote, also after an
-editor has put spaces around the sign or ended the lines in CR LF; anything else is damage to it.
+No space before ``=``, one after it, lower-case hex, the descriptor first. This is the only form that both ovftool and
+virt-v2v accept, so ``format_mf`` writes it. ``parse_mf`` reads our own manifests, also after an editor has put spaces
+around the sign or ended the lines in CR LF; anything else is an error.
 
-The packages of others hold what their tools made of that line. ``read_mf`` takes all of these, and says what it could
-not read::
+Packages of other tools have variants of that line. ``read_mf`` accepts all of these, and reports what it could not
+read::
 
     SHA256 (disks/a b.vmdk) = 5F70...      BSD's and coreutils' --tag; blanks, capitals, sub-folders
     SHA2-256(a.vmdk)= 5f70...              openssl 3
     5f70...  a.vmdk    5f70... *a.vmdk     sha256sum
-    MD5(...)= / SHA384(...)=               algorithms that no OVF version names, but that are compared as well as any
+    MD5(...)= / SHA384(...)=               algorithms that no OVF version names; they are compared too
     UTF-8 or UTF-16 with a byte order mark PowerShell
 """
 
@@ -37,7 +37,7 @@ HEX_DIGITS: Final = {"SHA1": 40, "SHA256": 64, "SHA512": 128}
 """Algorithms that OVF tools write, with the length of their digest in hex digits."""
 
 _ALGORITHMS: Final = {32: "MD5", 40: "SHA1", 64: "SHA256", 96: "SHA384", 128: "SHA512"}
-"""By the length of the digest in hex digits, which is what decides: coreutils' lines do not name it."""
+"""By the length of the digest in hex digits: the lines of coreutils do not name the algorithm."""
 
 _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -64,15 +64,15 @@ class MfLine:
 
 @dataclass(frozen=True, slots=True)
 class ForeignMf:
-    """What a manifest of others says. Names are as they stand there, but for ``./`` in front; ``unread`` tells people
-    what was not understood."""
+    """The manifest of another tool. Names are as written, without ``./`` in front; ``unread`` says what was not
+    understood."""
 
     lines: tuple[MfLine, ...]
     unread: tuple[str, ...] = ()
 
 
 def read_mf(data: bytes) -> ForeignMf:
-    """The lines of a manifest in any of its dialects. Never raises: what is not understood says nothing of any file."""
+    """Reads a manifest in any of its dialects. Never raises: lines that are not understood are ignored and reported."""
     if len(data) > MAX_MF_BYTES:
         return ForeignMf((), (f"it has more than {MAX_MF_BYTES} bytes",))
     lines: list[MfLine] = []
@@ -100,25 +100,24 @@ def _foreign_line(row: str) -> MfLine | None:
     if len(row) > _MAX_LINE:
         return None
     if match := _TAGGED.fullmatch(row):
-        told, name, digest = match[1].upper().replace("SHA2-", "SHA").replace("-", ""), match[2], match[3]
+        algorithm, name, digest = match[1].upper().replace("SHA2-", "SHA").replace("-", ""), match[2], match[3]
     elif match := _LISTED.fullmatch(row):
-        told, name, digest = None, match[2], match[1]
+        algorithm, name, digest = None, match[2], match[1]
     else:
         return None
-    algorithm = _ALGORITHMS.get(len(digest))
-    if algorithm is None or told not in (None, algorithm):
+    by_length = _ALGORITHMS.get(len(digest))
+    if by_length is None or algorithm not in (None, by_length):
         return None
     name = name.strip()
     while name.startswith(("./", ".\\")):
         name = name[2:]
-    return MfLine(algorithm, name, digest.lower())
+    return MfLine(by_length, name, digest.lower())
 
 
 def format_mf(lines: Iterable[tuple[str, str, str]]) -> bytes:
-    """The text of a manifest for ``(algorithm, name, hexdigest)``, in the order given: the descriptor comes first.
+    """Returns the text of a manifest for ``(algorithm, name, hexdigest)``, in the given order: the descriptor first.
 
-    Raises ValueError for what no reader would take; names are checked when they are made, so that is a bug of the
-    caller.
+    Raises ValueError for a line that no reader would accept, which is a bug of the caller.
     """
     return "".join(_format_line(algorithm, name, digest) for algorithm, name, digest in lines).encode()
 

@@ -1,10 +1,9 @@
-"""Names of files inside an export. They come from descriptors, archives and manifests that others wrote.
+"""Names of files inside an export. They come from untrusted descriptors, archives and manifests.
 
 An ``href`` in a descriptor is a relative reference (DSP0243 1.1.1, section 7.1; RFC 3986, section 4.2), typed
-``xs:anyURI``. Such a value may hold blanks and letters beyond ASCII as they are, and most tools write and read them so.
-What it may not hold as it is are the characters that mean something else there: ``href_of`` encodes these and no
-others. Earlier releases, and many tools, encode nothing, so ``names_in_href`` has the text as it is written first, and
-what it decodes to second.
+``xs:anyURI``. Such a value may hold blanks and letters beyond ASCII unencoded, and most tools write and read them that
+way. Only the reserved characters must be encoded: ``href_of`` encodes these and no others. Earlier releases, and many
+tools, encode nothing, so ``names_in_href`` returns the text as written first, and the decoded text second.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from urllib.parse import unquote
 from hypersdk.text import MAX_NAME_BYTES
 
 MAX_FOLDERS: Final = 8
-"""Folders that a name may lead through inside a package. Real ones have one or two."""
+"""Most folders in a name inside a package. Real ones have one or two."""
 
-_MEANS_SOMETHING_ELSE: Final = str.maketrans({char: f"%{ord(char):02X}" for char in "%?#:"})
+_RESERVED: Final = str.maketrans({char: f"%{ord(char):02X}" for char in "%?#:"})
 """``%`` begins an encoded byte, ``?`` a query, ``#`` a fragment; a colon in the first segment ends a scheme."""
 
 
@@ -42,15 +41,14 @@ def is_inner_path(name: str) -> bool:
 
 def href_of(name: str) -> str:
     """The reference to the file ``name``, a bare name, beside the descriptor."""
-    return name.translate(_MEANS_SOMETHING_ELSE)
+    return name.translate(_RESERVED)
 
 
 def names_in_href(href: str) -> tuple[str, ...]:
-    """Names of files that ``href`` may mean, best first. All are inner paths; empty when the reference leaves the
-    folder.
+    """Returns names of files that ``href`` may mean, best first. All are inner paths; none when the reference leaves
+    the folder.
 
-    Decoding never makes a path: what decodes to more folders than are written, or to no name at all, is only meant as
-    it is written.
+    Decoding never adds folders: where it would, or the result is not a name, only the text as written is returned.
     """
     written = href
     while written.startswith("./"):

@@ -1,24 +1,23 @@
-"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3), written front to back into a seekable file; and
-read as others write it.
+"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3). Written from front to back into a seekable file;
+read in all dialects of tar.
 
-The descriptor must come first, but the sizes it holds are known last. So its place is kept free and filled at the end::
+The descriptor must come first, but its sizes are known last. So space is reserved for it and filled at the end::
 
     0          512                   512 + room
     ├──────────┼─────────────────────┼─────────┬────────┬─────┬─────────┬────────┬─────┬───────────┬──────┐
     │ header   │ descriptor, padded  │ header  │ disk 1 │ pad │ header  │ disk 2 │ ... │ .mf member│ end  │
     └──────────┴─────────────────────┴─────────┴────────┴─────┴─────────┴────────┴─────┴───────────┴──────┘
-      written last: until then the file starts with zeros, which every tar reader takes for an empty archive
+      written last: until then the file starts with zeros, which tar reads as an empty archive
 
-The unused room is white space behind the descriptor's last tag, which XML allows: the member has exactly the size of
-its room and no filler member is needed that a reader could trip over.
+The unused space is white space behind the descriptor's last tag, which XML allows: so no filler member is needed, which
+could confuse a reader.
 
-Headers are POSIX ustar. Two things go beyond it. Sizes from 8 GiB are base-256 numbers, as GNU tar writes them and all
-readers take them. Names over 100 bytes go into a pax header (POSIX 1003.1-2001), not into GNU's ``L`` member: `tar -R`
-gives the block of the member's own header for the one and of the first header for the other, and virt-v2v takes the
-place of a disk from that listing.
+Headers are POSIX ustar, with two extensions. Sizes from 8 GiB are base-256 numbers, as GNU tar writes them and all
+readers accept them. Names over 100 bytes use a pax header (POSIX 1003.1-2001), not GNU's ``L`` member: `tar -R` prints
+the block of the member's own header for the former and of the first header for the latter, and virt-v2v takes the
+position of a disk from that listing.
 
-Read are the dialects of tar that packages come in: v7, ustar, GNU, pax with whatever keys, members in a folder, in any
-order.
+The reader accepts v7, ustar, GNU, and pax with any keys; members in a folder, in any order.
 """
 
 from __future__ import annotations
@@ -40,25 +39,25 @@ RECORD: Final = 20 * TAR_BLOCK
 """tar reads in records of 20 blocks; an archive that ends inside one draws a warning from some readers."""
 
 DESCRIPTOR_ROOM: Final = 256 * KiB
-"""Default room: a descriptor is 5 to 30 KiB, one with 240 disks (the most that a VM can have) about 200 KiB."""
+"""Default space: a descriptor has 5 to 30 KiB, one with 240 disks (the most of a VM) about 200 KiB."""
 
 MAX_MEMBERS: Final = 4096
 MAX_EXTENSION_BYTES: Final = {b"L": 64 * KiB, b"K": 64 * KiB, b"x": MiB, b"g": MiB, b"X": MiB}
-"""Headers that extend the next member's (``g``: those of all that follow), by type, and most bytes of them that are
-read. GNU's hold one name. A pax header (``X`` is Sun's name for it) may hold extended attributes as well: macOS writes
-those of a few hundred KiB."""
+"""Headers that extend the next member's (``g``: those of all that follow), by type, and the limit of their size. GNU's
+have one name. A pax header (``X`` is Sun's type for it) may also have extended attributes: macOS writes a few hundred
+KiB."""
 
 _MAX_OCTAL_SIZE: Final = 8**11 - 1
 _MAX_PLAIN_NAME: Final = 100
 MAX_EXTENSIONS_BYTES: Final = 16 * MiB
-"""Of all such headers together: they are read record by record, and a few MiB of gzip may hold thousands of them."""
+"""Limit of all such headers together: a few MiB of gzip may hold thousands of them."""
 _REGULAR: Final = (b"0", b"\0", b"7")
 _SPARSE: Final = b"GNU.sparse."
-"""How all keys begin by which pax marks a file without its holes."""
+"""Prefix of the pax keys of a sparse file."""
 _SPARSE_NAME: Final = b"GNU.sparse.name"
 _PAX_KEYS: Final = (b"path", b"size", _SPARSE_NAME)
 _APPLE_DOUBLE: Final = "._"
-"""What macOS puts before the name of a file that holds another file's attributes."""
+"""Prefix of the files in which macOS stores the attributes of another file."""
 
 OVA_ROOM = register(
     "ova_room",
@@ -69,8 +68,8 @@ OVA_ROOM = register(
 
 @dataclass(frozen=True, slots=True)
 class OvaMember:
-    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA. ``name`` may lead through
-    folders of the archive."""
+    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA. ``name`` may include
+    folders."""
 
     name: str
     offset: int
@@ -81,10 +80,10 @@ class OvaMember:
 
 
 class OvaWriter:
-    """Writes one OVA into ``file``. Disks come one after another, each at a place that only depends on those before it.
+    """Writes one OVA into ``file``. Disks come one after another, each at an offset that only depends on those before.
 
-    So a resumed export calls ``add_member`` again for the disks it has, with their sizes, and finds the next disk where
-    it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time is the format.
+    So a resumed export calls ``add_member`` again for the disks it has, with their sizes, and the next disk is
+    where it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time is the format.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class OvaWriter:
         """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of
         the ``.mf``.
 
-        ``digests`` has the SHA-256 (hex) of the members; one that was not hashed has no line in the ``.mf``. Raises
+        ``digests`` has the SHA-256 (hex) of the members; a member without one has no line in the ``.mf``. Raises
         TargetError ``ova_room`` when the descriptor does not fit.
         """
         padded = pad_descriptor(descriptor, self._room)
@@ -126,7 +125,7 @@ class OvaWriter:
         mf_name = self._descriptor_name.removesuffix(".ovf") + ".mf"
         self._file.pwrite([mf], self.data_offset(mf_name))
         self.add_member(mf_name, len(mf))
-        self._file.truncate(self._next)  # drops what an interrupted run left behind
+        self._file.truncate(self._next)  # removes what an interrupted run left
         self._file.truncate(align_up(self._next + 2 * TAR_BLOCK, RECORD))
         self._file.pwrite([padded], len(self._header))
         self._file.sync()
@@ -139,13 +138,15 @@ def pad_descriptor(descriptor: bytes, room: int) -> bytes:
     """``descriptor`` followed by white space up to ``room`` bytes, in lines that an editor can show."""
     missing = room - len(descriptor)
     if missing < 0:
-        raise TargetError(f"the OVF descriptor has {len(descriptor)} bytes, the OVA has room for {room}", code=OVA_ROOM)
+        raise TargetError(
+            f"the OVF descriptor has {len(descriptor)} bytes, the OVA has space for {room}", code=OVA_ROOM
+        )
     line = b" " * 127 + b"\n"
     return descriptor + (line * (missing // len(line) + 1))[:missing]
 
 
 def member_header(name: str, size: int, mtime_s: int) -> bytes:
-    """All header blocks of a regular file. Raises ValueError for a name that no export may have."""
+    """Returns the header blocks of a regular file. Raises ValueError for an invalid name."""
     if not is_bare_name(name):
         raise ValueError(f"not a name for a member: {name!r}")
     raw = name.encode()
@@ -200,7 +201,7 @@ def _pax_record(key: str, value: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _TarHeader:
-    """One header block as it stands in the file; ``data`` is the offset behind it."""
+    """One header block; ``data`` is the offset behind it."""
 
     name: bytes
     size: int
@@ -209,7 +210,7 @@ class _TarHeader:
 
 
 def read_ova(file: ReadableFile) -> list[OvaMember]:
-    """The regular files of an OVA, in order. Reads headers only; at most 4096 of them.
+    """Returns the regular files of an OVA, in order. Reads headers only; at most 4096 of them.
 
     Raises IntegrityError: ``truncated_stream`` when a member goes past the end of the file, ``bad_format`` when it is
     not a tar archive, holds anything but regular files and folders, or names a file twice.
@@ -225,7 +226,7 @@ def read_ova(file: ReadableFile) -> list[OvaMember]:
 
 
 def descriptor_member(members: list[OvaMember]) -> OvaMember:
-    """The one ``.ovf`` among ``members``, in the outermost folder that has one.
+    """Returns the only ``.ovf`` among ``members`` in the outermost folder that has one.
 
     Raises IntegrityError ``bad_format`` for none or several.
     """
@@ -238,12 +239,12 @@ def descriptor_member(members: list[OvaMember]) -> OvaMember:
 
 
 def is_apple_double(name: str) -> bool:
-    """Whether ``name`` is that of a file in which macOS keeps attributes of another."""
+    """Whether ``name`` is that of a file in which macOS stores the attributes of another one."""
     return name.rpartition("/")[2].startswith(_APPLE_DOUBLE)
 
 
 def _members(file: ReadableFile) -> Iterator[OvaMember]:
-    """Regular files, with the extensions in front of them applied and folders left out, up to the end mark."""
+    """Yields the regular files, with the extended headers in front of them applied, up to the end mark."""
     position = extended_bytes = 0
     general: dict[bytes, bytes] = {}  # pax: of all members from here on
     own: dict[bytes, bytes] = {}  # of the next one
@@ -280,7 +281,7 @@ def _read_header(file: ReadableFile, position: int) -> _TarHeader | None:
 def _extended(
     header: _TarHeader, file: ReadableFile, own: dict[bytes, bytes], general: dict[bytes, bytes]
 ) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-    """What holds for the next member, and for all that follow, after one more extended header."""
+    """Returns the fields for the next member, and for all that follow, after one more extended header."""
     data = file.pread(header.size, header.data)
     match header.kind:
         case b"L":
@@ -294,8 +295,8 @@ def _extended(
 
 
 def _parse_block(block: bytes, position: int) -> _TarHeader:
-    """Checks sum, kind and numbers of one block. It is the sum that makes it a header: tar of Unix version 7 has no
-    magic."""
+    """Parses one block and checks sum, kind and numbers. Only the sum identifies a header: tar of Unix version 7 has no
+    magic number."""
     if not _sum_fits(block):
         raise _bad(f"there is no valid tar header at byte {position}")
     kind, size = block[156:157], _parse_number(block[124:136])
@@ -315,12 +316,12 @@ def _parse_block(block: bytes, position: int) -> _TarHeader:
 
 
 def _sum_fits(block: bytes) -> bool:
-    """Whether the header's checksum is right, over bytes without a sign or, as some old tars add them, with one."""
+    """Whether the checksum is right, over unsigned bytes or, as in some old tars, signed ones."""
     field = block[148:156].split(b"\0", 1)[0].strip(b" ")
     if not field or field.strip(b"01234567"):
         return False
-    told, rest = int(field, 8), block[:148] + block[156:]
-    return told in ((unsigned := sum(rest) + 8 * 0x20), unsigned - 256 * sum(byte > 127 for byte in rest))
+    stored, rest = int(field, 8), block[:148] + block[156:]
+    return stored in ((unsigned := sum(rest) + 8 * 0x20), unsigned - 256 * sum(byte > 127 for byte in rest))
 
 
 def _parse_number(field: bytes) -> int:
@@ -333,8 +334,8 @@ def _parse_number(field: bytes) -> int:
 
 
 def _pax_fields(data: bytes) -> dict[bytes, bytes]:
-    """What matters here of a pax header. Keys and values are bytes: extended attributes (``SCHILY.xattr``) are no
-    text."""
+    """Returns the fields of a pax header that are used here. Keys and values are bytes: extended attributes
+    (``SCHILY.xattr``) are not text."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data) and data[at]:  # some writers fill up with zeros
@@ -357,13 +358,12 @@ def _pax_size(fields: Mapping[bytes, bytes], plain: int) -> int:
     if size is None:
         return plain
     if not size.isdigit() or len(size) >= 20:
-        raise _bad("a pax header has a size that is no number")
+        raise _bad("the size in a pax header is not a number")
     return int(size)
 
 
 def _member_name(header: _TarHeader, fields: Mapping[bytes, bytes]) -> str | None:
-    """The member's name as an inner path. None where it is no text: no descriptor can name it, so nothing is lost with
-    it."""
+    """Returns the member's name as an inner path. None where it is not text: no descriptor can name such a file."""
     raw = fields.get(b"path", header.name)
     if _SPARSE in fields:
         raise _sparse(fields.get(_SPARSE_NAME, raw))
@@ -374,13 +374,13 @@ def _member_name(header: _TarHeader, fields: Mapping[bytes, bytes]) -> str | Non
     while name.startswith("./"):
         name = name[2:]
     if not is_inner_path(name):
-        raise _bad(f"{name[:100]!r} in the archive is not a name of a file inside it")
+        raise _bad(f"{name[:100]!r} in the archive is not the name of a file inside it")
     return name
 
 
 def _sparse(name: bytes) -> IntegrityError:
     return IntegrityError(
-        f"'{_shown(name)}' is stored in the archive as a sparse file, which OVA does not know",
+        f"'{_shown(name)}' is stored in the archive as a sparse file, which OVA does not support",
         code=BAD_FORMAT,
         next_step="Unpack the archive with `tar -xf`, and convert the .ovf.",
     )

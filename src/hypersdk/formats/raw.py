@@ -1,4 +1,4 @@
-"""Raw images: the guest's bytes at the guest's offsets; what was never written is a hole."""
+"""Raw images: the guest's bytes at the guest's offsets, with holes where nothing was written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
 
 
 class RawWriter:
-    """An ImageWriter for raw images. There is no header: only the file's name can tell an unfinished image from a
+    """An ImageWriter for raw images. There is no header: only the file's name distinguishes an unfinished image from a
     finished one."""
 
     ordered: ClassVar[bool] = False
@@ -20,21 +20,20 @@ class RawWriter:
 
     @classmethod
     def create(cls, file: BlockFile, capacity: int) -> Self:
-        """A new image in ``file``; what the file held is gone."""
+        """Creates an image in ``file``, whose content is lost."""
         file.truncate(0)
         file.truncate(capacity)
         return cls(file, capacity)
 
     @classmethod
     def resume(cls, file: BlockFile, capacity: int) -> Self:
-        """Goes on with an image that ``create`` began. Every block that is not known to be good must be written
-        again."""
+        """Resumes an image of ``create``. Every block that is not known to be good must be written again."""
         if file.size() > capacity:
-            file.truncate(capacity)  # a shorter one stays short until ``finish``: only its length says what it lost
+            file.truncate(capacity)  # a shorter one stays short until ``finish``: only its length shows what it lost
         return cls(file, capacity)
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Writes ``data`` where it belongs."""
+        """Writes ``data`` at ``offset``."""
         check_range(offset, memoryview(data).nbytes, self.capacity)
         self._file.pwrite([data], offset)
 
@@ -47,13 +46,13 @@ class RawWriter:
         self._file.sync()
 
     def finish(self) -> None:
-        """The image is complete once it has its size and is durable."""
+        """Sets the size and makes the image durable."""
         if self._file.size() != self.capacity:
             self._file.truncate(self.capacity)
         self._file.sync()
 
     def stored(self) -> Iterator[range]:
-        """Runs of blocks that are not all hole."""
+        """Returns runs of blocks with data in the file."""
         end = 0
         for run in self._file.data_runs(0):
             first, stop = max(end, run.start // BLOCK), -(-min(run.stop, self.capacity) // BLOCK)
@@ -62,11 +61,11 @@ class RawWriter:
                 end = stop
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """The bytes at ``offset``; behind the end of a file that was cut short there are zeros."""
+        """Fills ``buffer`` from ``offset``; with zeros beyond the end of a file that was truncated."""
         check_range(offset, len(buffer), self.capacity)
         buffer[:] = self._file.pread(len(buffer), offset).ljust(len(buffer), b"\0")
 
     def drop(self, blocks: Iterable[int]) -> None:
-        """Makes holes of ``blocks``."""
+        """Replaces ``blocks`` by holes."""
         for index in blocks:
             self._file.discard(index * BLOCK, min(BLOCK, self.capacity - index * BLOCK))

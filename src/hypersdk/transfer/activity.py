@@ -1,12 +1,12 @@
-"""What the threads of a copy spend their time on, and which activity limits the copy.
+"""Where the threads of a copy spend their time, and what limits the copy.
 
 ::
 
     a reading thread:  reading | paying the limit | backlog: waits for the workers | cpu | writing
     a working thread:  idle: nothing to do                                            | cpu | writing
 
-The reading threads set the pace, so their time shows the bottleneck: much ``reading`` means the source is slow, much
-``backlog`` that the others are, and those say whether they compute or write.
+The reading threads set the pace, so their time shows the bottleneck: much ``reading`` means that the source is slow,
+much ``backlog`` that the working threads are; their own time shows whether they compute or write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hypersdk.model import Bottleneck
 
 
 class Activity(IntEnum):
-    """What a thread does at a moment."""
+    """What a thread is doing."""
 
     IDLE = 0
     READING = 1
@@ -38,34 +38,35 @@ NOTHING: Spent = (0.0,) * len(Activity)
 
 
 class Timeline:
-    """One thread's time. Only that thread switches; any thread may read it, the running activity included."""
+    """The time of one thread. Only that thread calls ``switch``; any thread may read it, including the current
+    activity."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._spent = [0.0] * len(Activity)
-        self._doing = Activity.IDLE
+        self._activity = Activity.IDLE
         self._since = clock()
 
-    def switch(self, doing: Activity) -> None:
-        """From now on, this."""
+    def switch(self, activity: Activity) -> None:
+        """Begins ``activity``."""
         with self._lock:
             now = self._clock()
-            self._spent[self._doing] += now - self._since
-            self._doing = doing
+            self._spent[self._activity] += now - self._since
+            self._activity = activity
             self._since = now
 
     def spent(self) -> Spent:
         """Seconds so far."""
         with self._lock:
             spent = list(self._spent)
-            spent[self._doing] += self._clock() - self._since
+            spent[self._activity] += self._clock() - self._since
         return tuple(spent)
 
     @property
-    def doing(self) -> Activity:
-        """What the thread does now."""
-        return self._doing
+    def activity(self) -> Activity:
+        """The current activity."""
+        return self._activity
 
     def __enter__(self) -> Timeline:
         _OF_THREAD.timeline = self
@@ -83,13 +84,13 @@ _OF_THREAD: Final = threading.local()
 
 @contextmanager
 def doing(activity: Activity) -> Iterator[None]:
-    """What the calling thread does while the block runs, then what it did before. Nothing happens in a thread without a
-    timeline."""
+    """Records ``activity`` for the calling thread while the block runs, then the one before. Does nothing in a thread
+    without a timeline."""
     timeline: Timeline | None = getattr(_OF_THREAD, "timeline", None)
     if timeline is None:
         yield
         return
-    before = timeline.doing
+    before = timeline.activity
     timeline.switch(activity)
     try:
         yield
@@ -98,17 +99,17 @@ def doing(activity: Activity) -> Iterator[None]:
 
 
 def total(timelines: Iterable[Timeline]) -> Spent:
-    """The sum over several threads."""
+    """Returns the sum over several threads."""
     return tuple(map(sum, zip(*(timeline.spent() for timeline in timelines), strict=True))) or NOTHING
 
 
 def difference(later: Spent, earlier: Spent) -> Spent:
-    """What was spent between two looks."""
+    """Returns the time spent between two samples."""
     return tuple(after - before for after, before in zip(later, earlier, strict=True))
 
 
 def bottleneck(readers: Spent, workers: Spent) -> Bottleneck | None:
-    """What took most of the reading threads' time; None while nothing was done."""
+    """Returns what took most of the reading threads' time; None before anything was done."""
     busy = workers[Activity.CPU] + workers[Activity.WRITING]
     to_write = workers[Activity.WRITING] / busy if busy > 0 else 0.0
     backlog = readers[Activity.BACKLOG]

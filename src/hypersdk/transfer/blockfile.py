@@ -20,7 +20,7 @@ _ZEROS: Final = bytes(1 * MiB)
 _FALLOC_FL_KEEP_SIZE: Final = 0x01
 _FALLOC_FL_PUNCH_HOLE: Final = 0x02
 _NO_HOLES: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
-"""What fallocate(2) answers where file system or kernel cannot punch holes; EPERM from sandboxes that do not know the
+"""Errors of fallocate(2) where file system or kernel cannot punch holes; EPERM comes from sandboxes that block the
 call."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,7 +38,7 @@ class FdFile:
         self._start = start
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Writes all buffers at ``offset``, with as few system calls as the kernel lets us."""
+        """Writes all buffers at ``offset``, with as few system calls as possible."""
         offset += self._start
         for start in range(0, len(buffers), _BUFFERS_AT_ONCE):
             offset += self._pwrite_all(buffers[start : start + _BUFFERS_AT_ONCE], offset)
@@ -50,7 +50,7 @@ class FdFile:
         while done < total:
             written = os.pwritev(self._fd, _without(buffers, done), offset + done)
             if written == 0:
-                raise OSError(errno.EIO, "the file takes no more bytes, and says no error")
+                raise OSError(errno.EIO, "the file accepts no more bytes, without an error")
             done += written
         return total
 
@@ -106,7 +106,7 @@ class FdFile:
 
 
 def _without(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
-    """What is left of ``buffers`` after their first ``done`` bytes."""
+    """Returns ``buffers`` without their first ``done`` bytes."""
     left: list[memoryview] = []
     for buffer in buffers:
         view = memoryview(buffer).cast("B")

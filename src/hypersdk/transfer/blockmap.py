@@ -1,4 +1,4 @@
-"""A set of blocks of one disk: one bit for each 64 KiB, so 8 MiB for 4 TiB, however the set looks."""
+"""A set of blocks of one disk: one bit for each 64 KiB, so 8 MiB for 4 TiB, whatever is in it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BlockMap:
         return bool(self._bits[index >> 3] >> (index & 7) & 1)
 
     def add(self, index: int) -> bool:
-        """Puts ``index`` into the set; False when it was there."""
+        """Adds ``index``; returns False when it was there."""
         if index in self:
             return False
         self._bits[index >> 3] |= 1 << (index & 7)
@@ -39,7 +39,7 @@ class BlockMap:
         return True
 
     def remove(self, index: int) -> bool:
-        """Takes ``index`` out of the set; False when it was not there."""
+        """Removes ``index``; returns False when it was not there."""
         if index not in self:
             return False
         self._bits[index >> 3] &= ~(1 << (index & 7))
@@ -47,7 +47,7 @@ class BlockMap:
         return True
 
     def add_run(self, low: int, high: int) -> None:
-        """Puts ``low..high`` into the set, whole bytes at a time."""
+        """Adds ``low..high``, whole bytes at a time."""
         for run in list(self.runs(low, high, present=False)):
             first_byte, last_byte = -(-run.start // 8), run.stop // 8
             if first_byte < last_byte:
@@ -61,8 +61,8 @@ class BlockMap:
                     self.add(index)
 
     def runs(self, low: int, high: int, *, present: bool) -> Iterator[range]:
-        """Runs within ``low..high`` of blocks that are in the set, or are not; rising. Whole bytes at a time over long
-        ones."""
+        """Returns the runs within ``low..high`` of blocks that are (not) in the set, rising. Long runs are passed whole
+        bytes at a time."""
         position = low
         while position < high:
             start = self._seek(position, high, present=present)

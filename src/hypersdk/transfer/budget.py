@@ -1,8 +1,8 @@
 """How many streams may run at once: per ESXi host and per vCenter.
 
-An ESXi host keeps the buffers of all its NFC streams in one small pool (48 MB in version 7, 96 MB in 8); backups share
-it. A host that says the pool is empty gets half as many streams from us, at once, and one more for each quiet minute
-afterwards.
+An ESXi host has one small pool for the buffers of all its NFC streams (48 MB in version 7, 96 MB in 8), shared with
+backups. When a host reports that the pool is exhausted, the number of our streams there is halved, and raised by one
+for each minute without another such report.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.progress import Waiting, unseen
 
 EXHAUSTED_CODE: Final = "nfc_exhausted"
-"""Code of the TransientError of a host that has no room for another stream."""
+"""Code of the TransientError of a host that has no memory for another stream."""
 PER_HOST: Final = 8
 PER_VCENTER: Final = 40
 """vCenter relays about 52 NFC connections; other programs need some of them."""
 GROW_AFTER_S: Final = 60.0
 SETTLE_S: Final = 5.0
-"""Streams that fail together are one refusal, not several."""
-_LOOK_S: Final = 0.2
+"""Streams that fail within this time count as one refusal."""
+_POLL_S: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -64,15 +64,27 @@ class StreamBudget:
 
     @contextmanager
     def stream(self, host: str, cancel: CancelToken, waiting: Waiting = unseen) -> Iterator[None]:
-        """One stream from ``host``, for as long as the block runs. Waits for its turn; raises Cancelled."""
-        self._acquire(host, cancel, waiting)
+        """Reserves a stream of ``host`` while the block runs. Waits until one is free; raises Cancelled."""
+        with self._changed:
+            known = self._host(host)
+            if not self._has_room(known):
+                with waiting(f"waiting for a free stream on {host}"):
+                    while not self._has_room(known):
+                        cancel.check()
+                        self._changed.wait(_POLL_S)
+            cancel.check()
+            known.running += 1
+            self._running += 1
         try:
             yield
         finally:
-            self._release(host)
+            with self._changed:
+                known.running -= 1
+                self._running -= 1
+                self._changed.notify_all()
 
     def exhausted(self, host: str) -> None:
-        """``host`` refused a stream for lack of memory: halves what it is asked for."""
+        """Halves the streams of ``host``, which refused one for lack of memory."""
         with self._changed:
             known, now = self._host(host), self._clock()
             known.quiet_since = now
@@ -81,31 +93,10 @@ class StreamBudget:
                 known.refused_at = now
 
     def use(self, host: str) -> HostUse:
-        """What ``host`` gives now."""
+        """Returns the current use of ``host``."""
         with self._changed:
             known = self._host(host)
             return HostUse(known.running, known.allowed)
-
-    def _acquire(self, host: str, cancel: CancelToken, waiting: Waiting) -> None:
-        with self._changed:
-            known = self._host(host)
-            if not self._has_room(known):
-                with waiting(f"waiting for a free stream on {host}"):
-                    self._wait(known, cancel)
-            cancel.check()
-            known.running += 1
-            self._running += 1
-
-    def _wait(self, known: _Host, cancel: CancelToken) -> None:
-        while not self._has_room(known):
-            cancel.check()
-            self._changed.wait(_LOOK_S)
-
-    def _release(self, host: str) -> None:
-        with self._changed:
-            self._host(host).running -= 1
-            self._running -= 1
-            self._changed.notify_all()
 
     def _has_room(self, known: _Host) -> bool:
         self._grow(known)

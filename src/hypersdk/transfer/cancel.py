@@ -1,4 +1,4 @@
-"""The cancel token: one per run, checked by every loop. And an event that signal handlers may set."""
+"""The cancel token, one per run and checked by every loop; and an event that signal handlers may set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypersdk.errors import Cancelled
 
 
 class SignalFlag:
-    """What a signal handler sets and the main thread waits for.
+    """An event that a signal handler sets and the main thread waits for.
 
-    The lock of ``threading.Event`` may be held by the very thread that the handler interrupts, which then waits for
-    itself for ever. Here is none.
+    It has no lock: that of ``threading.Event`` may be held by the thread that the handler interrupts, which would then
+    wait for itself forever.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class SignalFlag:
     def set(self) -> None:
         """Wakes the waiting thread. Safe in a signal handler, and from any thread."""
         self._set = True
-        with suppress(BlockingIOError):  # full of what nobody has read: it wakes all the same
+        with suppress(BlockingIOError):  # the pipe is full, which wakes the thread as well
             os.write(self._writer, b"!")
 
     def clear(self) -> None:
-        """Back to the start; only by the thread that waits."""
+        """Resets the flag; only the waiting thread may do that."""
         self._set = False
         with suppress(BlockingIOError):
             while os.read(self._reader, 4096):
@@ -42,7 +42,7 @@ class SignalFlag:
         return self._set
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Until ``set`` is called, for ``timeout_s`` at most; whether it was."""
+        """Waits until ``set`` is called, at most ``timeout_s``; returns whether it was."""
         if not self._set:
             ready = select.poll()
             ready.register(self._reader, select.POLLIN)
@@ -56,8 +56,8 @@ def _close_all(*descriptors: int) -> None:
 
 
 class CancelToken:
-    """Set once, by a signal handler or another thread; ``child`` tokens are cancelled with their parent, not the other
-    way round."""
+    """A request to stop, made once, by a signal handler or another thread. ``child`` tokens are cancelled with their
+    parent, not the other way round."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -76,7 +76,8 @@ class CancelToken:
         return child
 
     def cancel(self, reason: str) -> None:
-        """Asks all who hold this token to stop. ``reason`` is shown to the user; the first one stands."""
+        """Requests that everything that uses this token stops. ``reason`` is shown to the user; the first one is
+        kept."""
         with self._lock:
             if not self._event.is_set():
                 self.reason = reason
@@ -89,8 +90,8 @@ class CancelToken:
 
     @contextmanager
     def calling(self, call: Callable[[], None]) -> Iterator[None]:
-        """While inside, ``cancel`` also makes this call, from its own thread: for what ends a wait that looks at no
-        token. It must be quick, raise nothing and leave this token alone. After the block it is not made any more."""
+        """While the block runs, ``cancel`` also makes this call, in its own thread, to end a wait that does not check
+        the token. The call must be quick, raise nothing and not use this token."""
         with self._lock:
             self._calls.append(call)
             if self._event.is_set():
@@ -112,6 +113,6 @@ class CancelToken:
             raise Cancelled(f"stopped: {self.reason}")
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps, and raises Cancelled at once when cancelled meanwhile."""
+        """Sleeps; raises Cancelled as soon as ``cancel`` is called."""
         if self._event.wait(seconds):
             self.check()

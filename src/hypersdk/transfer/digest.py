@@ -16,7 +16,7 @@ the digest of a sparse 4 TiB disk cheap (``ZERO_GROUP`` stands for 512 MiB), and
 with zeros written out.
 
 Why a tree: blocks arrive in any order, in several threads, over several runs. Each is hashed once, while it is in the
-processor's cache anyway; the ledger keeps the 32 bytes; what is left at the end is 64 KiB/32 = 1/2048 of the disk.
+processor's cache; the ledger stores the 32 bytes; only 1/2048 of the disk (32 bytes for 64 KiB) is hashed at the end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ZERO_BLOCK: Final = blake3(bytes(BLOCK)).digest()
 
 
 class Readable(Protocol):
-    """Random access to the guest's bytes, as a disk image's reader gives it."""
+    """Random access to the guest's bytes."""
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fills the whole ``buffer`` from guest ``offset``; holes read as zeros."""

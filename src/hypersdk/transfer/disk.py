@@ -1,4 +1,4 @@
-"""One disk from its source into its image: tried again when it breaks, remembered block by block, proved by its
+"""Copies one disk from its source into its image: retried when it breaks, recorded block by block, verified by
 digests.
 
 ::
@@ -7,13 +7,13 @@ digests.
                          └─── RangePass  (transfer.ranging)    ranges, only what is missing
                                   └── Sink (transfer.sink) ── writer ── ledger ── checkpoints
 
-What surrounds sources and ledger (budget, retries, limit, waiting for room) is stacked in ``transfer.policies``.
+``transfer.policies`` adds budget, retries, limit and waiting for space to sources and ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from hypersdk.errors import HyperSDKError, IntegrityError
@@ -44,35 +44,37 @@ def transfer_disk(
     policies: Policies,
     options: CopyOptions,
 ) -> Receipt:
-    """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is whole and durable.
+    """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is complete and durable.
 
-    ``ledger`` says what an earlier run wrote: that is read back first (``transfer.takeover``), and what is still there
-    is not written again (a stream's blocks are compared with it, ranges are not even fetched). Without one the run
-    cannot be resumed.
+    ``ledger`` has the blocks that an earlier run wrote: they are read back first (``transfer.takeover``), and those
+    that are intact are not written again (blocks of a stream are compared with them, ranges are not fetched). Without a
+    ledger the run cannot be resumed.
 
-    Ends with the first error of any of its threads, raised once: TransientError and SourceError of the source when the
-    retries are used up; IntegrityError; TargetError; Cancelled within about a second of the cancel. Whatever it raises,
-    no thread is left, the ledger holds nothing that is not in the image, and a later run may go on.
+    Raises the first error of any of its threads: TransientError and SourceError of the source when the retries are used
+    up; IntegrityError; TargetError; Cancelled within about a second of the cancel. Whatever it raises, no thread is
+    left, the ledger has no block that is not in the image, and a later run can resume.
     """
     if source.capacity_bytes != writer.capacity:
         raise ValueError(f"a disk of {source.capacity_bytes} bytes into an image of {writer.capacity}")
     started = options.clock()
     with ExitStack() as stack:
-        kept = ledger if ledger is not None else stack.enter_context(BlockLedger.unnamed(writer.capacity))
-        copy = _Copy(writer, kept, cancel, meter, policies, options)
+        blocks = ledger if ledger is not None else stack.enter_context(BlockLedger.unnamed(writer.capacity))
+        copy = _Copy(writer, blocks, cancel, meter, policies, options)
         copy.take_over()
         # Closed before the image is finished: of two syncs at once only one gets the error, and a checkpoint must
         # not call durable what the other lost.
-        with copy.checkpointed(durable=ledger is not None):
+        if ledger is not None:
+            copy.checkpoints = Checkpoints(ledger, writer.sync, options.checkpoint_bytes, meter.file_name)
+        with copy.checkpoints or nullcontext():
             digests = copy.run(source)
-        with target_errors(f"finishing {meter.file_name}"), kept.syncing():
+        with target_errors(f"finishing {meter.file_name}"), blocks.syncing():
             writer.finish()
         return copy.receipt(source, digests, options.clock() - started)
 
 
 @contextmanager
 def named(label: str) -> Iterator[None]:
-    """What the decoder finds wrong it knows by its offset; the user must know the disk."""
+    """Puts the disk's ``label`` in front of the message of an IntegrityError: the decoder only knows offsets."""
     try:
         yield
     except IntegrityError as error:
@@ -91,7 +93,7 @@ def named(label: str) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Copy:
-    """The tries of one disk. ``found`` blocks are from an earlier run, ``damaged`` ones of it are copied again."""
+    """The attempts of one disk. ``found`` blocks are from an earlier run; ``damaged`` ones of it are copied again."""
 
     writer: ImageWriter
     ledger: BlockLedger
@@ -105,22 +107,13 @@ class _Copy:
     route: str = ""
 
     def take_over(self) -> None:
-        """Reads back what an earlier run wrote."""
+        """Verifies what an earlier run wrote."""
         if self.ledger.recorded:
             self.damaged = take_over(
                 self.writer, self.ledger, cancel=self.cancel, meter=self.meter, workers=self.options.workers
             )
         self.found = self.ledger.recorded
         self.meter.found(min(self.found * BLOCK, self.writer.capacity))
-
-    def checkpointed(self, *, durable: bool) -> AbstractContextManager[object]:
-        """While the block runs, what is copied is made durable now and then, where there is a later run to use it."""
-        if not durable:
-            return nullcontext()
-        self.checkpoints = Checkpoints(
-            self.ledger, self.writer.sync, self.options.checkpoint_bytes, self.meter.file_name
-        )
-        return self.checkpoints
 
     def run(self, source: DiskSource) -> StreamDigests | None:
         """Reads the source to its end."""
@@ -130,7 +123,7 @@ class _Copy:
         return self._stream(source)
 
     def _stream(self, source: StreamSource) -> StreamDigests:
-        """From its start again after each break; what is in the image stays there."""
+        """Reads the stream, from its start after each break; what is in the image stays there."""
         attempts = Attempts(self.policies.retry)
         while True:
             before = self.ledger.recorded
@@ -155,7 +148,7 @@ class _Copy:
             return StreamPass(group, stream, source, self._sink(group), self.meter, self.options).run()
 
     def _ranges(self, source: RangeSource) -> None:
-        """Fetches what is missing; each range is tried again by itself."""
+        """Fetches what is missing; each range is retried by itself."""
         self.route = f"{source.host}, ranges"
         self.meter.tried()
         with WorkerGroup(self.cancel, source.label) as group:
@@ -167,7 +160,7 @@ class _Copy:
         return Sink(group, self.writer, self.ledger, record, self.meter, self.checkpoints)
 
     def receipt(self, source: DiskSource, digests: StreamDigests | None, elapsed_s: float) -> Receipt:
-        """What was done."""
+        """Returns the facts of the finished copy."""
         return Receipt(
             label=source.label,
             capacity_bytes=self.writer.capacity,

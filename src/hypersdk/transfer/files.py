@@ -1,11 +1,10 @@
-"""Output files: opened without surprises, replaced in one step, durable before they are named, read back for their
-checksum.
+"""Output files: opened safely, replaced atomically, synced before they are renamed, read back for their checksum.
 
-A file grows as ``NAME.partial``; when it is whole it is synced, renamed and its folder synced. Whoever finds ``NAME``
-finds all of it, also after a power cut.
+A file is written as ``NAME.partial``; when it is complete it is synced, renamed and its folder synced. So ``NAME`` is
+always a complete file, also after a power cut.
 
-A name may be given to another file at any time, so a file that was written is held by its descriptor until it has its
-final name. As long as it is open, no other file has its inode number, and ``has_name`` can tell the two apart.
+Another process may give the name to another file at any time, so the descriptor of a written file stays open until it
+has its final name. As long as it is open, no other file has its inode number, and ``has_name`` can tell the two apart.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from hypersdk.transfer.holes import pieces
 FILE_MODE: Final = 0o640
 """Images hold the guest's data: others may not read them. The group may, so that qemu can be given access."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a write fails with when more room makes it succeed."""
+"""Errors of a write that succeeds once there is more space."""
 
 OUTPUT_REPLACED: Final = register(
     "output_replaced",
@@ -45,8 +44,8 @@ _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def shown_path(path: Path) -> Path:
-    """``path`` as people know it: where it leads through an open descriptor of this process
-    (``/proc/self/fd/7/disk.qcow2``), by the name that the folder behind it has."""
+    """Returns ``path`` as users know it: for a path through an open descriptor of this process
+    (``/proc/self/fd/7/disk.qcow2``), with the name of that folder."""
     if path.parts[:4] != _BY_DESCRIPTOR or len(path.parts) < 5:
         return path
     try:
@@ -56,8 +55,8 @@ def shown_path(path: Path) -> Path:
 
 
 def owned_like_folder(descriptor: int, folder: Path) -> None:
-    """Gives a file that root has made to the owner of ``folder``: root maintains the state of a service that runs as
-    another user."""
+    """Changes the owner of a file that root created to that of ``folder``: root may maintain the state of a service
+    that runs as another user."""
     if os.geteuid() == 0:
         owner, now = folder.stat(), os.fstat(descriptor)
         if (now.st_uid, now.st_gid) != (owner.st_uid, owner.st_gid):
@@ -65,7 +64,7 @@ def owned_like_folder(descriptor: int, folder: Path) -> None:
 
 
 def target_error(error: OSError, doing: str) -> TargetError:
-    """``error`` in the user's terms. ``doing`` names the work and the file: ``writing disk-1.qcow2``."""
+    """Returns ``error`` as a TargetError. ``doing`` names action and file: ``writing disk-1.qcow2``."""
     number = error.errno or 0
     reason = os.strerror(number) if number else str(error)
     code = NO_SPACE if number in FULL else TARGET_DENIED if number in _DENIED else None
@@ -82,11 +81,11 @@ def target_errors(doing: str) -> Iterator[None]:
 
 
 def open_output(path: Path, *, fresh: bool) -> int:
-    """A descriptor to read and write ``path``: a new, empty file (what lay there is gone) or, not ``fresh``, the one
-    that exists.
+    """Opens ``path`` for reading and writing: a new, empty file that replaces an old one or, not ``fresh``, the
+    existing file.
 
-    A symbolic link in the place of the file is refused, and so is whatever is no regular file: the output goes where
-    the user said. Raises TargetError.
+    A symbolic link and anything but a regular file is refused: the output must be where the user said. Raises
+    TargetError.
     """
     with target_errors(f"opening {path.name}"):
         if not fresh:
@@ -97,7 +96,7 @@ def open_output(path: Path, *, fresh: bool) -> int:
 
 
 class NotRegularError(OSError):
-    """Something else than a regular file; ``kind`` is what, for people: ``a pipe``."""
+    """The path is not a regular file; ``kind`` says what it is: ``a pipe``."""
 
     def __init__(self, mode: int) -> None:
         self.kind: Final = next((words for test, words in _KINDS if test(mode)), "something else")
@@ -112,11 +111,11 @@ def open_regular(
     follow: bool = False,
     mode: int = FILE_MODE,
 ) -> int:
-    """A descriptor of the regular file ``path``, below the open ``folder`` where one is given; no link in its place is
-    followed, but with ``follow``.
+    """Opens the regular file ``path``, relative to the open ``folder`` where one is given. A symbolic link is only
+    followed with ``follow``.
 
-    What it is is asked before it is opened, because opening a device may do something, and again afterwards. A FIFO is
-    not waited for. ``mode`` is that of a file that ``flags`` have made. Raises NotRegularError, and any other OSError.
+    The type is checked before the file is opened, because opening a device may have effects, and again afterwards. A
+    FIFO does not block. ``mode`` is for a file that ``flags`` create. Raises NotRegularError, and any other OSError.
     """
     with nullcontext() if not flags & os.O_CREAT else suppress(FileNotFoundError):
         _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow))
@@ -136,7 +135,7 @@ def _require_regular(found: os.stat_result) -> None:
 
 
 def has_name(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` still leads to the open file, itself and not through a link. Raises TargetError."""
+    """Whether ``path`` is still the open file, and not a link to it. Raises TargetError."""
     with target_errors(f"looking at {path.name}"):
         try:
             return os.path.samestat(os.fstat(descriptor), path.lstat())
@@ -145,7 +144,7 @@ def has_name(descriptor: int, path: Path) -> bool:
 
 
 def check_name(descriptor: int, path: Path) -> None:
-    """Raises TargetError ``output_replaced`` where ``path`` is not the open file any more."""
+    """Raises TargetError ``output_replaced`` where ``path`` is no longer the open file."""
     if not has_name(descriptor, path):
         raise TargetError(
             f"'{path.name}' in {shown_path(path.parent)} is not the file that this run wrote", code=OUTPUT_REPLACED
@@ -153,7 +152,7 @@ def check_name(descriptor: int, path: Path) -> None:
 
 
 def remove_own(descriptor: int, path: Path) -> None:
-    """Removes ``path`` where it is the open file; another's is left alone. Raises TargetError."""
+    """Removes ``path`` where it is the open file; another file is left alone. Raises TargetError."""
     if has_name(descriptor, path):
         with target_errors(f"removing {path.name}"):
             path.unlink(missing_ok=True)
@@ -169,10 +168,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def publish(descriptor: int, partial: Path, final: Path, on_lost: Callable[[], None] | None = None) -> None:
-    """Gives the finished file ``descriptor`` its name: first its content is made durable, then the new name. Raises
-    TargetError, ``output_replaced`` where another file has the name ``partial`` by now: that one keeps it.
+    """Syncs the finished file ``descriptor``, renames it from ``partial`` to ``final`` and syncs the folder. Raises
+    TargetError, ``output_replaced`` where another file has the name ``partial`` by now: that one is not renamed.
 
-    ``on_lost`` is called when the content could not be made durable: the next sync would succeed all the same.
+    ``on_lost`` is called when the content could not be synced: the next sync would succeed although data is lost.
     """
     with target_errors(f"publishing {final.name}"):
         try:
@@ -187,34 +186,34 @@ def publish(descriptor: int, partial: Path, final: Path, on_lost: Callable[[], N
 
 
 def _rename_own(descriptor: int, old: Path, new: Path) -> None:
-    """Renames the open file. A rename goes by names, so what it moved is looked at: another's file gets its name
-    back."""
+    """Renames the open file. A rename goes by names, so the result is checked: another file gets its old name
+    again."""
     old.replace(new)
     if has_name(descriptor, new):
         return
-    with suppress(OSError):  # taken again already, by whoever plays with these names
+    with suppress(OSError):  # another process uses these names too
         os.link(new, old, follow_symlinks=False)
         new.unlink()
     check_name(descriptor, new)
 
 
 def new_path(path: Path) -> Path:
-    """Where ``write_atomic`` writes before ``path`` is replaced."""
+    """The temporary file of ``write_atomic`` for ``path``."""
     return path.with_name(f".{path.name.lstrip('.')[:100]}.new")
 
 
 def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
-    """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises
+    """Writes a small file atomically: a reader sees the old content or the new one, also after a power cut. Raises
     TargetError.
 
-    One writer at a time. What a kill leaves in the middle of it, the next write of that file takes away.
+    One writer at a time. A temporary file that a killed process left is replaced by the next write.
     """
     os.close(write_held(path, data, mode))
 
 
 def write_held(path: Path, data: bytes, mode: int = FILE_MODE, check: Callable[[], None] | None = None) -> int:
-    """``write_atomic``, and the descriptor of the file, which the caller closes. ``check`` raises where the name is not
-    to be given after all."""
+    """Like ``write_atomic``, and returns the descriptor of the file, which the caller closes. ``check`` is called
+    before the file gets its name, and may raise."""
     new = new_path(path)
     handle = open_output(new, fresh=True)
     try:
@@ -260,5 +259,5 @@ def sha256_of(
             if on_bytes is not None:
                 on_bytes(len(piece))
     if left:
-        raise TargetError(f"{name} ends {left} bytes before it should")
+        raise TargetError(f"{name} is {left} bytes shorter than expected")
     return digest.hexdigest()

@@ -1,13 +1,13 @@
-"""The output folder of a run, held by its descriptor from the first look to the last file.
+"""The output folder of a run, open from the first check to the last file.
 
 ::
 
     named   /srv/images/web-01         what the user said, and what results and messages show
     path    /proc/self/fd/7            the folder itself, wherever it is by now: paths below it are inside that folder
 
-A name can be given to another folder at any time. So the folder is opened once, all its files are reached through
-``path``, and ``check`` says whether the name still leads to it: a run ends with success only where its files are found
-under the name that it reports.
+Another process may give the name to another folder at any time. So the folder is opened once, all its files are
+accessed through ``path``, and ``check`` tells whether the name still refers to it: a run succeeds only when its files
+are found under the name that it reports.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ FOLDER_TAKEN: Final = register(
     ChooseFolder(),
 )
 CHECK_INTERVAL_S: Final = 5.0
-"""How late a copy notices that its folder is gone: a look costs three system calls, a copy in vain costs hours."""
+"""How soon a copy notices that its folder is gone: a check costs three system calls, a useless copy costs hours."""
 
 _OPEN_FILES: Final = Path("/proc/self/fd")
 _ABOUT_SOURCE: Final = ("not_undone", "kept_snapshot")
-"""Fields of an error that say what stays at the source, whatever is said to be the reason."""
+"""Fields of an error that say what remains at the source, whatever the reason."""
 
 Locate: TypeAlias = Callable[[Path], os.stat_result | None]
-"""What a folder's name leads to now; None where it leads to no folder. Raises TargetError where that cannot be found
-out."""
+"""Returns the status of the folder with that name; None where there is none. Raises TargetError where that cannot be
+found out."""
 
 
 def locate(named: Path) -> os.stat_result | None:
@@ -75,8 +75,7 @@ class OutputFolder:
         clock: Callable[[], float] = time.monotonic,
         path: Path | None = None,
     ) -> None:
-        """``descriptor`` stays the caller's to close. ``path`` is where the folder is reached in place of its
-        descriptor."""
+        """The caller closes ``descriptor``. ``path`` is used to access the folder instead of its descriptor."""
         self.named: Final = named
         self.path: Final = path or _OPEN_FILES / str(descriptor)
         self._descriptor = descriptor
@@ -88,19 +87,18 @@ class OutputFolder:
     @classmethod
     @contextmanager
     def opened(cls, place: Path, named: Path, locate: Locate = locate) -> Iterator[OutputFolder]:
-        """The folder at ``place``, known to users as ``named``. Raises TargetError."""
+        """Opens the folder at ``place``, known to users as ``named``. Raises TargetError."""
         with target_errors(f"opening {named}"):
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Without /proc, as in a bare chroot, files are reached by the folder's name; whether that still leads to it
-            # is checked all the same.
+            # Without /proc, as in a bare chroot, files are accessed by the folder's name; that is checked as well.
             yield cls(descriptor, named, locate, path=None if _OPEN_FILES.exists() else place)
         finally:
             os.close(descriptor)
 
     @contextmanager
     def locked_by(self, lock: Path, descriptor: int) -> Iterator[None]:
-        """Notes the file that keeps other processes out of the folder, and the descriptor that holds it."""
+        """Sets the run's lock file and its descriptor while the block runs."""
         before, self._lock = self._lock, (lock, descriptor)
         try:
             yield
@@ -109,20 +107,20 @@ class OutputFolder:
 
     @property
     def has_lock(self) -> bool:
-        """Whether other processes still meet this run's lock in the folder."""
+        """Whether this run's lock file is still in the folder."""
         return self._lock is None or has_name(self._lock[1], self._lock[0])
 
     def check_lock(self) -> None:
-        """Raises TargetError ``folder_taken``, or ``folder_removed`` where the folder went with its lock."""
+        """Raises TargetError ``folder_taken``, or ``folder_removed`` where the folder was removed with its lock."""
         if self.has_lock:
             return
         if self._place() is None:
             raise self._removed()
-        raise TargetError(f"another process may have {self.named}: this run's lock was removed", code=FOLDER_TAKEN)
+        raise TargetError(f"another process may be using {self.named}: this run's lock was removed", code=FOLDER_TAKEN)
 
     def check(self) -> None:
-        """Raises TargetError ``folder_moved``, ``folder_removed`` or ``folder_taken`` where the run's name for the
-        folder leads elsewhere, or its lock is gone."""
+        """Raises TargetError ``folder_moved``, ``folder_removed`` or ``folder_taken`` where the name refers to another
+        folder, or the lock is gone."""
         self.check_lock()
         if self._is_ours(self._locate(self.named)):
             return
@@ -134,15 +132,15 @@ class OutputFolder:
         )
 
     def check_sometimes(self) -> None:
-        """``check``, where the last one is some seconds ago. Cheap enough to be called before every write."""
+        """Calls ``check`` if the last check was some seconds ago. Cheap enough to be called before every write."""
         if (now := self._clock()) >= self._next_check_s:
             self._next_check_s = now + CHECK_INTERVAL_S
             self.check()
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """A TargetError of the block becomes what was done to the folder, where something was: a missing file is only
-        how it shows."""
+        """Replaces a TargetError of the block by that of ``check``, if it raises one: then a missing file is only a
+        symptom."""
         try:
             yield
         except TargetError as error:
@@ -157,7 +155,7 @@ class OutputFolder:
             raise
 
     def _place(self) -> Path | None:
-        """Where the folder is now; None where it was removed or is out of reach."""
+        """The current path of the folder; None where it was removed or cannot be accessed."""
         place = shown_path(self.path)
         return place if place != self.path and self._is_ours(locate(place)) else None
 

@@ -1,8 +1,7 @@
 """The content of a sparse file, without reading its holes.
 
-Most of a raw image is holes. Reading one means that the kernel clears pages and copies them, only to say what ``lseek``
-says at once (SEEK_DATA, SEEK_HOLE; POSIX.1-2024). A file system that does not know its holes answers that all is data.
-"""
+Most of a raw image is holes. To read one, the kernel clears pages and copies them; ``lseek`` finds it at once
+(SEEK_DATA, SEEK_HOLE; POSIX.1-2024). A file system that does not know its holes reports all as data."""
 
 from __future__ import annotations
 
@@ -16,16 +15,16 @@ from typing import Final
 from hypersdk.units import KiB, MiB
 
 READ_STEP: Final = 4 * MiB
-"""Bytes of one read: large enough that what is done with them and not the system call takes the time."""
+"""Bytes of one read: large enough that the system call itself does not matter."""
 _ZEROS: Final = memoryview(bytes(512 * KiB))  # stays in a core's cache while it is hashed
 
 
 def pieces(descriptor: int, region: range) -> Iterator[memoryview]:
-    """The bytes of ``region``, in order, at most ``READ_STEP`` at once; fewer in all only where the file ends. Each
-    lasts until the next.
+    """Yields the bytes of ``region``, in order, at most ``READ_STEP`` at once; fewer in all only where the file ends. A
+    piece is valid until the next one.
 
-    One is read, in a thread, while the last is worked on. What was read is dropped from the page cache: reading 1 TiB
-    must not push everything else out of it.
+    The next piece is read in a thread while the caller uses the last one. What was read is dropped from the page cache:
+    reading 1 TiB must not evict everything else.
     """
     step = min(READ_STEP, max(len(region), 1))
     buffers = cycle([memoryview(bytearray(step)), memoryview(bytearray(step))])
@@ -64,11 +63,11 @@ def _zeros(length: int) -> Iterator[memoryview]:
 
 
 def runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:
-    """``region``, as far as the file goes, cut into runs: whether each is data or a hole."""
+    """Yields the runs of ``region`` up to the end of the file, and whether each is data (else a hole)."""
     at = region.start
     while at < region.stop:
         data = _next_data(descriptor, at)
-        # The size is asked for again: a file that was cut short meanwhile has no hole there.
+        # The size is read again: a file that was truncated meanwhile has no hole there.
         start = min(region.stop, os.fstat(descriptor).st_size if data is None else data)
         yield range(at, start), False
         if data is None or start == region.stop:
@@ -78,7 +77,7 @@ def runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:
 
 
 def _next_data(descriptor: int, at: int) -> int | None:
-    """Where data begins, from ``at`` on; None where there is none up to the file's end."""
+    """The offset of the next data from ``at`` on; None where there is none up to the end of the file."""
     try:
         return os.lseek(descriptor, at, os.SEEK_DATA)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a disk's transfer remembers: which blocks are in the image, and the hash of each. The file
+"""The record of a disk's transfer: which blocks are in the image, and the hash of each. The file is
 ``NAME.partial.blocks``.
 
 ::
@@ -7,22 +7,20 @@
     4096     record of block 0: hash 32, epoch u32, CRC-32 u32     40 bytes, little endian
     4136     record of block 1 ...
 
-The file is sparse: blocks never seen take no room. Memory is one bit for each 64 KiB of the disk.
+The file is sparse: blocks that were never recorded take no space. Memory is one bit for each 64 KiB of the disk.
 
-**What a record promises.** It is written after the writer returned, so the block's data and the tables that lead to it
-were in the operating system's hands. Death of the process (kill -9, crash, out of memory) loses nothing of that: in the
-same boot every whole record counts. A power cut may lose any of it, in any order: after a reboot only records up to the
-last *durable* epoch count. ``checkpoint`` moves the epoch on, makes the image durable, then the records, and only then
-declares the epoch durable in the header (one sector, one write). A failed sync leaves the header saying that this
-boot's records prove nothing.
+**What a record guarantees.** It is written after the writer returned, so the operating system had the block's data and
+the tables that point to it. The death of the process (kill -9, crash, out of memory) loses nothing of that: in the same
+boot every complete record is valid. A power cut may lose any of it, in any order: after a reboot only records up to the
+last *durable* epoch are valid. ``checkpoint`` begins a new epoch, syncs the image, then the records, and only then
+marks the old epoch durable in the header (one sector, one write). After a failed sync the header says that the records
+of this boot are not valid.
 
-The image has the last word: what is recorded as data and is not there (the file was cut, or a file system lost parts of
-it) is forgotten by ``keep``, and what is there and is not what was recorded by ``forget`` (``transfer.takeover``). Both
-are copied again.
+The image is authoritative: a recorded block of data that is not there (the file was cut, or a file system lost parts of
+it) is removed by ``forget_except``, and one that differs by ``forget`` (``transfer.takeover``). Both are copied again.
 
-A record torn by a kill in the middle of a write fails its CRC and counts as absent; the CRC is salted with the ledger's
-own random number and the index, so a record of another ledger or place never counts.
-"""
+A record that was only written in part fails its CRC and is ignored; the CRC is salted with a random number of the
+ledger and the index, so a record of another ledger or place is never valid."""
 
 from __future__ import annotations
 
@@ -72,7 +70,7 @@ LEDGER_BUSY: Final = register(
 )
 
 UNHASHED: Final = bytes(HASH_SIZE)
-"""In the place of a hash: the block was stored unseen (grains passed through unchecked)."""
+"""Stands for the hash of a block that was stored without a look at its content."""
 
 _MAGIC: Final = b"HSDKBLK1"
 _HEADER: Final = struct.Struct(
@@ -83,8 +81,8 @@ _RECORDS_AT: Final = 4 * KiB
 _RECORD: Final = struct.Struct(f"<{HASH_SIZE}sII")
 _STAMP: Final = struct.Struct("<I")
 FEW_BLOCKS: Final = 64
-"""Up to so many blocks of a group are read one run at a time. 4 TiB with a block in each 512 MiB: 2 s in place of 12 s,
-on a busy machine."""
+"""Up to so many blocks of a group are read one run at a time. That takes 2 s instead of 12 s for 4 TiB with one block
+in each 512 MiB."""
 _SCAN_RECORDS: Final = 16 * KiB
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NO_BOOT: Final = bytes(16)
@@ -109,7 +107,7 @@ class _LedgerHeader:
 
     @classmethod
     def unpack(cls, data: bytes) -> _LedgerHeader | None:
-        """None unless ``data`` is a whole header of this version."""
+        """Returns None unless ``data`` is a complete header of this version."""
         if len(data) != _HEADER_SIZE or zlib.crc32(data[:-4]) != _STAMP.unpack(data[-4:])[0]:
             return None
         magic, block, record, *rest = _HEADER.unpack_from(data)
@@ -119,8 +117,8 @@ class _LedgerHeader:
 
 
 def boot_id() -> bytes:
-    """16 bytes that change with every boot of this machine; random where the system does not tell, so that nothing is
-    taken on trust."""
+    """Returns 16 bytes that change with every boot of this machine; random ones where the system has none, so that
+    records of an earlier process are not trusted."""
     try:
         return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
     except (OSError, ValueError):
@@ -128,10 +126,10 @@ def boot_id() -> bytes:
 
 
 class BlockLedger:
-    """The blocks of one disk. Thread-safe; held under an exclusive lock on its file for as long as it is open.
+    """The recorded blocks of one disk. Thread-safe; its file is exclusively locked while it is open.
 
-    ``identity`` is the text of what the blocks belong to: point in time, disk and format. OSError of ``record`` passes
-    through unchanged (a full disk is waited for by the caller); everything else is raised as TargetError.
+    ``identity`` is a text that names what the blocks belong to: point in time, disk and format. OSError of ``record``
+    passes through unchanged (the caller waits while the disk is full); everything else is raised as TargetError.
     """
 
     def __init__(self, handle: int, header: _LedgerHeader) -> None:
@@ -149,7 +147,7 @@ class BlockLedger:
 
     @classmethod
     def create(cls, path: Path, capacity: int, identity: str) -> BlockLedger:
-        """A new, empty ledger; an old one of that name is gone. Raises TargetError ``ledger_busy`` when that one is in
+        """Creates an empty ledger, which replaces an old one. Raises TargetError ``ledger_busy`` when that one is in
         use."""
         if path.is_file() and not path.is_symlink():
             with _closing_on_error(open_output(path, fresh=False)) as old:
@@ -159,8 +157,8 @@ class BlockLedger:
 
     @classmethod
     def open(cls, path: Path, capacity: int, identity: str) -> BlockLedger:
-        """The ledger of an earlier run. Raises TargetError ``ledger_unusable`` when it does not fit, ``ledger_busy``
-        when in use."""
+        """Opens the ledger of an earlier run. Raises TargetError ``ledger_unusable`` when it does not match,
+        ``ledger_busy`` when it is in use."""
         with _closing_on_error(open_output(path, fresh=False)) as handle:
             _lock(handle, path)
             with target_errors(f"reading {path.name}"):
@@ -176,7 +174,7 @@ class BlockLedger:
 
     @classmethod
     def unnamed(cls, capacity: int) -> BlockLedger:
-        """A ledger that ends with this process: for a run that is not to be resumed."""
+        """Creates a temporary ledger, for a run that cannot be resumed."""
         with target_errors("creating a temporary file"), tempfile.TemporaryFile() as file:
             return cls._create(os.dup(file.fileno()), Path("temporary file"), capacity, "")
 
@@ -191,8 +189,8 @@ class BlockLedger:
 
     @staticmethod
     def recorded_about(path: Path) -> int:
-        """Guest bytes that the ledger at ``path`` has about, from the room that it takes: to read it all takes long. 0
-        where there is none."""
+        """Estimates the guest bytes that are recorded at ``path`` from the size of the file on disk, because reading it
+        takes long. 0 where there is none."""
         try:
             room = path.stat().st_blocks * 512
         except FileNotFoundError:
@@ -200,7 +198,7 @@ class BlockLedger:
         return max(0, room - _RECORDS_AT) // _RECORD.size * BLOCK
 
     def close(self) -> None:
-        """Gives the file and its lock back. Records survive, as the module says."""
+        """Closes the file and releases its lock."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -213,7 +211,7 @@ class BlockLedger:
 
     @property
     def recorded(self) -> int:
-        """How many blocks are recorded, zero ones included."""
+        """Number of recorded blocks, including those of zeros."""
         return self._map.count
 
     @property
@@ -222,12 +220,12 @@ class BlockLedger:
         return self._data_bytes
 
     def has(self, index: int) -> bool:
-        """Whether block ``index`` is recorded: written by this run or, provably, by an earlier one."""
+        """Whether block ``index`` is recorded, by this run or by an earlier one."""
         return index in self._map
 
     def record(self, first: int, hashes: Sequence[bytes]) -> None:
-        """Notes blocks ``first``, ``first + 1`` ... with their hashes (ZERO_BLOCK, UNHASHED). Call it after the writer
-        returned."""
+        """Records blocks ``first``, ``first + 1`` ... with their hashes (also ZERO_BLOCK, UNHASHED). To be called after
+        the writer returned."""
         if not 0 <= first <= first + len(hashes) <= self.blocks:
             raise ValueError(f"blocks {first}..{first + len(hashes)} of {self.blocks}")
         with self._lock:
@@ -237,7 +235,7 @@ class BlockLedger:
                 self._count(first + at, digest)
 
     def forget_except(self, stored: Iterable[range]) -> None:
-        """Forgets each block of data that is not in ``stored``, runs of blocks that rise. Blocks of zeros need no place
+        """Removes each block of data that is not in ``stored``, rising runs of blocks. Blocks of zeros are not stored
         in an image.
 
         To be called before anything is recorded. Raises OSError.
@@ -247,36 +245,34 @@ class BlockLedger:
             for known in self._map.runs(position, run.start, present=True):
                 self._wipe(known, zeros=False)
             position = run.stop
-        os.fdatasync(self._handle)  # else a power cut could bring them back when others lie in their place
+        os.fdatasync(self._handle)  # else they could be back after a power cut, when other data is in their place
 
     def forget(self, blocks: Iterable[range]) -> None:
-        """Takes back that ``blocks`` are in the image: what was read back from there is something else. Not while
-        others record. Raises OSError."""
+        """Removes ``blocks``, which differ in the image. Not while other threads record. Raises OSError."""
         for run in blocks:
             self._wipe(run, zeros=True)
         os.fdatasync(self._handle)
 
     def begin_again(self) -> None:
-        """Forgets everything: the image is written anew. Whenever the process dies, no record of before counts. Raises
-        OSError."""
+        """Removes all records, for an image that is created again. No earlier record is valid afterwards, whenever the
+        process dies. Raises OSError."""
         os.ftruncate(self._handle, 0)
         self._begin(_first_header(self.capacity, self._header.identity))
         self._write_header()
 
     def hashes(self, first: int, count: int) -> list[bytes]:
-        """The hashes on record for ``count`` blocks from ``first``; UNHASHED also for those that are not recorded."""
+        """Returns the recorded hashes of ``count`` blocks from ``first``; UNHASHED also for blocks without a record."""
         return [digest for digest, _, _ in _RECORD.iter_unpack(self._read(first, count))]
 
     def missing(self, low: int, high: int) -> Iterator[range]:
-        """Runs of blocks in ``low..high`` that are not recorded, rising. Blocks recorded meanwhile may still be among
-        them."""
+        """Returns runs of blocks in ``low..high`` that are not recorded, rising. They may include blocks that are
+        recorded meanwhile."""
         return self._map.runs(low, high, present=False)
 
     def checkpoint(self, sync: Callable[[], None]) -> None:
-        """Makes all that is recorded up to now survive a power cut. ``sync`` makes the image durable. One caller at a
-        time.
+        """Makes all records so far survive a power cut. ``sync`` syncs the image. One caller at a time.
 
-        Raises the OSError of a failed sync; what this boot recorded since the last checkpoint then no longer counts.
+        Raises the OSError of a failed sync; records of this boot since the last checkpoint are not valid then.
         """
         with self._lock:
             closing = self._header.epoch
@@ -288,10 +284,10 @@ class BlockLedger:
 
     @contextmanager
     def syncing(self) -> Iterator[None]:
-        """Goes around whatever syncs the image; not while a checkpoint runs.
+        """To be used around every sync of the image; not while a checkpoint runs.
 
-        After an OSError, what this boot recorded since the last checkpoint no longer counts: a failed sync has lost
-        data, and the next one of the same file succeeds all the same.
+        After an OSError, records of this boot since the last checkpoint are not valid: a failed sync has lost data,
+        although the next one of the same file succeeds.
         """
         try:
             yield
@@ -300,7 +296,7 @@ class BlockLedger:
             raise
 
     def content_digest(self) -> str | None:
-        """Hex content digest of the disk as recorded (``transfer.digest``); None when blocks were stored unseen."""
+        """Returns the hex content digest of the disk (``transfer.digest``); None where there are UNHASHED blocks."""
         if self._unhashed:
             return None
         return disk_digest(self.capacity, map(self._group, groups_of(self.capacity)))
@@ -308,8 +304,8 @@ class BlockLedger:
     # Records
 
     def _read(self, first: int, count: int) -> bytes:
-        """The records of ``count`` blocks from ``first``; zeros behind the end of the file, which may have been cut
-        inside a record."""
+        """Returns the records of ``count`` blocks from ``first``; zeros beyond the end of the file, which may have been
+        cut inside a record."""
         size = count * _RECORD.size
         return os.pread(self._handle, size, _position(first)).ljust(size, b"\0")
 
@@ -332,7 +328,7 @@ class BlockLedger:
         for start in range(known.start, known.stop, _SCAN_RECORDS):
             count = min(_SCAN_RECORDS, known.stop - start)
             data = self._read(start, count)
-            # All zero, as it nearly always is: that is a hundred times as fast as to look at each.
+            # Nearly always all are zero: this check is a hundred times as fast as the loop.
             if not zeros and data.count(ZERO_BLOCK) == count:
                 continue
             for index, (digest, _, _) in enumerate(_RECORD.iter_unpack(data), start):
@@ -359,7 +355,7 @@ class BlockLedger:
         return group_digest(hashes)
 
     def _few(self, blocks: range) -> bytearray:
-        """The hashes of a group that is nearly all holes: its other records are not read."""
+        """Returns the hashes of a group that is nearly all holes, without reading its other records."""
         hashes = bytearray(ZERO_BLOCK * len(blocks))
         for run in self._map.runs(blocks.start, blocks.stop, present=True):
             at = (run.start - blocks.start) * HASH_SIZE
@@ -367,8 +363,8 @@ class BlockLedger:
         return hashes
 
     def _column(self, blocks: range) -> bytearray:
-        """The hash column of the records: five words of 64 bits each, of which the first four are the hash. Words are
-        only moved."""
+        """Returns the hash column of the records, which are five words of 64 bits each: the first four are the
+        hash."""
         records = array.array("Q", self._read(blocks.start, len(blocks)))
         column = array.array("Q", bytes(len(blocks) * HASH_SIZE))
         for word in range(4):
@@ -378,18 +374,19 @@ class BlockLedger:
     # Load
 
     def _load(self) -> None:
-        """Reads what an earlier run left, forgets what does not count, and starts a new epoch in this boot."""
+        """Reads the records of an earlier run, removes those that are not valid, and begins a new epoch in this
+        boot."""
         here = boot_id()
         newest = self._header.epoch
         trusted = _ALL_EPOCHS if self._header.boot == here else self._header.durable
         for first, data in self._stored():
             newest = max(newest, self._load_records(first, data, trusted))
-        os.fdatasync(self._handle)  # what was forgotten stays so before a later epoch is declared durable
+        os.fdatasync(self._handle)  # the removals, before a later epoch is marked durable
         self._header = replace(self._header, boot=here, epoch=newest + 1)
         self._write_header()
 
     def _stored(self) -> Iterator[tuple[int, bytes]]:
-        """``(first block, records)`` of the parts of the file that take room."""
+        """Yields ``(first block, records)`` of the parts of the file that are not holes."""
         last = 0
         for run, is_data in runs(self._handle, range(_RECORDS_AT, _position(self.blocks))):
             first = max(last, (run.start - _RECORDS_AT) // _RECORD.size)
@@ -399,7 +396,7 @@ class BlockLedger:
                     yield start, self._read(start, min(_SCAN_RECORDS, last - start))
 
     def _load_records(self, first: int, data: bytes, trusted: int) -> int:
-        """Counts the records that hold; wipes those that do not. Returns the newest epoch seen."""
+        """Counts the valid records and wipes the others. Returns the newest epoch."""
         newest = 0
         for at, (digest, epoch, crc) in enumerate(_RECORD.iter_unpack(data)):
             if not epoch:

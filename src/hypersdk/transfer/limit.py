@@ -1,4 +1,4 @@
-"""Bandwidth limit: a bucket that all streams of a run share."""
+"""Bandwidth limit: a token bucket that all streams of a run share."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 
 CREDIT_S: Final = 0.05
-"""How much unused time may be made up for: short enough that no second carries 5 % more than it may."""
+"""How much unused time may be made up for: short enough that no second exceeds the limit by 5 %."""
 _STEP_S: Final = 0.1
 _STEP_MIN: Final = 16 * KiB
 _STEP_MAX: Final = 4 * MiB
 
 
 class BandwidthLimit:
-    """At most ``bytes_s`` bytes in a second, over all who ``take``.
+    """Limits all callers of ``take`` together to ``bytes_s`` bytes per second.
 
-    Bytes are paid for after they were read: each ``take`` books the next free stretch of time and sleeps to its end.
-    The sender is slowed down by its own full socket.
+    Bytes are accounted for after they were read: each ``take`` reserves the next free interval and sleeps until its
+    end. The sender is slowed down by its full socket.
     """
 
     def __init__(self, bytes_s: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,18 +34,18 @@ class BandwidthLimit:
 
     @property
     def step_bytes(self) -> int:
-        """Read no more than this at a time, for an even flow: a tenth of a second's worth."""
+        """Most bytes of one read, for an even flow: those of a tenth of a second."""
         return max(_STEP_MIN, min(int(self.bytes_s * _STEP_S), _STEP_MAX))
 
     def book(self, count: int) -> float:
-        """Books ``count`` bytes and returns the seconds to wait until they are paid for."""
+        """Reserves time for ``count`` bytes and returns the seconds until its end."""
         with self._lock:
             now = self._clock()
             self._booked_until = max(self._booked_until, now - CREDIT_S) + count / self.bytes_s
             return self._booked_until - now
 
     def take(self, count: int, cancel: CancelToken) -> None:
-        """Books ``count`` bytes and waits until they are paid for. Raises Cancelled at once when cancelled."""
+        """Reserves time for ``count`` bytes and waits until its end. Raises Cancelled as soon as it is cancelled."""
         wait_s = self.book(count)
         if wait_s > 0:
             cancel.sleep(wait_s)

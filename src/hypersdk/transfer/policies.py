@@ -1,14 +1,14 @@
-"""What surrounds a copy: budget, retries, bandwidth limit, waiting for room, accounting. They are put together here and
-nowhere else.
+"""The policies of a copy: budget, retries, bandwidth limit, waiting for space, accounting. Only this module combines
+them.
 
 ::
 
-    StreamSource.open ── slot of the host ── counted ── limited ──> StreamPass, tried again as a whole
-    RangeSource.read ─── slot of the host ── tried again ── counted ── limited ──> RangePass
-    BlockLedger.record ── waits for room ──> Sink        (the image's file: SpaceWaitingFile, by who opens it)
+    StreamSource.open ── slot of the host ── counted ── limited ──> StreamPass, retried as a whole
+    RangeSource.read ─── slot of the host ── retried ── counted ── limited ──> RangePass
+    BlockLedger.record ── waits for space ──> Sink       (the caller wraps the image's file: SpaceWaitingFile)
 
-What is read is counted, and the thread's timeline has it as reading; waiting for the limit comes after that, so it is
-not taken for a slow source.
+Reading is counted and recorded in the thread's timeline. Waiting for the limit follows, so it is not mistaken for a
+slow source.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Record: TypeAlias = Callable[[int, Sequence[bytes]], None]
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policies of one copy; None where there is none. ``space`` waits for room for the ledger, ``guard`` raises
-    where nothing may be written any more."""
+    """The policies of one copy; None where there is none. ``space`` waits for free space for the ledger, ``guard``
+    raises where nothing may be written any more."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     limit: BandwidthLimit | None = None
@@ -55,14 +55,14 @@ class Policies:
     def ranges(
         self, source: RangeSource, meter: Meter, cancel: CancelToken, waiting: Waiting
     ) -> Iterator[PolicedRanges]:
-        """One of several streams of ranges, in a slot of the host, until ``cancel``. ``waiting`` shows that it waits
-        for the slot. What is read is tried again, counted and limited."""
+        """Opens one of several readers of ``source`` in a slot of its host. ``waiting`` shows that it waits for the
+        slot, until ``cancel``. Reads are retried, counted and limited."""
         with self._slot(source.host, cancel, waiting):
             yield PolicedRanges(source, meter, self)
 
     def record(self, ledger: BlockLedger, cancel: CancelToken, meter: Meter) -> Record:
-        """``ledger.record``, which waits for room. Guarded like the image: blocks of zeros are recorded without a write
-        to it."""
+        """Returns ``ledger.record`` with waiting for space. It is guarded like the image, because blocks of zeros are
+        recorded without a write to the image."""
 
         def record(first: int, hashes: Sequence[bytes]) -> None:
             if self.guard is not None:
@@ -75,12 +75,12 @@ class Policies:
         return record
 
     def step_bytes(self, most: int) -> int:
-        """How much to read at a time, at most ``most``: a limit makes it less, for an even flow."""
+        """Returns the bytes of one read, at most ``most``; fewer with a limit, for an even flow."""
         return most if self.limit is None else min(most, self.limit.step_bytes)
 
     def refused(self, error: HyperSDKError, host: str) -> bool:
-        """Lowers the budget of a host that has no room for one more stream. True while others of ours run there: they
-        end, and then it has, so such a refusal does not use up a retry."""
+        """Lowers the budget of a host that has no memory for one more stream. Returns True while other streams of ours
+        run there: the host has memory again when they end, so such a refusal does not use up a retry."""
         if error.code != EXHAUSTED_CODE or self.budget is None:
             return False
         self.budget.exhausted(host)
@@ -92,9 +92,9 @@ class Policies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOptions:
-    """How a copy is run. ``check=False`` passes grains on without a look: then there is no content digest. ``workers``
-    inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it. A try that
-    stored ``checkpoint_bytes`` made progress: the count of failures starts again."""
+    """How a copy is run. ``check=False`` passes grains through unchecked: then there is no content digest. ``workers``
+    threads inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it. An
+    attempt that stored ``checkpoint_bytes`` made progress: the count of failures starts again."""
 
     check: bool = True
     workers: int = 2
@@ -105,7 +105,7 @@ class CopyOptions:
 
 
 class _PolicedStream:
-    """Tells the meter and the thread's timeline what is read, and pays for it before it returns."""
+    """Counts what is read, in the meter and the thread's timeline, and applies the limit."""
 
     def __init__(self, stream: ByteStream, meter: Meter, limit: BandwidthLimit | None, cancel: CancelToken) -> None:
         self.length_bytes, self.route = stream.length_bytes, stream.route
@@ -125,8 +125,8 @@ class _PolicedStream:
 
 
 class PolicedRanges:
-    """Reads a range again when that may help, tells the meter and the thread's timeline what is read, and pays for it
-    before it returns."""
+    """Retries transient errors, counts what is read, in the meter and the thread's timeline, and applies the
+    limit."""
 
     def __init__(self, source: RangeSource, meter: Meter, policies: Policies) -> None:
         self._source, self._meter, self._policies = source, meter, policies

@@ -1,18 +1,17 @@
-"""Honest progress of one disk: what is known, as a share of what; a number that never falls and never passes 1.
+"""Progress of one disk: a fraction that never falls and never exceeds 1.
 
-The engine feeds counters from its threads; somebody else takes ``snapshot(now)`` a few times a second, with a clock of
-his own.
+The threads of the engine update counters; a display calls ``snapshot(now)`` a few times a second, with its own clock.
 
-The share of a stream, in the order of preference:
+The fraction of a stream, in the order of preference:
 
 1. its length is known: bytes received / length.
 2. the source says how much is allocated: with *d* bytes of data decoded so far and the highest guest position *p*,
-   d / (d + r), where the rest *r* is what is allocated and not yet seen, but no more than the room behind *p*. So an
-   estimate that is too high does not end in a jump. When *d* passes it, it was too low: the rest is then as dense as
-   what came.
+   d / (d + r), where the rest *r* is what is allocated and not yet decoded, but no more than the space behind *p*. So
+   an estimate that is too high does not end in a jump. When *d* exceeds it, it was too low: the rest is then assumed to
+   be as dense as what came.
 3. neither: p / capacity.
 
-Grains that come out of order make *p* worthless: then the room behind it is all that has not been decoded.
+When grains come out of order, *p* is of no use: then the space behind it is all that has not been decoded.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from hypersdk.transfer.activity import Spent, Timeline, bottleneck, difference, 
 from hypersdk.units import format_size
 
 Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
-"""Shows a note for as long as the block runs: what is being waited for."""
+"""Shows a note while the block runs: what is being waited for."""
 
 RATE_WINDOW_S: Final = 10.0
 BOTTLENECK_WINDOW_S: Final = 5.0
 _SAMPLE_EVERY_S: Final = 0.25
 MAX_UNFINISHED_FRACTION: Final = 0.994
-"""The most that is shown of unfinished work: it does not round up to 100 %."""
+"""The largest fraction shown of unfinished work: it does not round up to 100 %."""
 
 
 @contextmanager
@@ -114,17 +113,17 @@ class Meter:
         self._waits: list[str] = []
         self._pass = _Pass()
         self._guest = self._skipped = self._read_back = self._read_back_total = 0
-        # Over all tries: bytes received and bytes handed to the image's file; blocks written and blocks found zero.
+        # Over all attempts: bytes received and bytes written to the image's file; blocks written and blocks of zeros.
         self.wire_bytes = self.written_bytes = self.blocks_written = self.blocks_zero = self.attempts = 0
         self._fraction = 0.0
         self._readers: list[Timeline] = []
         self._workers: list[Timeline] = []
         self._samples: deque[_Sample] = deque()
 
-    # Fed by the caller
+    # Updated by the caller
 
     def enter(self, phase: Phase, note: str = "") -> None:
-        """The disk is in ``phase`` now; ``note`` is one line for people."""
+        """Sets the phase; ``note`` is one line for the user."""
         with self._lock:
             self._phase, self._note = phase, note
             self._samples.clear()
@@ -141,18 +140,18 @@ class Meter:
                 self._waits.remove(note)
 
     def expect_read_back(self, share: float) -> None:
-        """Reading the image back (phase ``verifying``) will be ``share`` of the work, from 0 to 1. To be said before
-        anything moves."""
+        """Sets the share of the work, from 0 to 1, that reading the image back (phase ``verifying``) will be. To be
+        called before anything is copied."""
         with self._lock:
             self._read_back_share = share
 
     def check_earlier(self, total_bytes: int) -> None:
-        """What an earlier process copied is being read, ``total_bytes`` of it, counted by ``add_read_back``. It does
-        not count as progress of the copy."""
+        """Begins to check ``total_bytes`` that an earlier process copied, counted by ``add_read_back``. They do not
+        count as progress of the copy."""
         self._read(Phase.PREPARING, total_bytes, f"checking what an earlier run copied, {format_size(total_bytes)}")
 
     def read_back(self, total_bytes: int) -> None:
-        """The image is being read back: ``total_bytes`` of it, counted by ``add_read_back``."""
+        """Begins to read ``total_bytes`` of the image back, counted by ``add_read_back``."""
         self._read(Phase.VERIFYING, total_bytes)
 
     def _read(self, phase: Phase, total_bytes: int, note: str = "") -> None:
@@ -161,18 +160,18 @@ class Meter:
             self._read_back, self._read_back_total = 0, total_bytes
 
     def add_read_back(self, count: int) -> None:
-        """So many more bytes of the image were read back."""
+        """Adds bytes of the image that were read back."""
         with self._lock:
             self._read_back += count
 
-    # Fed by the engine
+    # Updated by the engine
 
     def begin_stream(self, length: int | None, allocated: int | None) -> None:
-        """A stream was opened at its first byte, with what is known of its size."""
+        """Begins a stream at its first byte; its length and the allocated bytes where known."""
         self._begin(_Pass(length=length, allocated=allocated, again=min(self._guest, self._capacity)))
 
     def begin_ranges(self, wanted_bytes: int, done_bytes: int) -> None:
-        """Ranges are fetched: of ``wanted_bytes`` that may hold data, ``done_bytes`` are there already."""
+        """Begins to fetch ranges: of ``wanted_bytes`` that may hold data, the image has ``done_bytes`` already."""
         self._begin(_Pass(wanted=wanted_bytes, data=done_bytes))
 
     def _begin(self, new: _Pass) -> None:
@@ -182,32 +181,31 @@ class Meter:
             self._samples.clear()
 
     def tried(self) -> None:
-        """Another try begins."""
+        """Counts another attempt."""
         with self._lock:
             self.attempts += 1
 
     def found(self, skipped_bytes: int) -> None:
-        """So many guest bytes are in the image from an earlier run."""
+        """Adds guest bytes that are in the image from an earlier run."""
         with self._lock:
             self._skipped += skipped_bytes
             self._guest += skipped_bytes
 
     def add_wire(self, count: int) -> None:
-        """Bytes received."""
+        """Adds received bytes."""
         with self._lock:
             self.wire_bytes += count
             self._pass.wire += count
 
     def add_decoded(self, data_bytes: int, position: int | None) -> None:
-        """Guest bytes that came out of the source; ``position`` is their highest end, None once they came out of
-        order."""
+        """Adds guest bytes of the source; ``position`` is their highest end, None once they came out of order."""
         with self._lock:
             self._pass.data += data_bytes
             self._pass.position = position
 
     def add_stored(self, guest_bytes: int, written_bytes: int, blocks_written: int, blocks_zero: int) -> None:
-        """Guest bytes that are in the image now, the bytes handed to its file for them, and how many blocks were
-        written and not written because they are zero."""
+        """Adds guest bytes that are in the image now, the bytes written to its file for them, and the numbers of blocks
+        that were written, and not written because they are zero."""
         with self._lock:
             self._guest += guest_bytes
             self.written_bytes += written_bytes
@@ -215,16 +213,16 @@ class Meter:
             self.blocks_zero += blocks_zero
 
     def complete_pass(self) -> None:
-        """The source was read to its end."""
+        """Notes that the source was read to its end."""
         with self._lock:
             self._pass.complete = True
 
     def reader(self) -> Timeline:
-        """The timeline of a new thread that reads from the source."""
+        """Returns the timeline of a new thread that reads from the source."""
         return self._timeline(self._readers)
 
     def worker(self) -> Timeline:
-        """The timeline of a new thread that works on what was read."""
+        """Returns the timeline of a new thread that processes what was read."""
         return self._timeline(self._workers)
 
     def _timeline(self, timelines: list[Timeline]) -> Timeline:
@@ -236,7 +234,7 @@ class Meter:
     # Read by a display
 
     def snapshot(self, now: float) -> DiskProgress:
-        """How it stands at ``now`` (seconds of any steady clock, rising from call to call)."""
+        """Returns the progress at ``now`` (seconds of any steady clock, rising from call to call)."""
         with self._lock:
             share = self._share()
             self._fraction = max(self._fraction, self._whole(share))
@@ -261,7 +259,7 @@ class Meter:
             )
 
     def _share(self) -> float:
-        """Of the phase."""
+        """The fraction of the current phase."""
         if self._reads_back:
             return self._read_back / self._read_back_total if self._read_back_total else 1.0
         return self._pass.share(self._capacity)
@@ -293,7 +291,7 @@ class Meter:
             self._samples.popleft()
 
     def _since(self, now: float, window_s: float) -> tuple[_Sample, _Sample] | None:
-        """The first and last sample of the last ``window_s``, when they lie apart."""
+        """The first and last sample of the last ``window_s``; None while there are not two."""
         if len(self._samples) < 2:
             return None
         inside = (sample for sample in self._samples if now - sample.now <= window_s)
@@ -305,7 +303,7 @@ class Meter:
         return (span[1].moved_bytes - span[0].moved_bytes) / (span[1].now - span[0].now) if span else None
 
     def _eta(self, now: float) -> float | None:
-        """From the phase's own share, also where ``fraction`` is held up by an earlier try that came further."""
+        """From the fraction of the phase, because ``fraction`` may still be that of an earlier attempt."""
         span = self._since(now, RATE_WINDOW_S)
         if span is None or span[1].share <= span[0].share:
             return None

@@ -1,4 +1,5 @@
-"""One disk as ranges of a raw file: only what may hold data and is not in the image yet, several ranges at once."""
+"""Copies a disk as ranges of a raw file: only what may hold data and is not in the image yet, several ranges at
+once."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ PIECE: Final = 4 * MiB
 
 
 class RangePass:
-    """Fetches what is missing. Made inside a group's block, run once."""
+    """Fetches what is missing. Created inside the block of a group, run once."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class RangePass:
         self._meter.begin_ranges(wanted.count * BLOCK, (wanted.count - missing) * BLOCK)
         self._pieces = enumerate(cut(_missing(wanted, self._ledger), self._piece_blocks))
         for number in range(max(1, min(self._streams, missing))):
-            # One of them shows that it waits for its slot: while others copy, the disk does not wait.
+            # Only one shows that it waits for its slot: the disk is not waiting while others copy.
             waiting = self._meter.waiting if number == 0 else unseen
             self._group.start(f"range {number + 1}", partial(self._fetch, waiting))
         self._group.wait()
@@ -71,7 +72,7 @@ class RangePass:
                     number, blocks = piece
                     self._fetch_piece(ranges, number, blocks, buffer, time)
         except Cancelled:
-            self._group.token.check()  # else it waited for a slot until the others had done it all
+            self._group.token.check()  # else it waited for a slot until the others had fetched everything
 
     def _next_piece(self) -> tuple[int, range] | None:
         with self._lock:
@@ -98,7 +99,7 @@ def _block(offset: int, data: memoryview) -> Block:
 
 
 def _blocks_of(extents: Iterable[tuple[int, int]], ledger: BlockLedger) -> BlockMap:
-    """The blocks that extents touch; what lies outside the disk, or is no range, is dropped."""
+    """Returns the blocks that ``extents`` touch; what is outside the disk or empty is ignored."""
     wanted = BlockMap(ledger.blocks)
     for offset, length in extents:
         low, high = max(offset, 0), min(offset + length, ledger.capacity)

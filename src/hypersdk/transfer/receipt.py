@@ -1,4 +1,4 @@
-"""What a finished disk leaves behind: the facts that manifests and verification are made from."""
+"""The facts of a finished disk, for manifests and verification."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from hypersdk.transfer.source import StreamDigests
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """One disk, written. ``content`` is the hex BLAKE3 tree digest of the guest's bytes (``transfer.digest``), ``None``
-    when grains were passed through unchecked. ``stream`` is None where the stream was not read from first to last in
-    one go (ranges, resumed disks keep the last complete pass). Counts are of 64 KiB blocks: ``blocks_written`` in this
-    run, ``blocks_skipped`` found in the ledger and in the image, ``blocks_damaged`` found in the ledger and not in the
-    image, ``blocks_zero`` never written because they are zero.
-    """
+    when grains were passed through unchecked. ``stream`` has the digests of the last complete pass; None for ranges.
+    Counts are of 64 KiB blocks: ``blocks_written`` in this run, ``blocks_skipped`` found in the ledger and in the
+    image, ``blocks_damaged`` found in the ledger and not in the image, ``blocks_zero`` not written because they are
+    zero."""
 
     label: str
     capacity_bytes: int

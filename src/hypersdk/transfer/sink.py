@@ -1,4 +1,4 @@
-"""Where blocks go: writer, ledger and counters, in the order that makes a kill at any moment harmless.
+"""Stores blocks: writer, ledger and counters, in an order that makes a kill at any moment harmless.
 
 ::
 
@@ -38,15 +38,15 @@ CONTENT_DIFFERS: Final = register(
 )
 
 BEHIND: Final = 4
-"""How many checkpoint intervals may be written and not yet durable. Beyond, the copy waits for the disk: so much a
-power cut may cost."""
-_LOOK_S: Final = 0.2
+"""How many checkpoint intervals may be written and not yet durable, which a power cut may lose. Beyond, the copy waits
+for the disk."""
+_POLL_S: Final = 0.2
 
 
 @dataclass(slots=True)
 class Block:
-    """One block on its way: its bytes, or the grain that holds them, or both. ``digest`` is UNHASHED where nobody
-    looked inside."""
+    """A block to be stored: its bytes, or the grain that holds them, or both. ``digest`` is UNHASHED where the grain
+    was not inflated."""
 
     offset: int
     length: int
@@ -56,11 +56,11 @@ class Block:
 
     @property
     def index(self) -> int:
-        """Its place in the ledger."""
+        """The index of the block."""
         return self.offset // BLOCK
 
     def plain(self) -> Buffer:
-        """The guest's bytes; inflates the grain where that was not done. Raises IntegrityError ``corrupt_grain``."""
+        """Returns the guest's bytes; inflates the grain if needed. Raises IntegrityError ``corrupt_grain``."""
         if self.data is None:
             assert self.piece is not None
             self.data = inflate(self.piece)
@@ -79,7 +79,7 @@ class Sink:
         meter: Meter,
         checkpoints: Checkpoints | None,
     ) -> None:
-        """``record`` is the ledger's, with policies around it."""
+        """``record`` is that of the ledger, with policies."""
         self._gate = group.adopt(SequenceGate()) if writer.ordered else None
         self._writer = writer
         self._ledger = ledger
@@ -93,7 +93,7 @@ class Sink:
         """Writes what is new of the batch ``number``, in the order of the numbers where the writer needs it. When it
         returns, all of ``blocks`` survive the death of this process.
 
-        Raises TargetError, and IntegrityError ``content_differs`` when a block that the ledger has is another one now.
+        Raises TargetError, and IntegrityError ``content_differs`` when a recorded block differs now.
         """
         with nullcontext() if self._gate is None else self._gate.turn(number):
             time.switch(Activity.CPU)
@@ -119,15 +119,14 @@ class Sink:
             for block, before in zip(run, recorded, strict=True):
                 if before not in (block.digest, UNHASHED):
                     raise IntegrityError(
-                        f"{self._meter.label}: the block at guest offset {block.offset} is not the one that was copied"
-                        " before",
+                        f"{self._meter.label}: the block at guest offset {block.offset} differs from its first copy",
                         code=CONTENT_DIFFERS,
                         offset=block.offset,
                     )
 
     def _write(self, blocks: Sequence[Block]) -> int:
-        """Returns the bytes handed to the file: deflated ones as they are, plain ones with their neighbours in one
-        go."""
+        """Returns the number of bytes written: deflated blocks as they are, plain ones in one write with their
+        neighbours."""
         pieces = [block.piece for block in blocks if block.piece is not None]
         refused = {piece.offset for piece in self._writer.write_deflated(pieces)} if pieces else set()
         written = sum(len(piece.zlib) for piece in pieces if piece.offset not in refused)
@@ -143,7 +142,7 @@ class Sink:
 
 
 def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Neighbours together, in the order in which they stand."""
+    """Yields lists of adjacent blocks, in the given order."""
     run: list[Block] = []
     for block in blocks:
         if run and block.offset != run[-1].offset + BLOCK:
@@ -155,9 +154,9 @@ def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:
 
 
 class Checkpoints:
-    """Makes the copy durable each ``interval_bytes``, in a thread of its own, while it goes on.
+    """Makes the copy durable each ``interval_bytes``, in its own thread, while the copy continues.
 
-    At most ``BEHIND`` intervals are written and not durable: then ``wrote`` waits.
+    Once ``BEHIND`` intervals are written and not durable, ``wrote`` waits.
     """
 
     def __init__(self, ledger: BlockLedger, sync: Callable[[], None], interval_bytes: int, name: str) -> None:
@@ -172,13 +171,12 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name=f"{name}: checkpoints")
 
     def wrote(self, count: int, cancel: CancelToken) -> None:
-        """So many more guest bytes are in the image. Raises the TargetError of a checkpoint that failed, and
-        Cancelled."""
+        """Adds guest bytes that were written. Raises the TargetError of a checkpoint that failed, and Cancelled."""
         with self._changed:
             self._pending += count
             self._changed.notify_all()
             while self._pending >= BEHIND * self._interval and self._error is None:
-                self._changed.wait(_LOOK_S)
+                self._changed.wait(_POLL_S)
                 cancel.check()
             if self._error is not None:
                 raise self._error
@@ -209,7 +207,7 @@ class Checkpoints:
                 self._changed.notify_all()
 
     def _due(self) -> int | None:
-        """Waits for an interval's worth; None at the end, and after an error."""
+        """Waits until an interval was written and returns its bytes; None at the end, and after an error."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._error or self._pending >= self._interval)
             return None if self._closing or self._error else self._pending

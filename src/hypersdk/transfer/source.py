@@ -1,7 +1,7 @@
 """Where the bytes of one disk come from: a stream that is decoded, or ranges of a raw disk.
 
-Implemented by ``vsphere`` (lease stream, datastore ranges) and by ``migration`` (local files). Errors are already
-translated: TransientError may be tried again, everything else ends the disk.
+Implemented by ``vsphere`` (lease stream, datastore ranges) and by ``migration`` (local files). They raise HyperSDK's
+errors: TransientError may be retried, everything else ends the copy of the disk.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ class StreamDigests:
 
 
 class ByteStream(Protocol):
-    """An open stream. ``readinto`` blocks; 0 means the end that the protocol itself confirmed (a short body is an
-    error)."""
+    """An open stream. ``readinto`` blocks; 0 means the end as confirmed by the protocol (a short body is an error)."""
 
     length_bytes: int | None
-    """Length announced by the server, when there is one."""
+    """Length announced by the server, if any."""
     route: str
-    """Where it comes from, for people: ``esx1.example.com via vCenter``."""
+    """The route to show to the user: ``esx1.example.com via vCenter``."""
 
     def readinto(self, buffer: memoryview) -> int:
         """Fills up to ``len(buffer)`` bytes; returns how many. Raises TransientError on reset, stall or a short
@@ -38,25 +37,24 @@ class ByteStream(Protocol):
 
 
 class StreamSource(Protocol):
-    """A streamOptimized VMDK. Every ``open`` starts at the first byte of **the same point in time**."""
+    """A streamOptimized VMDK. Every ``open`` starts at the first byte of **the same point in time** of the disk."""
 
     label: str
     capacity_bytes: int
     allocated_bytes: int | None
     """Bytes the source says are allocated: the basis of the percentage when no length is known."""
     wants_sha1: bool
-    """The server's manifest only has SHA-1."""
+    """Whether the manifest of the server only has SHA-1."""
     host: str
-    """The real host that serves it, for the budget (streams per host)."""
+    """The ESXi host that serves it, for the budget (streams per host)."""
 
     def open(self, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
-        """Opens the stream from its first byte. A lost lease is renewed inside, when the point in time is provably the
-        same.
+        """Opens the stream at its first byte. Renews a lost lease when the point in time is provably the same.
 
-        After ``cancel`` a ``readinto`` that blocks should raise within half a second. One that does not is woken by
-        leaving the context from another thread, which must then end it: shut the socket down, do not merely close it.
+        After ``cancel`` a blocked ``readinto`` should raise within half a second. Otherwise another thread leaves the
+        context, which must end it: shut the socket down, do not merely close it.
 
-        Raises TransientError when another try may help, SourceError otherwise.
+        Raises TransientError when a retry may help, SourceError otherwise.
         """
 
 
@@ -70,11 +68,11 @@ class RangeSource(Protocol):
     host: str
 
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of areas that may hold data, rising. The whole disk as one area where nothing better is
+        """Yields ``(offset, length)`` of ranges that may hold data, rising; the whole disk where nothing better is
         known."""
 
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
-        """Fills the whole ``buffer`` from guest ``offset``. Raises TransientError when another try may help."""
+        """Fills the whole ``buffer`` from guest ``offset``. Raises TransientError when a retry may help."""
 
 
 DiskSource = StreamSource | RangeSource

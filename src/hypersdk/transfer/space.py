@@ -1,8 +1,8 @@
-"""Room on the output file systems: what is reserved, and what happens when it runs out all the same.
+"""Space on the output file systems: reservations, and waiting when a file system is full.
 
-Nothing is preallocated: images are sparse, and how much a disk will take is an expectation. ``SpaceLedger`` adds up the
-expectations of all disks of all machines per file system. ``SpaceWaitingFile`` wraps the file of an image: a full disk
-pauses its writes until there is room again; the writer above never notices.
+Nothing is preallocated: images are sparse, and the size of a disk is an estimate. ``SpaceLedger`` adds up the estimates
+for all disks of all machines per file system. ``SpaceWaitingFile`` wraps the file of an image: its writes wait while
+the file system is full, so the writer never sees that error.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from hypersdk.units import MiB, format_duration, format_size
 T = TypeVar("T")
 
 GO_ON_BYTES: Final = 64 * MiB
-"""Room needed before a paused copy continues: else every freed megabyte starts and stops it."""
+"""Free space needed before a paused copy continues: else every freed megabyte would start and stop it."""
 POLL_S: Final = 5.0
 MAX_WAIT_S: Final = 3600.0
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that this user may still write to the file system of ``folder``. Raises OSError."""
+    """Returns the bytes that this user may still write to the file system of ``folder``. Raises OSError."""
     facts = os.statvfs(folder)
     return facts.f_bavail * facts.f_frsize
 
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """What one output is still expected to take."""
+    """The space that one output is expected to take."""
 
     folder: Path
     device: int
@@ -55,14 +55,14 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A file system's free bytes, and those of them that running outputs are still expected to take."""
+    """The free bytes of a file system, and those of them that are reserved for running outputs."""
 
     free_bytes: int
     promised_bytes: int
 
     @property
     def left_bytes(self) -> int:
-        """What a new output may count on."""
+        """The bytes that a new output can use."""
         return max(0, self.free_bytes - self.promised_bytes)
 
 
@@ -75,12 +75,12 @@ class SpaceLedger:
         self._open: dict[int, list[Reservation]] = {}
 
     def check(self, folder: Path) -> Room:
-        """How much room ``folder``, which must exist, has left for new outputs. Raises OSError."""
+        """Returns the space for new outputs in ``folder``, which must exist. Raises OSError."""
         with self._lock:
             return self._room(folder, folder.stat().st_dev)
 
     def reserve(self, folder: Path, expected_bytes: int) -> Reservation:
-        """Notes that an output in ``folder`` will take so much. Raises TargetError ``no_space`` when it cannot."""
+        """Reserves space for an output in ``folder``. Raises TargetError ``no_space`` when there is not enough."""
         device = folder.stat().st_dev
         with self._lock:
             room = self._room(folder, device)
@@ -91,12 +91,12 @@ class SpaceLedger:
         return reservation
 
     def wrote(self, reservation: Reservation, written_bytes: int) -> None:
-        """Of ``reservation``, so much in all lies in the file by now."""
+        """Sets the bytes of ``reservation`` that are written by now."""
         with self._lock:
             reservation.written_bytes = written_bytes
 
     def release(self, reservation: Reservation) -> None:
-        """The output is finished or given up."""
+        """Ends the reservation of an output that is finished or was given up."""
         with self._lock:
             self._open[reservation.device].remove(reservation)
 
@@ -107,7 +107,7 @@ class SpaceLedger:
 
 def _too_small(folder: Path, expected_bytes: int, room: Room) -> TargetError:
     shown = shown_path(folder)
-    promised = f", of which {format_size(room.promised_bytes)} are promised" if room.promised_bytes else ""
+    promised = f", of which {format_size(room.promised_bytes)} are reserved" if room.promised_bytes else ""
     return TargetError(
         f"{shown} has {format_size(room.free_bytes)} free{promised}; {format_size(expected_bytes)} are needed",
         code=NO_SPACE,
@@ -119,7 +119,7 @@ def _too_small(folder: Path, expected_bytes: int, room: Room) -> TargetError:
 
 
 class SpaceGate:
-    """Waits for room. One for each file system; thread-safe."""
+    """Waits for free space. One for each file system; thread-safe."""
 
     def __init__(
         self,
@@ -139,10 +139,10 @@ class SpaceGate:
         self._clock = clock
 
     def retry_when_full(self, action: Callable[[], T], cancel: CancelToken, waiting: Waiting = unseen) -> T:
-        """Runs ``action``; when the disk is full (or the quota used up), waits for room and runs it again, so it must
-        be repeatable.
+        """Runs ``action``; when the disk is full (or the quota used up), waits for free space and runs it again, so it
+        must be repeatable.
 
-        Full says an OSError, or the TargetError ``no_space`` that was made of it.
+        A full disk is an OSError of ``action``, or the TargetError ``no_space``.
 
         Raises TargetError ``no_space`` after ``max_wait_s`` without success, Cancelled, and any other error of
         ``action`` as it is.
@@ -168,8 +168,8 @@ class SpaceGate:
                     raise self._given_up(error) from error
 
     def _wait(self, deadline: float, cancel: CancelToken) -> None:
-        """At least one poll, then until there is room or the time is up: a quota shows in no free count, so it is tried
-        again then."""
+        """Waits for at least one poll, then until there is space or the time is up. Free space does not show a quota,
+        so ``action`` is tried at the end in any case."""
         while True:
             cancel.sleep(max(0.0, min(self._poll_s, deadline - self._clock())))
             if self._free(self._folder) >= self._go_on_bytes or self._clock() >= deadline:
@@ -192,9 +192,9 @@ def _is_full(error: OSError | TargetError) -> bool:
 
 
 class SpaceWaitingFile:
-    """A ``BlockFile`` whose writes wait for room instead of failing. Wrap the file before it is given to a writer.
+    """A ``BlockFile`` whose writes wait for free space instead of failing.
 
-    Tells the timeline of the thread that it waits for the file, for as long as it does.
+    The time that a thread spends on the file is recorded in its timeline.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class SpaceWaitingFile:
         self._waiting = waiting
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """As the file; waits while it is full. A write that got half way is written again from its start."""
+        """As the file; waits while it is full. A partial write is repeated from its start."""
         self._change(lambda: self._file.pwrite(buffers, offset))
 
     def pread(self, length: int, offset: int) -> bytes:
@@ -231,7 +231,7 @@ class SpaceWaitingFile:
         self._change(lambda: self._file.truncate(size))
 
     def discard(self, offset: int, length: int) -> None:
-        """As the file; punching a hole can need room for the map of extents."""
+        """As the file; punching a hole can need space for the map of extents."""
         self._change(lambda: self._file.discard(offset, length))
 
     def _change(self, change: Callable[[], None]) -> None:
@@ -244,6 +244,6 @@ class SpaceWaitingFile:
         return self._file.data_runs(start)
 
     def sync(self) -> None:
-        """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes
-        through."""
+        """As the file. A sync that fails for lack of space has lost data: it is not repeated, and its error is
+        raised."""
         self._file.sync()

@@ -5,8 +5,8 @@
     socket ──chunk 4 MiB──> decoder ──16 grains a batch──> channel ──> 2 workers: inflate, hash, sink
                └──────────> hash thread (SHA-256 of the stream; SHA-1 where the server only has that)
 
-Memory: the chunks, which are reused as soon as nobody needs their bytes; a few batches; what the workers inflate.
-Grains are views into the chunk, so nothing of the stream is copied between the socket and the inflater.
+Memory: the chunks, which are reused as soon as their bytes are not needed any more; a few batches; what the workers
+inflate. Grains are views into the chunk, so the stream is not copied between the socket and the inflater.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from hypersdk.units import MiB
 
 CHUNK: Final = 4 * MiB
 CHUNKS: Final = 4
-"""One is filled, one hashed, two worked on."""
+"""One is filled, one hashed, two processed."""
 BATCH_GRAINS: Final = 16
 BATCHES: Final = 8
 LINGER_S: Final = 0.5
-"""A chunk that fills slowly is worked on after this long, so that little is lost when the stream breaks."""
+"""A chunk that fills slowly is processed after this time, so that little is lost when the stream breaks."""
 
 
 class _Chunk:
-    """A buffer and the number of those who still need its bytes; goes back to its pool after the last."""
+    """A buffer and the number of its users; returns to its pool after the last one."""
 
     def __init__(self, pool: Channel[_Chunk], size: int) -> None:
         self.view = memoryview(bytearray(size))
@@ -48,13 +48,13 @@ class _Chunk:
         self._holders = 0
 
     def hold(self, holders: int) -> None:
-        """So many will each call ``release`` once. With none it goes back at once."""
+        """Sets the number of users, which each call ``release`` once. Without users it returns to the pool."""
         self._holders = holders
         if not holders:
             self._pool.put(self)
 
     def release(self) -> None:
-        """One needs it no more."""
+        """Ends the use by one user."""
         with self._lock:
             self._holders -= 1
             last = not self._holders
@@ -70,7 +70,7 @@ class _Batch:
 
 
 class StreamPass:
-    """Made inside a group's block, run once."""
+    """One pass. Created inside the block of a group, run once."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class StreamPass:
 
     def run(self) -> StreamDigests:
         """Reads the stream to its end. Raises the first error of any thread; TransientError, or IntegrityError
-        ``truncated_stream``, only after all that had come was stored.
+        ``truncated_stream``, only after everything received was stored.
         """
         self._group.start("read", self._read)
         if self._hashers:
@@ -133,7 +133,7 @@ class StreamPass:
         self._batches.close()
 
     def _fill(self, view: memoryview) -> int:
-        """Reads until the chunk is full, has lingered, or the stream ends. Returns how much of it is filled."""
+        """Reads until the chunk is full, ``LINGER_S`` are over, or the stream ends. Returns the bytes read."""
         filled = 0
         waiting_since = self._options.clock()
         while filled < len(view) and self._options.clock() - waiting_since < LINGER_S:

@@ -1,14 +1,14 @@
-"""What an earlier process wrote is read back and compared before the copy continues.
+"""Reads back what an earlier process wrote and compares it before the copy continues.
 
 ::
 
     ledger: block, hash ──┐
-                          ├── equal? ── yes ── taken over: neither written nor fetched again
-    image: block, read ───┘         └── no ─── forgotten by the ledger, dropped by the image: copied again
+                          ├── equal? ── yes ── neither written nor fetched again
+    image: block, read ───┘         └── no ─── removed from ledger and image: copied again
 
-Each block that is on record, or that the image has, is read once, through the image's own tables, in the order of the
-disk, and hashed. So a flipped bit, a lost cluster and a table that leads astray are found alike. Blocks that are
-neither recorded nor stored read as zeros, and are not read. What this process writes is not read again.
+Each block that the image has is read once, through the image's own tables, in the order of the disk, and hashed. So a
+flipped bit, a lost cluster and a damaged table are all found. Blocks that are neither recorded nor stored read as
+zeros, and are not read. What this process writes is not read back.
 
 Memory: two pieces of 4 MiB, and two bits for each 64 KiB of the disk.
 """
@@ -37,10 +37,10 @@ PIECE_BLOCKS: Final = 4 * MiB // BLOCK
 
 
 def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, meter: Meter, workers: int = 2) -> int:
-    """Leaves on record, and in the image, only blocks that are in the image as they were recorded. Returns how many
-    were not.
+    """Removes all blocks from ledger and image that are not in the image as they were recorded. Returns how many of
+    them were recorded.
 
-    To be called after the image was reopened, before anything is written. Raises TargetError and Cancelled.
+    To be called after the image was resumed, before anything is written. Raises TargetError and Cancelled.
     """
     before = ledger.recorded
     with target_errors(f"looking at {meter.file_name}"):
@@ -63,7 +63,7 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
 
 @dataclass(slots=True)
 class _Check:
-    """Compares the blocks of ``pieces`` with the ledger. ``wrong`` are those that must go."""
+    """Compares the blocks of ``pieces`` with the ledger. ``wrong`` are those that must be removed."""
 
     writer: ImageWriter
     ledger: BlockLedger
@@ -73,7 +73,7 @@ class _Check:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, cancel: CancelToken) -> None:
-        """Takes pieces until there are none. Raises OSError, and Cancelled."""
+        """Compares pieces until there are none left. Raises OSError, and Cancelled."""
         buffer = memoryview(bytearray(PIECE_BLOCKS * BLOCK))
         while (piece := self._next_piece()) is not None:
             cancel.check()
@@ -93,7 +93,7 @@ class _Check:
                     self.wrong.add(index)
 
     def _hashes(self, piece: range, buffer: memoryview) -> Sequence[bytes | None]:
-        """Of each block as the image has it; None where it cannot be read."""
+        """Returns the hash of each block in the image; None where it cannot be read."""
         start, end = piece.start * BLOCK, min(piece.stop * BLOCK, self.ledger.capacity)
         view = buffer[: end - start]
         if self._read(start, view):
@@ -105,7 +105,7 @@ class _Check:
         ]
 
     def _read(self, offset: int, view: memoryview) -> bool:
-        """False where the image is damaged there, by its own word or the drive's."""
+        """Fills ``view``; returns False where the image is damaged or the drive cannot read it."""
         try:
             self.writer.read(offset, view)
         except IntegrityError:

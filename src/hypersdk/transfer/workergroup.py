@@ -7,8 +7,8 @@
         group.start("read", ...)          the first error of any thread stops them all
         group.wait()                      raises it, once; or Cancelled within a moment of the cancel
 
-On the way out the source is closed first, which wakes a thread that still waits for it, then every thread is joined:
-none outlives the block.
+At the end of the block the source is closed first, which wakes a thread that still waits for it, then every thread is
+joined: none outlives the block.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from hypersdk.transfer.cancel import CancelToken
 T = TypeVar("T")
 P = TypeVar("P", bound="Stoppable")
 
-LOOK_S: Final = 0.1
-"""Longest time between two looks at the cancel token."""
+POLL_S: Final = 0.1
+"""Longest time between two checks of the cancel token."""
 GRACE_S: Final = 0.6
-"""How long a stopped thread may take to notice by itself, before the source is closed under it."""
+"""How long a stopped thread may take to notice, before its source is closed."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: it ends a thread that waits while the group stops
@@ -37,14 +37,14 @@ class Stopped(Exception):  # noqa: N818 - not an error: it ends a thread that wa
 
 
 class Stoppable:
-    """Something that threads of one group wait at."""
+    """Something that threads of a group wait for."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._stopped = False
 
     def stop(self) -> None:
-        """Raises Stopped in all who wait, and who will."""
+        """Raises Stopped in every thread that waits now or later."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -66,28 +66,28 @@ class Channel(Stoppable, Generic[T]):
         self._closed = False
 
     def put(self, item: T) -> None:
-        """Hands ``item`` on; waits while the channel is full. Raises Stopped."""
+        """Adds ``item``; waits while the channel is full. Raises Stopped."""
         with self._changed:
             self._wait_for(lambda: len(self._items) < self._room)
             self._items.append(item)
             self._changed.notify_all()
 
     def get(self) -> T | None:
-        """The next item; None when the channel is closed and empty. Raises Stopped."""
+        """Returns the next item; None when the channel is closed and empty. Raises Stopped."""
         with self._changed:
             self._wait_for(lambda: bool(self._items) or self._closed)
             self._changed.notify_all()
             return self._items.popleft() if self._items else None
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Closes the channel: no more items will be added."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 class SequenceGate(Stoppable):
-    """Lets numbered pieces of work through one at a time, in the order of their numbers."""
+    """Runs numbered blocks of code one at a time, in the order of their numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class SequenceGate(Stoppable):
 
     @contextmanager
     def turn(self, number: int) -> Iterator[None]:
-        """Waits until all smaller numbers went through. Raises Stopped."""
+        """Waits until all smaller numbers are done. Raises Stopped."""
         with self._changed:
             self._wait_for(lambda: self._next == number)
         yield
@@ -119,7 +119,7 @@ class WorkerGroup:
         self._stops: list[Callable[[], None]] = []
 
     def adopt(self, part: P) -> P:
-        """``part``, which stops with the group from now on. Adopt all of them before threads start."""
+        """Returns ``part``, which stops with the group from now on. To be called before threads start."""
         self._stops.append(part.stop)
         return part
 
@@ -133,7 +133,7 @@ class WorkerGroup:
 
     def wait(self) -> None:
         """Returns when all threads have ended. Raises the first error of any of them, or Cancelled."""
-        self._wait_for_news()
+        self._wait_for_end()
         if self._error is not None:
             self._stop()
             self._join(GRACE_S)
@@ -150,12 +150,12 @@ class WorkerGroup:
         self._stop()
         self._join(None)
         if self._error is not None and self._error is not error and (error is None or isinstance(error, Exception)):
-            raise self._error  # it came first; what closing the source raised is its context
+            raise self._error  # the first error; that of closing the source is its context
 
-    def _wait_for_news(self) -> None:
+    def _wait_for_end(self) -> None:
         with self._changed:
             while self._running and self._error is None:
-                self._changed.wait(LOOK_S)
+                self._changed.wait(POLL_S)
                 if self._cancel.cancelled:
                     break
         try:

@@ -130,7 +130,7 @@ def test_grains_that_changed_places() -> None:
     front, records, rest = parts(THREE)
     assert len(records[0]) == len(records[1])
     error = refusal(b"".join((front, records[1], records[0], records[2], rest)))
-    assert (error.code, "names other grains" in error.message) == ("bad_format", True)
+    assert (error.code, "does not match the grains" in error.message) == ("bad_format", True)
 
 
 def test_a_grain_that_vanished() -> None:

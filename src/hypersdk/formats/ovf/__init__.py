@@ -1,5 +1,5 @@
-"""OVF descriptors (DSP0243 1.1.1, OVF 2, and 0.9): read those of others, write our own, fit a server's to the files we
-wrote.
+"""OVF descriptors (DSP0243 1.1.1, OVF 2, and 0.9): parses them, builds new ones, and adapts those of a server to the
+exported files.
 
 ::
 

@@ -1,9 +1,9 @@
-"""Fits the descriptor that a server wrote to the files that we wrote.
+"""Adapts the descriptor of a server to the exported files.
 
-The server knows the machine better than we do (vApp properties, extra configuration), so its text is kept. What
+The server knows more of the machine than we do (vApp properties, extra configuration), so its text is used. What
 changes: file names, sizes, capacities, the format, and how items refer to disks; disks and other files that are not
-part of the export go, with all that refers to them. Of several configurations the one that was taken stays: the others
-may want disks that are not there any more.
+part of the export are removed, with all references to them. Of several configurations only the one in use remains: the
+others may need disks that are not exported.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ OVF_DISK_UNKNOWN = register(
 
 _PLACE: Final = re.compile(r"([A-Za-z]{1,60})(\d{1,3}):(\d{1,3})")
 _KEY_BUSES: Final = (("ide", "ide"), ("ahci", "sata"), ("sata", "sata"), ("nvme", "nvme"))
-"""Word in the controller's class name -> bus; all others (LsiLogic, ParaVirtualSCSI, BusLogic) are SCSI."""
+"""Part of the controller's class name -> bus; all others (LsiLogic, ParaVirtualSCSI, BusLogic) are SCSI."""
 
 
 def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
-    """``server_descriptor`` for ``disks``.
+    """Returns ``server_descriptor`` adapted to ``disks``.
 
-    A disk is found by its id in the descriptor where that is known. Else by its file name, else by controller and unit,
-    else by a capacity that no other disk has. Raises IntegrityError ``ovf_disk_unknown`` when that does not settle it,
-    ``ovf_unsafe`` or ``bad_format`` when the text is not an OVF that can be read: the caller then writes its own with
+    A disk is found by its id in the descriptor where that is known, else by its file name, else by controller and unit,
+    else by a capacity that no other disk has. Raises IntegrityError ``ovf_disk_unknown`` when none of these is unique,
+    ``ovf_unsafe`` or ``bad_format`` when the text is not a usable OVF: the caller then writes its own with
     ``build_ovf``.
     """
     root = parse_document(server_descriptor)
@@ -53,7 +53,7 @@ def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
     parts = _Parts(root)
     for disk_id, disk in matched.items():
         parts.rewrite(theirs[disk_id], disk)
-    parts.drop_others(matched)
+    parts.remove_others(matched)
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8") + b"\n"
 
 
@@ -62,8 +62,8 @@ def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
 
 
 def _match(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
-    """Disk id -> our disk. Each rule only sees what the ones before it left, and settles nothing where it is
-    ambiguous."""
+    """Returns our disk by disk id. Each rule only gets the disks that the earlier ones did not match, and matches
+    nothing where it is ambiguous."""
     known = {disk.id for disk in theirs}
     matched = _unique((disk.disk_id, disk) for disk in ours if disk.disk_id is not None and disk.disk_id in known)
     open_theirs = [disk for disk in theirs if disk.file is not None and disk.id not in matched]
@@ -79,7 +79,7 @@ def _match(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str,
 
 
 def _by_name(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
-    """By the file name, or by the lease key, which a server may use as file id or (its last part) as file name."""
+    """Matches by file name, or by lease key, which a server may use as file id or (its last part) as file name."""
     known = {
         name: disk for disk in ours for name in (disk.file_name, disk.lease_key, _last_part(disk.lease_key)) if name
     }
@@ -93,7 +93,7 @@ def _by_name(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[st
 
 
 def _by_place(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
-    """By controller and unit, which stand in the lease key."""
+    """Matches by controller and unit, which are in the lease key."""
     places: dict[tuple[str | None, int | None, int | None], OvfDisk] = dict(
         _unique((place, disk) for disk in ours if (place := place_in_key(disk.lease_key)) is not None)
     )
@@ -102,7 +102,7 @@ def _by_place(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[s
 
 
 def _by_capacity(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
-    """By the capacity, where each is the only one of its size on both sides."""
+    """Matches by capacity, where it is unique on both sides."""
     return _unique((their.id, our) for their in theirs for our in ours if their.capacity_bytes == our.capacity_bytes)
 
 
@@ -110,7 +110,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 def _unique(pairs: Iterable[tuple[_Key, OvfDisk]]) -> dict[_Key, OvfDisk]:
-    """Those pairs whose key and whose disk occur in no other pair."""
+    """Returns the pairs whose key and disk are in no other pair."""
     all_pairs = set(pairs)
     keys, disks = Counter(key for key, _ in all_pairs), Counter(disk for _, disk in all_pairs)
     return {key: disk for key, disk in all_pairs if keys[key] == disks[disk] == 1}
@@ -121,7 +121,7 @@ def _last_part(lease_key: str | None) -> str | None:
 
 
 def place_in_key(lease_key: str | None) -> tuple[str, int, int] | None:
-    """Bus, bus number and unit from ``/vm-42/ParaVirtualSCSIController0:3``; ``None`` for a key of another form."""
+    """Returns bus, bus number and unit of ``/vm-42/ParaVirtualSCSIController0:3``; None for a key of another form."""
     match = _PLACE.fullmatch(_last_part(lease_key) or "")
     if match is None:
         return None
@@ -153,8 +153,8 @@ def _keep_one_configuration(root: etree._Element, reading: ParsedOvf) -> None:
 
 
 def _fit_hardware(root: etree._Element, reading: ParsedOvf, matched: Collection[str]) -> None:
-    """Items of disks that are not exported go, and the boot orders that name them; those that stay say which disk they
-    mean as DSP0243 has it."""
+    """Removes the items of disks that are not exported, and boot orders that name them; the other items get the
+    reference of DSP0243 to their disk."""
     gone = set()
     for item in (*reading.hardware.items, *reading.hardware.others):
         if is_disk(item):
@@ -189,7 +189,7 @@ def _point_to(item: etree._Element, resource: str) -> None:
 
 
 class _Parts:
-    """The files and disks that a descriptor lists."""
+    """The files and disks of a descriptor."""
 
     def __init__(self, root: etree._Element) -> None:
         self._root = root
@@ -197,7 +197,7 @@ class _Parts:
         self._disk_section = self._section("DiskSection", root.index(self._references) + 1)
         self._files = {attribute(element, "id") or "": element for element in within(root, "References", "File")}
         self._disks = {attribute(element, "diskId") or "": element for element in within(root, "DiskSection", "Disk")}
-        self._kept_files: set[str] = set()
+        self._used_files: set[str] = set()
 
     def _section(self, name: str, place: int) -> etree._Element:
         found = child(self._root, name)
@@ -207,7 +207,7 @@ class _Parts:
         return found
 
     def rewrite(self, theirs: EnvelopeDisk, disk: OvfDisk) -> None:
-        """Makes ``theirs`` the disk that we wrote."""
+        """Describes ``theirs`` as the exported ``disk``."""
         element = self._disks.get(theirs.id)
         if element is None:
             element = self._disks[theirs.id] = self._added(self._disk_section, "Disk", diskId=theirs.id)
@@ -217,12 +217,12 @@ class _Parts:
         if disk.file_name is None:
             return
         file = self._files.get(theirs.file.id) if theirs.file is not None else None
-        if file is None or attribute(file, "id") in self._kept_files:
-            file = self._add_file()  # of a disk that was empty, or a copy of one that has the file already
+        if file is None or attribute(file, "id") in self._used_files:
+            file = self._add_file()  # for an empty disk, or the copy of one that has a file already
         file_id = attribute(file, "id") or ""
-        self._kept_files.add(file_id)
+        self._used_files.add(file_id)
         _set(file, "href", href_of(disk.file_name))
-        for name in ("compression", "chunkSize"):  # ours is whole and as it is
+        for name in ("compression", "chunkSize"):  # the exported file is complete and uncompressed
             _unset(file, name)
         _set(file, "size", str(disk.size_bytes))
         _set(element, "fileRef", file_id)
@@ -241,13 +241,13 @@ class _Parts:
             _set(element, key, value)
         return element
 
-    def drop_others(self, kept: Collection[str]) -> None:
-        """Takes out the disks that are not ``kept``, files (ISO images, NVRAM) that are no disk's, and every reference
-        to them: a drive stays, empty."""
+    def remove_others(self, exported: Collection[str]) -> None:
+        """Removes the disks that are not ``exported``, files (ISO images, NVRAM) that belong to no disk, and every
+        reference to them: a drive remains, empty."""
         for disk_id, element in self._disks.items():
-            if disk_id not in kept:
+            if disk_id not in exported:
                 _remove(element)
-        gone = {file_id: element for file_id, element in self._files.items() if file_id not in self._kept_files}
+        gone = {file_id: element for file_id, element in self._files.items() if file_id not in self._used_files}
         for element in gone.values():
             _remove(element)
         for element in list(self._root.iter()):
@@ -258,7 +258,7 @@ class _Parts:
 
 
 def _in_words(element: etree._Element) -> bool:
-    """Whether the unit of the capacity is none of DSP0004."""
+    """Whether the unit of the capacity is not one of DSP0004."""
     return not (attribute(element, "capacityAllocationUnits") or "byte").startswith("byte")
 
 
@@ -280,7 +280,7 @@ def _unset(element: etree._Element, name: str) -> None:
 
 
 def _set(element: etree._Element, name: str, value: str) -> None:
-    """Sets the attribute of that local name where it is, else adds it in the element's own namespace."""
+    """Sets the attribute of that local name if there is one, else adds it in the element's own namespace."""
     for key in element.attrib:
         if str(key).rpartition("}")[2] == name:
             element.set(key, value)
@@ -289,4 +289,4 @@ def _set(element: etree._Element, name: str, value: str) -> None:
 
 
 def _unknown(why: str) -> IntegrityError:
-    return IntegrityError(f"the server's descriptor does not fit the exported disks: {why}", code=OVF_DISK_UNKNOWN)
+    return IntegrityError(f"the server's descriptor does not match the exported disks: {why}", code=OVF_DISK_UNKNOWN)

@@ -1,4 +1,4 @@
-"""Writes the descriptor of a machine: what ovftool, virt-v2v, vSphere and govc need to make it again."""
+"""Builds the descriptor of a machine, with all that ovftool, virt-v2v, vSphere and govc need to create it again."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ from hypersdk.model import Disk, Firmware, Machine, Nic, named_boot_disks
 from hypersdk.units import MiB, align_up
 
 NO_NETWORK: Final = "No network"
-"""A card that hangs on nothing still needs a ``Connection``: importers refuse one without."""
+"""A card without a network still needs a ``Connection``: importers refuse one without."""
 
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NAMESPACES: Final[dict[str | None, str]] = {None: OVF, "ovf": OVF, "rasd": RASD, "vssd": VSSD, "vmw": VMW, "xsi": XSI}
 
 
 def build_ovf(machine: Machine, disks: Sequence[OvfDisk]) -> bytes:
-    """The descriptor of ``machine`` with ``disks`` in the order given; disks of the machine that are not among them are
-    left out.
+    """Returns the descriptor of ``machine`` with ``disks`` in the given order; other disks of the machine are left out.
 
-    Instance numbers rise in that order, controllers come in the order of their first disk: a reader that goes through
-    the items finds the disks as they are numbered in the files. CD-ROM drives are left out: no image travels with the
-    export. Raises KeyError when a ``device_key`` is not one of the machine's disks.
+    Instance numbers rise in that order, controllers come in the order of their first disk: a reader that follows
+    the items finds the disks as they are numbered in the files. CD-ROM drives are left out, because no image is
+    exported. Raises KeyError when a ``device_key`` is not one of the machine's disks.
     """
     envelope = etree.Element(_ovf("Envelope"), nsmap=cast("dict[str, str]", _NAMESPACES))
     _add_references(envelope, disks)
@@ -108,8 +107,8 @@ def _add_operating_system(system: etree._Element, machine: Machine) -> None:
 
 
 def cim_os_type(guest_id: str | None) -> int:
-    """CIM ``OSType`` for a vSphere guest id (``rhel8_64Guest`` -> 80); Linux or other, by word size, where CIM has no
-    number."""
+    """Returns the CIM ``OSType`` for a vSphere guest id (``rhel8_64Guest`` -> 80); Linux or other, by word size, where
+    CIM has no number."""
     if not guest_id:
         return OS_OTHER[1]
     found = next((pair for prefix, pair in OS_TYPES if guest_id.startswith(prefix)), None)
@@ -122,15 +121,15 @@ def cim_os_type(guest_id: str | None) -> int:
 
 
 class _Items:
-    """Appends ``Item`` elements with rising instance numbers. Children of an item stand in alphabetical order, as CIM
-    has it."""
+    """Appends ``Item`` elements with rising instance numbers. The children of an item are in alphabetical order, as in
+    CIM."""
 
     def __init__(self, section: etree._Element) -> None:
         self._section = section
         self._last = 0
 
     def add(self, resource: ResourceType, name: str, **values: str | None) -> tuple[etree._Element, int]:
-        """One item; values of ``None`` are left out. Returns it with its instance number."""
+        """Adds an item; values of ``None`` are left out. Returns it with its instance number."""
         self._last += 1
         item = _sub(self._section, "Item")
         values |= {"ElementName": name, "InstanceID": str(self._last), "ResourceType": str(int(resource))}
@@ -158,8 +157,8 @@ def _add_hardware(system: etree._Element, machine: Machine, disks: Sequence[OvfD
 
 
 def _add_boot_order(system: etree._Element, instances: Sequence[int | None]) -> None:
-    """The disk that is tried first, as vCenter writes it; not required, so that a reader that does not know the section
-    goes on without it."""
+    """Adds the disk that boots first, as vCenter writes it; not required, so a reader that does not know the section
+    ignores it."""
     if not instances or instances[0] is None:  # none is named, or it is not exported
         return
     attributes = {f"{{{VMW}}}instanceId": str(instances[0]), f"{{{VMW}}}type": "disk", _ovf("required"): "false"}

@@ -1,4 +1,4 @@
-"""XML from strangers: bounded, without entities, without DTD, without network."""
+"""Parses untrusted XML: bounded, without entities, without DTD, without network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypersdk.formats.ovf.values import Warnings
 
 OVF_UNSAFE = register(
     "ovf_unsafe",
-    "The OVF descriptor has content that only an attack needs: a document type, a path out of its folder, or nesting"
-    " or a size beyond the limit.",
+    "The OVF descriptor has content that is only found in attacks: a document type, a path outside its folder, or"
+    " nesting or a size beyond the limit.",
     "Do not use this file. Ask its author for one written by ovftool, vSphere or HyperSDK.",
 )
 
@@ -35,23 +35,22 @@ _BEGINNINGS: Final = (
     ("<\0\0\0".encode("latin-1"), "utf-32-le"),
     ("\0\0\0<".encode("latin-1"), "utf-32-be"),
 )
-"""What ``<?`` looks like without a mark (the same appendix)."""
+"""The bytes of ``<?`` without a mark (the same appendix)."""
 _DECLARATION: Final = re.compile(r"\A\s{0,200}<\?xml\s[^>]{0,400}\?>")
 _DECLARED: Final = re.compile(rb"\s{0,200}<\?xml\s[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
 _DOCTYPE: Final = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*+<!", re.DOTALL)
 _READABLE: Final = re.compile(
     r"ascii|utf-8|iso8859-\d+|cp\d{3,4}|gb2312|gbk|gb18030|big5|euc_(?:jp|kr)|shift_jis|koi8-[ru]|mac-roman"
 )
-"""Python's names of the codecs that are used: tables and multibyte sets in which ASCII is ASCII, nothing that runs a
-machine of its own."""
+"""Python's names of the accepted codecs: tables and multibyte sets that include ASCII, nothing with states."""
 
 
 def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Element:
-    """The root ``Envelope`` of a descriptor, in the terms of OVF 1 or 2. Raises IntegrityError ``ovf_unsafe`` or
+    """Returns the root ``Envelope`` of a descriptor, converted to OVF 1 or 2. Raises IntegrityError ``ovf_unsafe`` or
     ``bad_format``."""
     text = descriptor_text(data, warnings)
     if _DOCTYPE.match(text):
-        raise unsafe("the descriptor brings its own document type (DOCTYPE)")
+        raise unsafe("the descriptor has its own document type (DOCTYPE)")
     root = _parse(text, warnings)
     _check_shape(root)
     name = etree.QName(root)
@@ -64,11 +63,11 @@ def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Elem
 
 
 def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
-    """The descriptor without its XML declaration, decoded as its byte order mark, else its declaration says.
+    """Returns the descriptor without its XML declaration, decoded according to its byte order mark or declaration.
 
-    Only this text is looked at for ``<!DOCTYPE`` and only this text is parsed: an encoding that hides something from
-    one reader and shows it to another is of no use. Bytes that the encoding does not know become U+FFFD: a note in one
-    may be damaged, the disks are not. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``.
+    Only this text is searched for ``<!DOCTYPE`` and only this text is parsed, so an encoding cannot hide anything from
+    the check. Bytes that are not valid in the encoding become U+FFFD: that may damage a note, but not the disks. Raises
+    IntegrityError ``ovf_unsafe`` or ``bad_format``.
     """
     if len(data) > MAX_OVF_BYTES:
         raise unsafe(f"the descriptor has {len(data)} bytes, more than {MAX_OVF_BYTES}")
@@ -78,13 +77,12 @@ def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
     if "\0" in text:
         raise malformed("the descriptor holds NUL characters: it is not text")
     if "\ufffd" in text and warnings is not None and text.encode(encoding, errors="replace") != data[len(mark) :]:
-        warnings.add(f"the descriptor is not {encoding} text throughout; what could not be read is shown as U+FFFD")
+        warnings.add(f"the descriptor has bytes that are not valid {encoding}; they are shown as U+FFFD")
     return _DECLARATION.sub("", text, count=1)
 
 
 def _declared(data: bytes) -> str:
-    """The codec that the declaration of 8-bit text asks for. One that says UTF-16 there is wrong about itself: it is
-    read as UTF-8."""
+    """Returns the codec in the declaration of 8-bit text. A declaration of UTF-16 is wrong there: UTF-8 is used."""
     match = _DECLARED.match(data)
     name = match[1].decode() if match else "utf-8"
     if name.lower().startswith(("utf-16", "utf-32", "ucs-")):
@@ -94,7 +92,7 @@ def _declared(data: bytes) -> str:
     except LookupError:
         codec = ""
     if not _READABLE.fullmatch(codec):
-        raise malformed(f"the descriptor declares the encoding {name}, which is not read; save it as UTF-8")
+        raise malformed(f"the descriptor declares the encoding {name}, which is not supported; save it as UTF-8")
     return "utf-8" if codec == "ascii" else codec
 
 
@@ -105,9 +103,9 @@ def _parse(text: str, warnings: Warnings | None) -> etree._Element:
     except etree.XMLSyntaxError as error:
         if {entry.type for entry in parser.error_log} != {etree.ErrorTypes.WAR_NS_URI}:
             raise malformed(f"the descriptor is not well-formed XML: {str(error)[:200]}") from error
-    # Nothing is wrong but a namespace with a blank in its name, which libxml2 calls a warning and lxml an error.
+    # The only problem is a namespace with a blank in its name, a warning of libxml2 that lxml raises as an error.
     if warnings is not None:
-        warnings.add("a namespace of the descriptor is no valid URI")
+        warnings.add("a namespace of the descriptor is not a valid URI")
     return etree.fromstring(data, _parser(recover=True))
 
 
@@ -139,7 +137,7 @@ def _check_shape(root: etree._Element) -> None:
 
 
 def children(element: etree._Element, *names: str) -> Iterator[etree._Element]:
-    """The direct children whose local name is one of ``names``."""
+    """Yields the direct children whose local name is one of ``names``."""
     return (child for child in element.iterchildren(tag=etree.Element) if etree.QName(child).localname in names)
 
 
@@ -149,24 +147,24 @@ def within(root: etree._Element, section: str, name: str) -> Iterator[etree._Ele
 
 
 def child(element: etree._Element, name: str) -> etree._Element | None:
-    """The first direct child of that local name."""
+    """Returns the first direct child of that local name."""
     return next(children(element, name), None)
 
 
 def child_text(element: etree._Element, name: str) -> str | None:
-    """The text of the first direct child of that name; ``None`` where there is none or it is blank."""
+    """Returns the text of the first direct child of that name; None where there is none or it is blank."""
     found = child(element, name)
     text = (found.text or "").strip() if found is not None else ""
     return text or None
 
 
 def child_texts(element: etree._Element, name: str) -> list[str]:
-    """The texts of all direct children of that name that are not blank."""
+    """Returns the texts of all direct children of that name that are not blank."""
     return [text for found in children(element, name) if (text := (found.text or "").strip())]
 
 
 def attribute(element: etree._Element, name: str) -> str | None:
-    """The attribute of that local name, in whatever namespace; ``None`` where it is missing or blank."""
+    """Returns the attribute of that local name, in any namespace; None where it is missing or blank."""
     for key, value in element.attrib.items():
         if str(key).rpartition("}")[2] == name:  # its namespace may be one that lxml.etree.QName refuses
             return str(value).strip() or None
@@ -174,10 +172,10 @@ def attribute(element: etree._Element, name: str) -> str | None:
 
 
 def unsafe(message: str) -> IntegrityError:
-    """The descriptor must not be used."""
+    """Returns the error for a descriptor that must not be used."""
     return IntegrityError(message, code=OVF_UNSAFE)
 
 
 def malformed(message: str) -> IntegrityError:
-    """The descriptor says something that is not OVF, or not an OVF that can be used."""
+    """Returns the error for a descriptor that is not a usable OVF."""
     return IntegrityError(message, code=BAD_FORMAT)

@@ -1,4 +1,4 @@
-"""The hardware of a machine: which items hold, what is a controller, and where each disk hangs.
+"""The hardware of a machine: the items in use, the controllers, and where each disk is attached.
 
 ::
 
@@ -22,7 +22,7 @@ from hypersdk.formats.ovf.layout import CONTROLLER_SUBTYPES, ResourceType
 from hypersdk.formats.ovf.values import Warnings, amount, shown, small_number
 
 RESOURCE: Final = re.compile(r"(?:ovf:)?/{0,3}(disk|file)/(.{1,256})", re.IGNORECASE)
-"""DSP0243 has ``ovf:/disk/ID``; OVF 0.9, VirtualBox and others leave out or double what they like."""
+"""DSP0243 has ``ovf:/disk/ID``; OVF 0.9, VirtualBox and others omit or repeat parts of the prefix."""
 _BUSES: Final = {ResourceType.IDE: "ide", ResourceType.SCSI: "scsi", ResourceType.OTHER_STORAGE: "sata"}
 _DISKS: Final = (ResourceType.DISK, ResourceType.STORAGE_EXTENT, ResourceType.LOGICAL_DISK, ResourceType.STORAGE_VOLUME)
 _DRIVES: Final = (ResourceType.FLOPPY, ResourceType.CD, ResourceType.DVD)
@@ -33,8 +33,8 @@ _SUBTYPE_NAMES: Final = {subtype.lower(): name for name, subtype in CONTROLLER_S
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """One controller. ``key`` is its InstanceID, ``kind`` the short name as in ``model.Disk``, empty where the sub type
-    is not known."""
+    """One controller. ``key`` is its InstanceID, ``kind`` the short name as in ``model.Disk``, empty for an unknown sub
+    type."""
 
     key: int
     bus: str
@@ -50,8 +50,8 @@ class Controller:
 
 @dataclass(frozen=True, slots=True)
 class DiskAddress:
-    """Where a disk hangs: its hardware item, controller and unit; ``None`` where the descriptor does not say, or what
-    it says makes no sense."""
+    """Where a disk is attached: its hardware item, controller and unit; None where the descriptor does not say, or has
+    an invalid value."""
 
     item: etree._Element
     label: str
@@ -61,8 +61,8 @@ class DiskAddress:
 
 @dataclass(frozen=True, slots=True)
 class OvfHardware:
-    """``items`` are those that hold in the configuration that is taken, ``others`` all that do not; of these,
-    ``dropped`` belong to another configuration. ``configuration`` is None where there is no choice."""
+    """``items`` are those of the configuration in use, ``others`` all that are not; of these, ``dropped`` belong to
+    another configuration. ``configuration`` is None where there is only one."""
 
     items: tuple[etree._Element, ...]
     others: tuple[etree._Element, ...]
@@ -70,18 +70,18 @@ class OvfHardware:
     configuration: str | None
 
 
-# --- which items hold
+# --- items in use
 # ----------------------------------------------------------------------------------------------------
 
 
 def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnings) -> OvfHardware:
-    """The items of the first hardware section that hold in the default configuration. Raises IntegrityError where there
-    is no section."""
+    """Returns the items of the first hardware section that belong to the default configuration. Raises IntegrityError
+    where there is no section."""
     sections = list(children(system, "VirtualHardwareSection"))
     if not sections:
         raise malformed("the descriptor has no VirtualHardwareSection")
     if len(sections) > 1:
-        warnings.add(f"the descriptor describes the hardware in {len(sections)} ways; the first is taken")
+        warnings.add(f"the descriptor has {len(sections)} hardware sections; the first one is used")
     every = [item for section in sections for item in children(section, "Item", "StorageItem", "EthernetPortItem")]
     chosen = _configuration(root, every, warnings)
     first = [item for item in every if item.getparent() is sections[0]]
@@ -94,11 +94,10 @@ def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnin
 
 
 def _merged(items: Sequence[etree._Element]) -> tuple[list[etree._Element], list[etree._Element]]:
-    """The items, and those that became part of a later one.
+    """Returns the items, and those that were merged into a later one.
 
-    Items of one instance number are one item: a child of an earlier one holds where no later one has a child of its
-    name (DSP0243 9.8). Those of which none belongs to a configuration only have a number too few, and stay what they
-    are.
+    Items of one instance number are one item: a child of an earlier one is used where no later one has a child of its
+    name (DSP0243 9.8). Items without a configuration that share a number by mistake are not merged.
     """
     groups: dict[str, list[etree._Element]] = {}
     for item in items:
@@ -114,7 +113,7 @@ def _merged(items: Sequence[etree._Element]) -> tuple[list[etree._Element], list
 
 
 def _merge(group: Sequence[etree._Element]) -> None:
-    """Gives the last what it does not say itself."""
+    """Adds to the last item the children that it does not have."""
     last = group[-1]
     present = {etree.QName(child).localname for child in last.iterchildren(tag=etree.Element)}
     for item in reversed(group[:-1]):
@@ -135,7 +134,7 @@ def _configuration(root: etree._Element, items: Iterable[etree._Element], warnin
     others = [name for name in dict.fromkeys(names) if name != names[0]]
     if others:
         left = ", ".join(shown(name) for name in others[:5]) + (" and more" if len(others) > 5 else "")
-        warnings.add(f"the configuration {shown(names[0])} of the descriptor is taken; left out: {left}")
+        warnings.add(f"the configuration {shown(names[0])} of the descriptor is used; left out: {left}")
     return names[0]
 
 
@@ -148,40 +147,40 @@ def _holds(item: etree._Element, configuration: str | None) -> bool:
     return not names or configuration in names
 
 
-# --- where disks hang
+# --- where disks are attached
 # ----------------------------------------------------------------------------------------------------
 
 
 def resource_type(item: etree._Element) -> int | None:
-    """``rasd:ResourceType``; ``None`` where it is no number."""
+    """Returns ``rasd:ResourceType``; None where it is not a number."""
     return small_number(child_text(item, "ResourceType"))
 
 
 def label_of(item: etree._Element) -> str:
-    """What to call an item, on one line."""
+    """Returns the name of an item, on one line."""
     name = child_text(item, "ElementName") or child_text(item, "Caption") or child_text(item, "InstanceID")
     return " ".join((name or "?").split())[:200]
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What items may point to: the ids of the disks, and for a file that is a disk's the id of that disk."""
+    """What items may refer to: the ids of the disks, and the id of the disk for each file of one."""
 
     disks: Collection[str]
     disk_of_file: Mapping[str, str]
 
-    def new_id(self, wish: str) -> str:
-        """``wish``, or something like it that no disk has."""
-        return next(name for name in chain([wish], (f"{wish}-{n}" for n in count(2))) if name not in self.disks)
+    def new_id(self, preferred: str) -> str:
+        """Returns ``preferred``, with a number if a disk has that id."""
+        names = chain([preferred], (f"{preferred}-{number}" for number in count(2)))
+        return next(name for name in names if name not in self.disks)
 
     def find(self, item: etree._Element) -> str | None:
-        """The first disk that ``item`` points to; ``None`` for an item that points to none."""
+        """Returns the first disk that ``item`` refers to; None where it refers to none."""
         texts = child_texts(item, "HostResource")
         return next((disk for text in texts if (disk := self._disk(text)) is not None), None)
 
     def of(self, item: etree._Element) -> str | None:
-        """As ``find``. Raises IntegrityError for an item that points to a disk or file of the descriptor which is not
-        listed."""
+        """As ``find``. Raises IntegrityError for an item that refers to a disk or file that is not listed."""
         found = self.find(item)
         wrong = next((text for text in child_texts(item, "HostResource") if RESOURCE.fullmatch(text)), None)
         if found is None and wrong is not None:
@@ -204,19 +203,18 @@ def is_disk(item: etree._Element) -> bool:
 
 
 def is_drive(item: etree._Element) -> bool:
-    """Whether the item is a drive for floppies, CDs or DVDs. VirtualBox lists their images among the disks."""
+    """Whether the item is a drive for floppies, CDs or DVDs. VirtualBox lists their images as disks."""
     return resource_type(item) in _DRIVES
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Which disk hangs where.
+    """Where each disk is attached.
 
-    ``placed`` is in the order in which firmware numbers disks; an item without a disk of the descriptor behind it has
-    an id of its own there. So has every further item that points to one disk, as each gets a copy: ``original`` has the
-    disk. ``unnamed`` are the disks that no item points to, ``left_out`` those that only items point to which do not
-    hold, ``images`` those in drives. ``disk_of`` has the disk of every hardware item, in whatever configuration.
-    """
+    ``placed`` is in the order in which firmware numbers disks; an item that refers to no listed disk has a new id
+    there. So has every further item for one disk, because each gets a copy: ``original`` has the disk. ``unnamed`` are
+    the disks that no item refers to, ``left_out`` those that only items of other configurations refer to, ``images``
+    those in drives. ``disk_of`` has the disk of every hardware item, in any configuration."""
 
     placed: Mapping[str, DiskAddress]
     original: Mapping[str, str]
@@ -227,8 +225,7 @@ class Placement:
 
 
 def place_disks(hardware: OvfHardware, resources: Resources, warnings: Warnings) -> Placement:
-    """Brings disks and hardware items together. Raises IntegrityError where an item points to a disk that is not
-    listed."""
+    """Assigns disks to hardware items. Raises IntegrityError where an item refers to a disk that is not listed."""
     controllers = _controllers(hardware.items, warnings)
     placed: dict[str, DiskAddress] = {}
     blank: list[DiskAddress] = []
@@ -248,13 +245,14 @@ def place_disks(hardware: OvfHardware, resources: Resources, warnings: Warnings)
     drives = [item for item in (*hardware.items, *hardware.others) if is_drive(item)]
     images = {disk for item in drives if (disk := resources.find(item)) is not None and disk not in placed}
     unnamed = [disk for disk in resources.disks if not (disk in placed or disk in elsewhere or disk in images)]
-    mute = [place for place in blank if not child_texts(place.item, "HostResource")]
-    if len(unnamed) == len(mute) == 1:
+    unassigned = [place for place in blank if not child_texts(place.item, "HostResource")]
+    if len(unnamed) == len(unassigned) == 1:
         warnings.add(
-            f"the hardware item {shown(mute[0].label)} names no disk; {shown(unnamed[0])} is the only one left"
+            f"the hardware item {shown(unassigned[0].label)} names no disk; {shown(unnamed[0])}, the only one left,"
+            " is used"
         )
-        placed[unnamed.pop()] = mute[0]
-        blank.remove(mute[0])
+        placed[unnamed.pop()] = unassigned[0]
+        blank.remove(unassigned[0])
     placed |= {resources.new_id(f"item{number}"): place for number, place in enumerate(blank, start=1)}
     _warn_of_shared_places(placed.values(), warnings)
     return Placement(
@@ -276,11 +274,9 @@ def _place(item: etree._Element, controllers: Mapping[str, Controller], warnings
     label, parent, address = label_of(item), child_text(item, "Parent"), child_text(item, "AddressOnParent")
     controller, unit = controllers.get(parent or ""), small_number(address)
     if controller is None:
-        warnings.add(f"it is not known what {shown(label)} is attached to: there is no controller {shown(parent)}")
+        warnings.add(f"the controller of {shown(label)} is unknown: there is no controller {shown(parent)}")
     elif unit is None:
-        warnings.add(
-            f"it is not known where {shown(label)} is attached to its controller: {shown(address)} is no number"
-        )
+        warnings.add(f"the unit of {shown(label)} at its controller is unknown: {shown(address)} is not a number")
     return DiskAddress(item, label, controller, unit)
 
 
@@ -296,7 +292,7 @@ def _warn_of_shared_places(places: Collection[DiskAddress], warnings: Warnings) 
 
 
 def _controllers(items: Sequence[etree._Element], warnings: Warnings) -> dict[str, Controller]:
-    """By instance number as it is written. One without a number on its bus has the next that is free."""
+    """Returns the controllers by instance number as written. One without a number on its bus gets the next free one."""
     found = [(position, item) for position, item in enumerate(items) if resource_type(item) in _BUSES]
     announced = {(_bus(item), small_number(child_text(item, "Address"))) for _, item in found}
     free = {bus: _free_numbers(bus, announced) for bus in _BUS_ORDER}
@@ -308,8 +304,8 @@ def _controllers(items: Sequence[etree._Element], warnings: Warnings) -> dict[st
         instance, bus, number = child_text(item, "InstanceID"), _bus(item), small_number(child_text(item, "Address"))
         if instance is None or instance in controllers:
             warnings.add(
-                f"the controller {shown(label_of(item))} has no instance number of its own; what is attached to it is"
-                " not known"
+                f"the controller {shown(label_of(item))} has no instance number of its own; the disks attached to it"
+                " are unknown"
             )
             continue
         key = small_number(instance)
@@ -337,7 +333,6 @@ def _bus(controller: etree._Element) -> str:
 
 
 def quantity_bytes(item: etree._Element) -> int | None:
-    """How large an item says that its disk is (``rasd:VirtualQuantity``); ``None`` where it does not, or says it
-    without a unit."""
+    """Returns the size of the disk in the item (``rasd:VirtualQuantity``); None where it has none, or no unit."""
     unit = child_text(item, "VirtualQuantityUnits") or child_text(item, "AllocationUnits")
     return amount(child_text(item, "VirtualQuantity"), unit) if unit else None

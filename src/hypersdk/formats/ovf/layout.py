@@ -1,9 +1,9 @@
-"""Facts of the OVF format, each with its source.
+"""Constants of the OVF format, each with its source.
 
 * DSP0243 1.1.1: Open Virtualization Format Specification (elements, attributes, units).
 * DSP0004 2.6, annex C: programmatic units (``byte * 2^20``).
 * CIM_ResourceAllocationSettingData.mof: resource types; CIM_OperatingSystem.mof: ``OSType``.
-* The sub types and ``vmw:`` keys are those that vSphere's own exports hold and that ovftool and govmomi read.
+* The sub types and ``vmw:`` keys are those that vSphere's own exports have and that ovftool and govmomi read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MAX_DEPTH: Final = 32
 MAX_ELEMENTS: Final = 100_000
 MAX_CAPACITY_BYTES: Final = 2**63 - 1
 MAX_DISKS: Final = 1024
-"""vSphere ends at 636. Each item may be one more copy of a file, so a small descriptor could ask for any number of
+"""vSphere's limit is 636. Each item may be one more copy of a file, so a small descriptor could request any number of
 them."""
 MAX_EMPTY_DISK_BYTES: Final = 64 * TiB
-"""Of a disk that only the descriptor knows. vSphere ends at 62 TiB."""
+"""Of a disk without a file. vSphere's limit is 62 TiB."""
 
 OVF: Final = "http://schemas.dmtf.org/ovf/envelope/1"
 RASD: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
@@ -41,7 +41,7 @@ VirtualBox wrote it."""
 
 
 class ResourceType(IntEnum):
-    """``rasd:ResourceType``, the ones that matter here."""
+    """Values of ``rasd:ResourceType`` that are used here."""
 
     CPU = 3
     MEMORY = 4
@@ -115,12 +115,12 @@ OS_OTHER: Final = (102, 1)
 
 @dataclass(frozen=True, slots=True)
 class OvfDisk:
-    """One disk as the descriptor shall name it. ``file_name`` is None for a disk that starts empty.
+    """One disk for the descriptor. ``file_name`` is None for a disk that starts empty.
 
     ``device_key`` is vSphere's key of the disk in the machine. ``size_bytes`` is the size of the file,
-    ``capacity_bytes`` that of the guest's disk, ``populated_bytes`` what of it holds data. ``lease_key`` is the key of
-    the disk in the export lease (``/vm-42/VirtualLsiLogicController0:0``), by which a server's descriptor may know it;
-    ``disk_id`` its id in the descriptor that it was read from, which leaves nothing to guess.
+    ``capacity_bytes`` that of the guest's disk, ``populated_bytes`` those with data. ``lease_key`` is the key of
+    the disk in the export lease (``/vm-42/VirtualLsiLogicController0:0``), which a server's descriptor may use;
+    ``disk_id`` its id in the descriptor that it was read from, if any.
     """
 
     device_key: int

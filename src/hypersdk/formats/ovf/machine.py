@@ -1,4 +1,4 @@
-"""The machine that a descriptor describes, apart from its disks."""
+"""The machine in a descriptor, without its disks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EnvelopeNic:
 
 @dataclass(frozen=True, slots=True)
 class OvfSystem:
-    """The machine; ``None`` where the descriptor does not say."""
+    """The machine; None where the descriptor has no value."""
 
     name: str | None
     os_id: int | None
@@ -44,12 +44,12 @@ class OvfSystem:
 
 
 def only_system(root: etree._Element) -> etree._Element:
-    """The one machine; a package of several is refused, with their names."""
+    """Returns the machine. Raises IntegrityError with their names where there are several."""
     systems = list(_systems(root))
     if len(systems) != 1:
         names = ", ".join(shown(_name(system)) for system in systems[:10])
         raise malformed(
-            f"the descriptor holds {len(systems)} machines; exactly one is read" + (f": {names}" if names else "")
+            f"the descriptor holds {len(systems)} machines; exactly one is supported" + (f": {names}" if names else "")
         )
     return systems[0]
 
@@ -72,8 +72,7 @@ def read_system(
     disks: Mapping[str, etree._Element],
     warnings: Warnings,
 ) -> OvfSystem:
-    """What the descriptor says of the machine itself. ``items`` are those that hold, ``disks`` those of the disks, by
-    their ids."""
+    """Reads the machine. ``items`` are the hardware items in use, ``disks`` those of the disks, by their ids."""
     os_section, family = child(system, "OperatingSystemSection"), child(system, "VirtualHardwareSection")
     family = child(family, "System") if family is not None else None
     annotation = child(system, "AnnotationSection")
@@ -83,7 +82,7 @@ def read_system(
     def count(text: str | None, what: str) -> int | None:
         number = small_number(text)
         if text is not None and number is None:
-            warnings.add(f"the {what} {shown(text)} is no number; it is not known")
+            warnings.add(f"the {what} {shown(text)} is not a number and is ignored")
         return number
 
     return OvfSystem(
@@ -103,7 +102,7 @@ def read_system(
 
 
 def _firmware(system: etree._Element, settings: Mapping[str, str]) -> Firmware:
-    """VMware's setting, else VirtualBox's own section of the machine (``EFI``, ``EFI64`` ...)."""
+    """Reads VMware's setting, else VirtualBox's section (``EFI``, ``EFI64`` ...)."""
     name = settings.get("firmware")
     if name is None:
         found = next(system.iter(f"{{{VBOX}}}Firmware"), None)
@@ -112,8 +111,7 @@ def _firmware(system: etree._Element, settings: Mapping[str, str]) -> Firmware:
 
 
 def _boot_disks(system: etree._Element, items: Mapping[str, etree._Element]) -> Iterator[str]:
-    """What vCenter's ``BootOrderSection`` names. A boot order that cannot be followed names nothing: it does not touch
-    the disks."""
+    """Yields the disks in vCenter's ``BootOrderSection``. Unknown entries are ignored: they do not affect the disks."""
     by_instance = {child_text(item, "InstanceID"): disk for disk, item in items.items()}
     for section in children(system, "BootOrderSection"):
         for instance in (attribute(section, "instanceId") or "").split():
@@ -133,12 +131,12 @@ def _memory_bytes(item: etree._Element, warnings: Warnings) -> int | None:
     quantity, unit = child_text(item, "VirtualQuantity"), child_text(item, "AllocationUnits") or "byte * 2^20"
     size = amount(quantity, unit)
     if quantity is not None and size is None:
-        warnings.add(f"the memory size {shown(quantity)} in {shown(unit)} is not understood; it is not known")
+        warnings.add(f"the memory size {shown(quantity)} in {shown(unit)} cannot be read and is ignored")
     return size
 
 
 def read_nics(items: Sequence[etree._Element]) -> tuple[EnvelopeNic, ...]:
-    """The network cards among the items that hold."""
+    """Returns the network cards among the items in use."""
     return tuple(_nic(item) for item in items if resource_type(item) == ResourceType.ETHERNET)
 
 

@@ -1,4 +1,4 @@
-"""OVF 0.9, as VMware and VirtualBox wrote it before the standard: laid out as OVF 1, so that one reader does for both.
+"""OVF 0.9, as VMware and VirtualBox wrote it before the standard: converted to OVF 1, so one reader is enough.
 
 ::
 
@@ -24,7 +24,7 @@ _RENAMED: Final = {"Caption": "ElementName", "InstanceId": "InstanceID", "BusNum
 
 
 def is_old(root: etree._Element) -> bool:
-    """Whether ``root`` needs ``as_version_1``: some writers put sections or items of 0.9 into the namespace of 1.0."""
+    """Whether ``root`` needs ``as_version_1``: some tools write sections or items of 0.9 in the namespace of 1.0."""
     if etree.QName(root).namespace == OVF_09 or next(root.iter(f"{{{RASD}}}InstanceId"), None) is not None:
         return True
     return any(
@@ -33,7 +33,7 @@ def is_old(root: etree._Element) -> bool:
 
 
 def as_version_1(root: etree._Element) -> etree._Element:
-    """A new tree that says in OVF 1 what ``root`` says in 0.9. Its depth is that of ``root``."""
+    """Converts ``root`` from OVF 0.9 to 1. The new tree has the same depth."""
     namespaces: dict[str | None, str] = {None: OVF, "ovf": OVF}
     namespaces |= {
         prefix: uri for prefix, uri in root.nsmap.items() if prefix not in namespaces and uri not in ENVELOPES

@@ -1,4 +1,4 @@
-"""Reads a descriptor: which files hold which disks, in which order, and what machine they belong to."""
+"""Parses a descriptor: the files of the disks, their order, and the machine that they belong to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PROPERTY: Final = re.compile(r"\$\{([^{}]{1,200})\}")
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeFile:
-    """One file reference. ``href`` is as the descriptor writes it; ``size_bytes`` as announced there.
+    """One file reference. ``href`` and ``size_bytes`` are as written in the descriptor.
 
     ``compression`` is the name of a method, None where the file is stored as it is. With ``chunk_bytes`` it is stored
     in parts ``NAME.000000000``, ``NAME.000000001`` and so on, of that size each but the last.
@@ -43,9 +43,9 @@ class EnvelopeFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Candidates for the name of the file on disk or in the archive, best first: see ``names_in_href``.
+        """Possible names of the file on disk or in the archive, best first: see ``names_in_href``.
 
-        None for a file elsewhere (``http://...``), which no disk may have: an ISO image that stayed where it was.
+        Empty for a file elsewhere (``http://...``), which a disk may not have, but for example an ISO image.
         """
         return names_in_href(self.href)
 
@@ -53,8 +53,8 @@ class EnvelopeFile:
 @dataclass(frozen=True, slots=True)
 class EnvelopeDisk:
     """One disk. ``file`` is ``None`` for a disk that starts empty; it always has a capacity. ``bus`` and ``controller``
-    are as in ``model.Disk``, ``controller_key`` is the InstanceID of the controller; ``None`` when no item says where
-    the disk hangs."""
+    are as in ``model.Disk``, ``controller_key`` is the InstanceID of the controller; None when no item tells where
+    the disk is attached."""
 
     id: str
     file: EnvelopeFile | None
@@ -72,8 +72,8 @@ class EnvelopeDisk:
 @dataclass(frozen=True, slots=True)
 class OvfEnvelope:
     """A descriptor. ``disks`` are in the order in which firmware numbers them: bus, number of the controller, unit;
-    those without a hardware item come last. ``configuration`` is the one that was taken, where there is a choice.
-    ``warnings`` say what was left out or not understood.
+    those without a hardware item come last. ``configuration`` is the one in use, where there are several.
+    ``warnings`` tell what was left out or not understood.
     """
 
     files: tuple[EnvelopeFile, ...]
@@ -87,8 +87,7 @@ class OvfEnvelope:
 
 @dataclass(frozen=True, slots=True)
 class ParsedOvf:
-    """A descriptor with its elements, for who changes them. ``disk_of`` has the disk of every hardware item that is
-    one."""
+    """A descriptor with its elements, to be changed. ``disk_of`` has the disk of every hardware item that is one."""
 
     envelope: OvfEnvelope
     hardware: OvfHardware
@@ -97,22 +96,22 @@ class ParsedOvf:
 
 
 def parse_ovf(data: bytes) -> OvfEnvelope:
-    """What ``data`` describes. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``; never looks at a file."""
+    """Parses a descriptor. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``; does not open any file."""
     warnings = Warnings()
     return read_envelope(parse_document(data, warnings), warnings).envelope
 
 
 def read_envelope(root: etree._Element, warnings: Warnings) -> ParsedOvf:
-    """What a document of ``parse_document`` describes.
+    """Reads a document of ``parse_document``.
 
-    Raises IntegrityError where it cannot be known which bytes are a disk's; all else that is wrong is unknown, and a
+    Raises IntegrityError where the content of a disk is ambiguous; anything else that is wrong is ignored with a
     warning.
     """
     files = _read_files(root)
     for element in within(root, "References", "File"):
         if (size := attribute(element, "size")) is not None and amount(size, None) is None:
             warnings.add(
-                f"the size {shown(size)} of the file {shown(attribute(element, 'href'))} is no number; it is not known"
+                f"the size {shown(size)} of the file {shown(attribute(element, 'href'))} is not a number and is ignored"
             )
     system = only_system(root)
     hardware = read_hardware(root, system, warnings)
@@ -169,8 +168,7 @@ def _disk_elements(root: etree._Element) -> dict[str, etree._Element]:
 
 
 class _DiskSource:
-    """Makes the disks that are taken from ``Disk`` elements, from files that an item points to, and from items that say
-    how large they are."""
+    """Creates the disks from ``Disk`` elements, from files that an item refers to, and from items that have a size."""
 
     def __init__(
         self,
@@ -189,9 +187,9 @@ class _DiskSource:
         self.resources = Resources(elements, {**{file.id: disk for disk, file in self._of_files.items()}, **listed})
 
     def disks(self, placement: Placement) -> Iterator[EnvelopeDisk]:
-        """Those that are taken, in order; says which are not."""
+        """Yields the disks in use, in order; adds warnings for the others."""
         for disk in placement.left_out:
-            self._warnings.add(f"the disk {shown(disk)} belongs to a configuration that is not taken; it is left out")
+            self._warnings.add(f"the disk {shown(disk)} belongs to a configuration that is not used; it is left out")
         for disk in placement.images:
             self._warnings.add(
                 f"{shown(disk)} is an image in a CD or floppy drive; it is left out, the drive stays empty"
@@ -205,7 +203,7 @@ class _DiskSource:
             if found.file is not None or (place and 0 < (found.capacity_bytes or 0) <= MAX_EMPTY_DISK_BYTES):
                 yield found
                 continue
-            why = "no size that can be used" if place else "no hardware item"
+            why = "no usable size" if place else "no hardware item"
             self._warnings.add(f"the disk {shown(found.label)} has no file in the package and {why}; it is left out")
 
     def _disk(self, disk_id: str, listed_as: str, place: DiskAddress | None) -> EnvelopeDisk:
@@ -231,23 +229,22 @@ class _DiskSource:
     def _file(self, disk_id: str, element: etree._Element) -> EnvelopeFile | None:
         file_id = attribute(element, "fileRef")
         if attribute(element, "parentRef"):
-            raise malformed(f"disk {shown(disk_id)} is the difference to another disk; only whole disks are read")
+            raise malformed(f"disk {shown(disk_id)} is a delta to another disk; only complete disks are supported")
         if file_id is not None and file_id not in self._files:
             raise malformed(f"disk {shown(disk_id)} refers to the file {shown(file_id)}, which is not listed")
         return self._files[file_id] if file_id is not None else None
 
     def _capacity(self, disk_id: str, element: etree._Element | None, place: DiskAddress | None) -> int | None:
-        """Bytes of the guest's disk. What a file's image holds is not touched by it: the image has a capacity of its
-        own."""
+        """Returns the bytes of the guest's disk. The image in a file has its own capacity, whatever this one is."""
         if element is None:
-            # An item that points to something else, as a device of the host, is none that starts empty.
+            # An item that refers to something else, such as a device of the host, is not an empty disk.
             return quantity_bytes(place.item) if place and child_text(place.item, "HostResource") is None else None
         text, unit = attribute(element, "capacity"), attribute(element, "capacityAllocationUnits")
         match = _PROPERTY.fullmatch(text or "")
         capacity = amount(self._properties.get(match[1]) if match else text, unit)
         if capacity is None:
             self._warnings.add(
-                f"the capacity {shown(text)} in {shown(unit or 'byte')} of the disk {shown(disk_id)} is not understood"
+                f"the capacity {shown(text)} in {shown(unit or 'byte')} of the disk {shown(disk_id)} cannot be read"
             )
         return capacity
 
@@ -255,12 +252,12 @@ class _DiskSource:
         text = attribute(element, name)
         number = amount(text, None)
         if text is not None and number is None:
-            self._warnings.add(f"{name} {shown(text)} of a disk is no number of bytes")
+            self._warnings.add(f"{name} {shown(text)} of a disk is not a number of bytes")
         return number
 
 
 def _properties(root: etree._Element, configuration: str | None) -> dict[str, str]:
-    """Values of the product's properties, by the name that ``${name}`` refers to them with (DSP0243 9.5)."""
+    """Returns the values of the product's properties, by their name in ``${name}`` (DSP0243 9.5)."""
     values: dict[str, str] = {}
     for section in root.iter(f"{{{etree.QName(root).namespace}}}ProductSection"):
         class_, instance = attribute(section, "class"), attribute(section, "instance")

@@ -1,5 +1,5 @@
-"""Numbers, units and warnings of descriptors. What cannot be read is ``None``: the caller warns, or refuses where the
-disk's bytes hang on it."""
+"""Numbers, units and warnings of descriptors. Invalid values are None: the caller adds a warning, or raises where the
+content of a disk depends on it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ _UNIT_WORDS: Final = {
     "gigabyte": GiB, "gigabytes": GiB, "gb": GiB, "gib": GiB,
     "terabyte": TiB, "terabytes": TiB, "tb": TiB, "tib": TiB,
 }  # fmt: skip
-"""OVF 0.9 and many a writer since use a word where DSP0004 has ``byte * 2^20``."""
+"""OVF 0.9 and many later tools use a word where DSP0004 has ``byte * 2^20``."""
 _FACTOR: Final = re.compile(r"(\d{1,18})(?:\s*\^\s*(\d{1,2}))?")
 _MAX_FACTORS: Final = 8
 MAX_WARNINGS: Final = 50
 
 
 class Warnings:
-    """What was not understood and is nothing that a disk's bytes hang on. Each once, and so many at most, whatever a
-    descriptor holds."""
+    """Warnings about a descriptor: each once, and at most ``MAX_WARNINGS``."""
 
     def __init__(self) -> None:
         self._texts: dict[str, None] = {}
 
     def add(self, text: str) -> None:
-        """Notes ``text``; names in it that come from the descriptor go through ``shown``."""
+        """Adds ``text``; names in it that come from the descriptor must be quoted by ``shown``."""
         self._texts[text] = None
 
     def all(self) -> tuple[str, ...]:
-        """In the order in which they came up."""
+        """Returns them in the order in which they were added."""
         texts = tuple(self._texts)
         more = len(texts) - MAX_WARNINGS
-        return texts if more <= 0 else (*texts[:MAX_WARNINGS], f"the descriptor gives rise to {more} more warnings")
+        return texts if more <= 0 else (*texts[:MAX_WARNINGS], f"{more} more warnings about the descriptor")
 
 
 def shown(text: str | None) -> str:
@@ -46,13 +45,13 @@ def shown(text: str | None) -> str:
 
 
 def small_number(text: str | None) -> int | None:
-    """A count or an address; ``None`` for anything that is not a number of up to nine digits."""
+    """Parses a count or an address; None for anything but a number of up to nine digits."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def amount(text: str | None, unit: str | None) -> int | None:
-    """``text`` times ``unit`` in bytes; ``None`` for a fraction, a ``${property}``, an unknown unit, or 2^63 bytes and
-    more."""
+    """Returns ``text`` times ``unit`` in bytes; None for a fraction, a ``${property}``, an unknown unit, or 2^63 bytes
+    and more."""
     if not (text and text.isascii() and text.isdigit() and len(text) < 20):
         return None
     factor = unit_bytes(unit or "byte")
@@ -61,8 +60,8 @@ def amount(text: str | None, unit: str | None) -> int | None:
 
 
 def unit_bytes(unit: str) -> int | None:
-    """Bytes of a unit: ``byte * 2^20`` (DSP0004), ``byte * 1024 * 1024``, ``MegaBytes``, ``MB``; ``None`` for
-    another."""
+    """Returns the bytes of a unit: ``byte * 2^20`` (DSP0004), ``byte * 1024 * 1024``, ``MegaBytes``, ``MB``; None for
+    another one."""
     word, *factors = (part.strip() for part in unit.split("*", _MAX_FACTORS))
     value = _UNIT_WORDS.get(word.lower())
     for factor in factors:

@@ -1,4 +1,4 @@
-"""Host clusters: which are given out, and the refcounts of all of them."""
+"""Host clusters: allocation, and the refcounts of all of them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from hypersdk.formats.qcow2.pages import PageCache
 from hypersdk.units import align_up
 
 REGION: Final = 64
-"""Clusters that compressed data takes at a time, to be packed without gaps while plain clusters and tables go
-elsewhere. What does not fit at a region's end is lost: half a cluster of 4 MiB on average."""
+"""Clusters that are allocated for compressed data at a time, to be packed without gaps while plain clusters and tables
+go elsewhere. The unused end of a region is lost: half a cluster of 4 MiB on average."""
 _COUNT_PAGES: Final = 16  # 1 MiB of refcounts: 32 GiB of image
 _RUNS_OF_ZERO: Final = re.compile(rb"(?P<free>(?:\0\0)++)|(?:(?!\0\0)..)++", re.DOTALL)
-"""Splits 16-bit counts into zero and other runs; both take whole counts, so that it never loses the alignment."""
+"""Splits 16-bit counts into runs of zero and of other counts; both match whole counts, so the alignment is kept."""
 
 
 class HostClusters:
-    """Gives out clusters, always behind those that it gave before, and counts references in pages that are written
-    late.
+    """Allocates clusters, always behind the earlier ones, and counts references in pages that are written late.
 
-    Counts on disk are right only after ``close``: an image that is not finished has them made anew from its L2 tables.
-    Not thread-safe.
+    Counts on disk are only right after ``close``: for an unfinished image they are computed from its L2 tables. Not
+    thread-safe.
     """
 
     def __init__(self, file: BlockFile, geometry: Geometry, end: int) -> None:
@@ -39,15 +38,15 @@ class HostClusters:
 
     @classmethod
     def fresh(cls, file: BlockFile, geometry: Geometry) -> Self:
-        """Of a new image: only the fixed part is taken."""
+        """For a new image: only the fixed part is in use."""
         clusters = cls(file, geometry, geometry.fixed_clusters)
         clusters.retain(0, geometry.fixed_clusters)
         return clusters
 
     @classmethod
     def recount(cls, file: BlockFile, geometry: Geometry) -> Self:
-        """Of an image that another run began: everything up to its end is taken, no count is known. ``retain`` what is
-        in use, then ``trim``."""
+        """For an image of another run: everything up to its end is allocated, no count is known. ``retain`` what is in
+        use, then ``trim``."""
         end = align_up(max(file.size(), geometry.fixed_clusters * CLUSTER), CLUSTER) // CLUSTER
         clusters = cls(file, geometry, end)
         file.discard(REFCOUNT_TABLE_OFFSET, geometry.refcount_table_clusters * CLUSTER)
@@ -59,7 +58,7 @@ class HostClusters:
         return clusters
 
     def _areas(self) -> int:
-        """How many refcount blocks the image has."""
+        """Number of refcount blocks of the image."""
         return (self._end - 1) // COUNTS_PER_BLOCK + 1
 
     def is_behind_end(self, offset: int) -> bool:
@@ -73,14 +72,14 @@ class HostClusters:
         return self._geometry.fixed_clusters <= first and same_area and first % COUNTS_PER_BLOCK > 0
 
     def reserve(self, count: int) -> int:
-        """Byte offset of ``count`` clusters in a row that nothing uses; less than 2 GiB. Raises OSError EFBIG where the
-        refcount table ends."""
+        """Returns the byte offset of ``count`` unused adjacent clusters; less than 2 GiB. Raises OSError EFBIG where
+        the refcount table is full."""
         first = self._end
         area = (first + count - 1) // COUNTS_PER_BLOCK
         if area >= self._areas():
             first = refcount_block(area) + 1
             if first + count > self._geometry.most_host_clusters:
-                message = "the image was resumed so often that its refcount table is full; begin it again"
+                message = "the image was resumed so often that its refcount table is full; copy the disk again"
                 raise OSError(errno.EFBIG, message)
             self.retain(refcount_block(area), 1)
         self._end = first + count
@@ -93,8 +92,8 @@ class HostClusters:
         return offset
 
     def allocate_bytes(self, length: int) -> int:
-        """Byte offset of room for ``length`` compressed bytes, right behind the last ones where that is possible. The
-        clusters that it touches get one more reference."""
+        """Returns the byte offset of space for ``length`` compressed bytes, adjacent to the last ones where possible.
+        The clusters that it touches get one more reference."""
         if self._packed + length > self._region_end:
             self._open_region()
         start = self._packed
@@ -110,16 +109,16 @@ class HostClusters:
         self._region_end = start + REGION * CLUSTER
 
     def retain(self, first: int, count: int) -> None:
-        """One more reference to each of these clusters, which lie in one area."""
+        """Adds a reference to each of these clusters, which lie in one area."""
         self._add(first, count, 1)
 
     def release(self, first: int, count: int) -> None:
-        """One reference less; what nobody refers to any more gives its room back."""
+        """Removes a reference; clusters without any are freed."""
         for cluster in self._add(first, count, -1):
             self._file.discard(cluster * CLUSTER, CLUSTER)
 
     def count_of(self, cluster: int) -> int:
-        """How many references ``cluster`` has."""
+        """Returns the number of references to ``cluster``."""
         area, number = divmod(cluster, COUNTS_PER_BLOCK)
         page = self._counts.page(refcount_block(area) * CLUSTER)
         return int.from_bytes(page[number * 2 : number * 2 + 2], "big")
@@ -136,7 +135,7 @@ class HostClusters:
         return [first + index for index, value in enumerate(new) if value == 0]
 
     def trim(self) -> None:
-        """Gives the room of all clusters back that have no reference; the image ends behind the last one in use."""
+        """Frees all clusters without a reference; the image ends behind the last one in use."""
         last_used = self._geometry.fixed_clusters - 1
         for first, count, used in self._runs():
             if used:
@@ -156,7 +155,7 @@ class HostClusters:
                     yield first, (match.end() - match.start()) // 2, match["free"] is None
 
     def close(self) -> None:
-        """Writes counts and refcount table; the file ends with the last cluster given out."""
+        """Writes counts and refcount table; the file ends with the last allocated cluster."""
         if self._region_end == self._end * CLUSTER:
             self._end = align_up(self._packed, CLUSTER) // CLUSTER
         self._counts.flush()

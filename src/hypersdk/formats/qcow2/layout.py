@@ -1,4 +1,4 @@
-"""Facts of qcow2 version 3, from the specification in QEMU's ``docs/interop/qcow2.txt``, and where our writer puts
+"""Layout of qcow2 version 3, from the specification in QEMU's ``docs/interop/qcow2.txt``, and where our writer puts
 things.
 
 All numbers are big-endian. A cluster is 64 KiB, the size of a VMDK grain, so that one becomes the other.
@@ -8,9 +8,9 @@ All numbers are big-endian. A cluster is 64 KiB, the size of a VMDK grain, so th
     guest offset ──/512 MiB──> L1 entry ──> L2 table (one cluster, 8192 entries) ──> L2 entry ──> data cluster, or
                                                                                                   compressed bytes
 
-    cluster   0         header                        written last; till then it has a magic that no reader knows
+    cluster   0         header                        written last; until then it has a magic that no reader knows
               1         refcount block 0              counts of clusters 0 .. 32767
-              2 ..      refcount table                room for the largest image that this disk can become
+              2 ..      refcount table                space for the largest image that this disk can become
               . ..      L1 table
               . ..      L2 tables, data and compressed data, as they come
           32768         refcount block 1              and so on: block n lies in the first cluster of its own 2 GiB
@@ -30,7 +30,7 @@ CLUSTER_BITS: Final = 16
 
 MAGIC: Final = b"QFI\xfb"
 DRAFT_MAGIC: Final = b"qfi~"
-"""Ours, of an image that is still being written: every other program says that this is no qcow2."""
+"""Magic of an unfinished image: no other program accepts it as qcow2."""
 
 HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQQQQII")
 """Section "Header": magic, version, backing_file_offset, backing_file_size, cluster_bits, size, crypt_method, l1_size,
@@ -56,15 +56,15 @@ _COMPRESSED_OFFSET_BITS: Final = 62 - (CLUSTER_BITS - 8)
 _COMPRESSED_OFFSET_MASK: Final = (1 << _COMPRESSED_OFFSET_BITS) - 1
 
 DEFLATED_MAX: Final = CLUSTER - SECTOR
-"""Longer deflated clusters are stored plain. With any position of its first byte a shorter one touches no more than 128
-sectors: libqcow refuses compressed clusters that take more room than a cluster."""
+"""Longer deflated clusters are stored plain. A shorter one touches at most 128 sectors wherever it begins: libqcow
+refuses compressed clusters that take more space than a cluster."""
 DEFLATED_MIN: Final = CLUSTER // 1032
 """Nothing shorter inflates to a cluster: deflate makes at most 1032 bytes of one (zlib's technical notes, "Maximum
-Compression Factor"). It also bounds how many compressed clusters can share a host cluster, hence the refcounts."""
+Compression Factor"). It also limits how many compressed clusters can share a host cluster, hence the refcounts."""
 
 HOST_CLUSTERS_PER_GUEST_CLUSTER: Final = 4
-"""How large an image may become, for the refcount table's room: data and tables take little more than one cluster each;
-the rest is for holes that resumed runs leave."""
+"""How large an image may become, for the size of the refcount table: data and tables take little more than one cluster
+each; the rest is for holes that resumed runs leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Geometry:
 
     @property
     def guest_clusters(self) -> int:
-        """Clusters of the guest's disk; the last one may be partly beyond its end."""
+        """Clusters of the guest's disk; the last one may end beyond it."""
         return align_up(self.capacity, CLUSTER) // CLUSTER
 
     @property
@@ -96,7 +96,7 @@ class Geometry:
 
     @property
     def most_host_clusters(self) -> int:
-        """The refcount table can count so many clusters."""
+        """Most clusters that the refcount table can count."""
         return self.refcount_table_clusters * COUNTS_PER_BLOCK * L2_ENTRIES
 
     @property
@@ -106,7 +106,7 @@ class Geometry:
 
     @property
     def fixed_clusters(self) -> int:
-        """Clusters at the front that are never given to data."""
+        """Clusters at the front that are never used for data."""
         return (self.l1_offset + align_up(self.l1_entries * 8, CLUSTER)) // CLUSTER
 
     def header(self, magic: bytes) -> bytes:

@@ -1,5 +1,4 @@
-"""The way from guest clusters to host clusters: the L1 table in memory, L2 tables as pages, every change on disk at
-once."""
+"""The mapping of guest to host clusters: the L1 table in memory, L2 tables as pages, every change on disk at once."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from hypersdk.remedies import Discard
 
 PARTIAL_DAMAGED: Final = register(
     "partial_damaged",
-    "The unfinished image was not begun for this disk, or its tables are damaged.",
+    "The unfinished image was not created for this disk, or its tables are damaged.",
     Discard(),
 )
 _TABLE_PAGES: Final = 64  # 4 MiB of L2 tables: 32 GiB of the guest's disk
@@ -48,7 +47,7 @@ class GuestMap:
         self._pages = PageCache(file, _TABLE_PAGES)
 
     def replace(self, first_index: int, entries: Sequence[int]) -> list[int]:
-        """Sets the entries of guest clusters in a row; returns those entries (not 0) that they replace."""
+        """Sets the entries of adjacent guest clusters; returns the entries (not 0) that they replace."""
         replaced: list[int] = []
         while entries:
             table_index, start = divmod(first_index, L2_ENTRIES)
@@ -71,7 +70,7 @@ class GuestMap:
         return old
 
     def entries(self, first_index: int, count: int) -> list[int]:
-        """The L2 entries of ``count`` guest clusters in a row, 0 for those that have none."""
+        """Returns the L2 entries of ``count`` adjacent guest clusters, 0 for those without one."""
         found: list[int] = []
         while len(found) < count:
             table_index, start = divmod(first_index + len(found), L2_ENTRIES)
@@ -81,8 +80,7 @@ class GuestMap:
         return found
 
     def _new_table(self, table_index: int, data: bytes, position: int) -> int:
-        """A new L2 table that has ``data`` at ``position``: its cluster was never used before and reads as zeros
-        without being written."""
+        """Creates an L2 table with ``data`` at ``position``: its cluster was never used before and reads as zeros."""
         offset = self._clusters.allocate(1)
         self._file.pwrite([data], offset + position)
         self._set_table(table_index, plain_entry(offset))
@@ -93,10 +91,10 @@ class GuestMap:
         self._file.pwrite([_L1_ENTRY.pack(entry)], self._geometry.l1_offset + table_index * _L1_ENTRY.size)
 
     def load(self, trusted: Callable[[int], bool]) -> None:
-        """Reads the tables of an image that another run began; counts what they refer to and clears entries that are
-        not ``trusted`` or lead behind the end of the file.
+        """Reads the tables of an image of another run; counts the clusters that they refer to and clears entries that
+        are not ``trusted`` or point beyond the end of the file.
 
-        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image,
+        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry points to the fixed part of the image,
         or two L1 entries to one table.
         """
         length = len(self._tables) * _L1_ENTRY.size
@@ -129,11 +127,11 @@ class GuestMap:
             self._file.pwrite([page], offset)
 
     def _claim_table(self, entry: int) -> None:
-        """A table that two entries lead to would be changed through either."""
+        """Counts the table of an L1 entry. Raises IntegrityError for one that another entry points to."""
         self._check(entry)
         cluster, _ = entry_span(entry)
         if entry != plain_entry(cluster * CLUSTER) or self._clusters.count_of(cluster):
-            raise IntegrityError(f"no table can be in cluster {cluster} of the unfinished image", code=PARTIAL_DAMAGED)
+            raise IntegrityError(f"cluster {cluster} of the unfinished image cannot be a table", code=PARTIAL_DAMAGED)
         self._clusters.retain(cluster, 1)
 
     def _is_usable(self, entry: int) -> bool:
@@ -146,7 +144,7 @@ class GuestMap:
         span = entry_span(entry)
         misaligned = not entry & COMPRESSED and (entry & OFFSET_MASK) % CLUSTER
         if misaligned or not self._clusters.can_be_data(*span):
-            raise IntegrityError(f"a table of the unfinished image leads to cluster {span[0]}", code=PARTIAL_DAMAGED)
+            raise IntegrityError(f"a table of the unfinished image points to cluster {span[0]}", code=PARTIAL_DAMAGED)
 
     def stored(self) -> Iterator[range]:
         """Returns runs of guest clusters that have an entry, rising."""
@@ -160,8 +158,8 @@ class GuestMap:
 
 
 def _entries(page: bytearray) -> Iterator[tuple[int, int]]:
-    """``(index, entry)`` of the entries that are not 0. Tables of sparse disks are nearly empty, so what is all zero is
-    passed in large steps."""
+    """Yields ``(index, entry)`` of the entries that are not 0. Tables of sparse disks are nearly empty, so zeros are
+    skipped in large steps."""
     for start in range(0, CLUSTER, len(_NO_ENTRIES)):
         part = page[start : start + len(_NO_ENTRIES)]
         if part != _NO_ENTRIES:

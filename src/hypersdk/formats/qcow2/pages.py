@@ -1,4 +1,4 @@
-"""Tables too large to keep: pages of one cluster, the least recently used ones written out and forgotten."""
+"""A cache for tables: pages of one cluster, of which the least recently used are written and evicted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypersdk.formats.qcow2.layout import CLUSTER
 
 
 class PageCache:
-    """At most ``limit`` clusters of ``file`` in memory, by their byte offset. Not thread-safe: the writer's lock is
-    around it."""
+    """At most ``limit`` clusters of ``file`` in memory, by their byte offset. Not thread-safe: the writer has the
+    lock."""
 
     def __init__(self, file: BlockFile, limit: int) -> None:
         self._file = file
@@ -19,19 +19,19 @@ class PageCache:
         self._changed: set[int] = set()
 
     def page(self, offset: int) -> bytearray:
-        """The cluster at ``offset``; what the file does not have yet is zeros. Valid until the next call."""
+        """Returns the cluster at ``offset``, with zeros beyond the end of the file. Valid until the next call."""
         page = self._pages.get(offset)
         if page is not None:
             self._pages.move_to_end(offset)
             return page
         while len(self._pages) >= self._limit:
-            self._forget_oldest()
+            self._evict_oldest()
         page = bytearray(self._file.pread(CLUSTER, offset).ljust(CLUSTER, b"\0"))
         self._pages[offset] = page
         return page
 
     def changed(self, offset: int) -> None:
-        """Says that the page at ``offset`` must be written before it is forgotten."""
+        """Marks the page at ``offset`` as changed: it is written before it is evicted."""
         self._changed.add(offset)
 
     def flush(self) -> None:
@@ -39,7 +39,7 @@ class PageCache:
         for offset in sorted(self._changed):
             self._write(offset)
 
-    def _forget_oldest(self) -> None:
+    def _evict_oldest(self) -> None:
         oldest = next(iter(self._pages))
         if oldest in self._changed:
             self._write(oldest)

@@ -1,4 +1,4 @@
-"""Writes qcow2 images: clusters as they come, tables that survive the death of the process, the header last."""
+"""Writes qcow2 images: clusters in any order, tables that survive the death of the process, the header last."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from hypersdk.formats.qcow2.mapping import PARTIAL_DAMAGED, GuestMap
 from hypersdk.units import KiB, MiB
 
 Compression: TypeAlias = Literal["none", "pass", "repack"]
-"""``none``: plain clusters. ``pass``: deflated grains as they come, with windows of up to 32 KiB, which RFC 1951 and
-qemu allow and some readers refuse. ``repack``: deflated anew with the 4 KiB window that every reader takes."""
+"""``none``: plain clusters. ``pass``: deflated grains unchanged, with windows of up to 32 KiB, which RFC 1951 and
+qemu allow and some readers refuse. ``repack``: deflated again with the 4 KiB window that every reader accepts."""
 
 _Deflate: TypeAlias = Callable[[Buffer], Buffer]
 
@@ -42,15 +42,15 @@ _PACK_AT_ONCE: Final = 64
 _SAMPLE: Final = 4 * KiB
 _SAMPLE_SHRUNK: Final = 15 * _SAMPLE // 16
 _NARROW_WINDOW: Final = -12  # 2**12 bytes, raw deflate: what qemu's own compression uses
-_NARROW_LEVEL: Final = 3  # half as large again in time as level 1, and most of what level 6 saves
+_NARROW_LEVEL: Final = 3  # takes 1.5 times as long as level 1, and saves nearly as much as level 6
 
 
 class Qcow2Writer:
     """An ImageWriter for qcow2. Any order, any thread. Memory is constant: pages of tables, never the tables.
 
-    Clusters are only ever added behind the others; an entry that is replaced gives its cluster back. Data is written
-    outside the lock, then its L2 entries inside it: whoever dies in between leaves clusters without an owner, and
-    ``resume`` gives those back.
+    Clusters are only ever added behind the others; the cluster of a replaced entry is freed. Data is written outside
+    the lock, then its L2 entries inside it: a process that dies in between leaves clusters without a reference, which
+    ``resume`` frees.
     """
 
     ordered: ClassVar[bool] = False
@@ -68,7 +68,7 @@ class Qcow2Writer:
 
     @classmethod
     def create(cls, file: BlockFile, capacity: int, *, compression: Compression = "none") -> Self:
-        """A new image in ``file``; what the file held is gone."""
+        """Creates an image in ``file``, whose content is lost."""
         geometry = Geometry(capacity)
         file.truncate(0)
         file.truncate(geometry.fixed_clusters * CLUSTER)
@@ -79,8 +79,8 @@ class Qcow2Writer:
     def resume(
         cls, file: BlockFile, capacity: int, *, compression: Compression = "none", trusted: Callable[[int], bool]
     ) -> Self:
-        """Goes on with an image that ``create`` began, after any kind of death. ``trusted(index)`` says whether the
-        data of the 64 KiB block ``index`` is known to be good; all others read as zeros afterwards and their room is
+        """Resumes an image of ``create``, however its process ended. ``trusted(index)`` tells whether the data
+        of the 64 KiB block ``index`` is known to be good; all others read as zeros afterwards and their room is
         freed.
 
         Raises IntegrityError ``partial_damaged`` when the file is no such image.
@@ -88,7 +88,7 @@ class Qcow2Writer:
         geometry = Geometry(capacity)
         draft = geometry.header(DRAFT_MAGIC)
         if file.pread(CLUSTER, 0) not in (draft, geometry.header(MAGIC)):
-            raise IntegrityError(f"no image of {capacity} bytes was begun in this file", code=PARTIAL_DAMAGED)
+            raise IntegrityError(f"the file is not an unfinished image of {capacity} bytes", code=PARTIAL_DAMAGED)
         file.pwrite([draft], 0)
         clusters = HostClusters.recount(file, geometry)
         writer = cls(file, geometry, clusters, compression)
@@ -97,8 +97,8 @@ class Qcow2Writer:
         return writer
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Stores ``data``; clusters in a row go out with one write. Deflates them first in the compressing modes, where
-        that makes them smaller."""
+        """Stores ``data``; adjacent clusters are written together. In the compressing modes they are deflated first,
+        where that makes them smaller."""
         view = memoryview(data).cast("B")
         check_range(offset, len(view), self.capacity)
         for start in range(0, len(view), _STEP):
@@ -121,21 +121,21 @@ class Qcow2Writer:
                 self._store_plain(items[0][0], data[start : start + len(items) * CLUSTER])
 
     def _deflated(self, index: int, cluster: memoryview) -> Buffer:
-        """Longer than ``DEFLATED_MAX`` where it is not worth it."""
+        """Returns the deflated cluster; more than ``DEFLATED_MAX`` bytes where that does not pay."""
         assert self._deflate is not None
         with self._lock:
             incompressible = index in self._incompressible
             self._incompressible.discard(index)
-        whole = _whole(cluster)  # a short one at the end would pass for one that had shrunk
-        # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only
-        # tried where its start shrinks.
+        whole = _whole(cluster)  # a short one at the end would look like one that was deflated
+        # Deflating takes as long as everything else with a cluster. One that the source could not compress is only
+        # deflated if its start shrinks.
         if incompressible and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
             return whole
         return self._deflate(whole)
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores grains as they are, without their zlib header and trailer. Returns those that no compressed cluster
-        can be: all unless the mode is ``pass``; the short one at the end of the disk; those that do not shrink; those
+        """Stores grains unchanged, without their zlib header and trailer. Returns those that cannot be a compressed
+        cluster: all unless the mode is ``pass``; the short one at the end of the disk; those that do not shrink; those
         with a preset dictionary.
         """
         for piece in pieces:
@@ -180,7 +180,7 @@ class Qcow2Writer:
             self._clusters.release(*entry_span(entry))
 
     def sync(self) -> None:
-        """Makes all that was written so far durable; nothing of it is held back in memory that ``resume`` needs."""
+        """Makes all that was written so far durable; everything that ``resume`` needs is in the file."""
         self._file.sync()
 
     def finish(self) -> None:
@@ -196,7 +196,7 @@ class Qcow2Writer:
         return self._map.stored()
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """Clusters as the L2 tables name them; plain ones that lie in a row come with one read."""
+        """Reads the clusters that the L2 tables name; adjacent plain ones together."""
         check_range(offset, len(buffer), self.capacity)
         with self._lock:
             entries = self._map.entries(offset // CLUSTER, -(-len(buffer) // CLUSTER))
@@ -207,7 +207,7 @@ class Qcow2Writer:
             at += count
 
     def _read_entry(self, entry: int, length: int, offset: int) -> Buffer:
-        """``length`` bytes from where ``entry`` leads to on; of deflated ones the whole cluster is needed."""
+        """Returns ``length`` bytes from where ``entry`` points to; a deflated cluster is inflated completely."""
         if not entry:
             return bytes(length)
         start, end = entry_bytes(entry)
@@ -227,11 +227,11 @@ class Qcow2Writer:
 
 
 def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:
-    """The longest that an image of ``blocks`` clusters of data becomes when it is written in one run; a resumed one may
-    have holes.
+    """Returns the largest size of an image with ``blocks`` clusters of data that is written in one run; a resumed one
+    may have holes.
 
-    What may be lost: of each region the end, where the next cluster did not fit; nearly the whole of the last one;
-    before each refcount block what a run of clusters left free that did not fit.
+    Unused are: the end of each region, where the next cluster did not fit; nearly all of the last one; before each
+    refcount block the space where a run of clusters did not fit.
     """
     geometry = Geometry(capacity)
     clusters = geometry.fixed_clusters + blocks + min(blocks, geometry.l1_entries)
@@ -243,7 +243,7 @@ def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:
 
 
 def _read_at_once(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """``(entry, count)``: runs of ``count`` clusters that one read gets, from the place of the first one on."""
+    """Yields ``(entry, count)``: runs of ``count`` clusters that are adjacent in the file from ``entry`` on."""
     start = 0
     while start < len(entries):
         entry, count = entries[start], 1
@@ -256,7 +256,7 @@ def _read_at_once(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _inflated(deflated: Buffer, offset: int) -> bytes:
-    """A whole cluster; what follows it up to the end of the last sector belongs to others."""
+    """Returns a whole cluster; what follows it in the last sector belongs to another one."""
     try:
         data: bytes = isal_zlib.decompressobj(-15).decompress(deflated, CLUSTER)
     except _DEFLATE_ERROR as error:
@@ -283,12 +283,12 @@ _DEFLATE: Final[dict[Compression, _Deflate | None]] = {"none": None, "pass": _de
 
 
 def _whole(cluster: memoryview) -> Buffer:
-    """A compressed cluster must inflate to a whole one: the last of a disk is filled up."""
+    """Pads the last cluster of a disk: a compressed cluster must inflate to a whole one."""
     return cluster if len(cluster) == CLUSTER else bytes(cluster).ljust(CLUSTER, b"\0")
 
 
 def _can_pass(piece: Piece) -> bool:
-    """Whether what lies between the zlib header (RFC 1950) and its Adler-32 can be a compressed cluster as it is."""
+    """Whether the data between zlib header (RFC 1950) and Adler-32 can be a compressed cluster."""
     stream = memoryview(piece.zlib)
     raw_length = len(stream) - 6
     if piece.length != CLUSTER or not DEFLATED_MIN <= raw_length <= DEFLATED_MAX:
@@ -299,7 +299,7 @@ def _can_pass(piece: Piece) -> bool:
 
 
 def _adjacent(offsets: Sequence[int], buffers: Sequence[Buffer]) -> Iterator[tuple[int, list[Buffer]]]:
-    """Groups buffers that follow each other in the file; offsets rise."""
+    """Groups buffers that are adjacent in the file; offsets rise."""
     start, end, group = 0, -1, list[Buffer]()
     for offset, buffer in zip(offsets, buffers, strict=True):
         if offset != end:

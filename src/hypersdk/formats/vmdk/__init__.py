@@ -1,2 +1,2 @@
-"""VMware's disk format: ``layout`` has the facts, ``stream`` decodes, ``writer`` makes streamOptimized, ``reader``
-opens local files."""
+"""VMware's disk format: ``layout`` has the structures, ``stream`` decodes, ``writer`` writes streamOptimized,
+``reader`` opens local files."""

@@ -10,12 +10,12 @@
     RW 63 FLAT "disk-f001.vmdk" 128              ... and the first sector in that file
     RW 2048 ZERO                                 no file at all
 
-Source: VMware, "Virtual Disk Format 5.0", section "The Descriptor File". What is read beyond that is what ``qemu-img``
-reads, and what VirtualBox, Workstation and people with editors have left: any case, any blanks, any line ends, a byte
-order mark, unknown keys.
+Source: VMware, "Virtual Disk Format 5.0", section "The Descriptor File". The parser also accepts what ``qemu-img``
+reads, and what VirtualBox, Workstation and text editors write: any case, any blanks, any line ends, a byte order mark,
+unknown keys.
 
-Names are bytes in the code page of the system that wrote them. ``encoding="GBK"`` says which, if it is there and true;
-and whoever copied the files may or may not have carried the names over into UTF-8. So a name is a list of names to try.
+Names are bytes in the code page of the system that wrote them. ``encoding="GBK"`` names it, if it is present and right;
+and the names of the files may or may not have been converted to UTF-8 later. So a name is a list of names to try.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ _ENCODINGS: Final = {
     "koi8r": "koi8_r", "koi8u": "koi8_u", "macroman": "mac_roman", "macintosh": "mac_roman",
     **{f"iso8859{part}": f"iso8859_{part}" for part in (*range(1, 12), 13, 14, 15, 16)},
 }  # fmt: skip
-"""Names as they stand in descriptors, without dashes -> codecs, each the superset that Windows means. Only these, and
-code pages by their
-number: Python knows codecs that do other things than name letters. UTF-8 is tried in any case."""
+"""Names as they stand in descriptors, without dashes -> codecs, each the superset that Windows means. Only
+these, and code pages by their number: Python also has codecs that are no character sets. UTF-8 is always tried."""
 _WINDOWS_ONLY: Final = {
     "936": "gb18030",
     "54936": "gb18030",
@@ -60,7 +59,7 @@ _WINDOWS_ONLY: Final = {
     "20932": "euc_jp",
 }
 _FALLBACKS: Final = ("utf-8", "cp1252")
-"""Without a word: what Linux writes, and Workstation on western Windows."""
+"""Without ``encoding``: what Linux writes, and Workstation on western Windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class ExtentLine:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a descriptor says. ``parent_cid`` is None or NO_PARENT for a disk that stands on its own."""
+    """A parsed descriptor. ``parent_cid`` is None or NO_PARENT for a disk without a parent."""
 
     parent_cid: int | None
     extents: tuple[ExtentLine, ...]
@@ -92,13 +91,12 @@ class Descriptor:
 
     @property
     def own_sectors(self) -> int | None:
-        """Sectors of the disk whose own file the descriptor is embedded in; None where it tells of no extent, or of
-        several."""
+        """Sectors of the disk in whose file the descriptor is embedded; None where it has no extent, or several."""
         return self.extents[0].sectors if len(self.extents) == 1 else None
 
 
 def is_descriptor(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is a descriptor: it says so, or, as ``qemu-img`` has it, its first word
+    """Whether a file that begins with ``head`` is a descriptor: it has the mark or, as for ``qemu-img``, its first word
     is ``version``."""
     if _MARK.search(head):
         return True
@@ -107,10 +105,9 @@ def is_descriptor(head: bytes) -> bool:
 
 
 def parse_descriptor(data: bytes) -> Descriptor:
-    """Reads a descriptor, embedded (padded with zeros) or a file of its own. Lines of no interest are passed over.
+    """Parses a descriptor, embedded (padded with zeros) or in its own file. Unknown lines are ignored.
 
-    Raises IntegrityError ``bad_format``: too long, an extent line that does not read as one, a disk that is only a
-    delta.
+    Raises IntegrityError ``bad_format``: too long, a malformed extent line, a disk that is only a delta.
     """
     if len(data) > MAX_DESCRIPTOR_BYTES:
         raise bad_format(f"a descriptor of {len(data)} bytes")
@@ -131,7 +128,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
 
 
 def _codec(encoding: str) -> str | None:
-    """The codec for the encoding that a descriptor names; None for one that is not known."""
+    """Returns the codec for the encoding of a descriptor; None for an unknown one."""
     name = encoding.strip().lower()
     page = _CODE_PAGE.fullmatch(name)
     plain = name.replace("-", "").replace("_", "")
@@ -143,8 +140,8 @@ def _codec(encoding: str) -> str | None:
 
 
 def _names(raw: bytes, codec: str | None) -> tuple[str, ...]:
-    """What ``raw`` may be called on this system, best first; last as the very bytes, which is what ``qemu-img`` looks
-    for."""
+    """Returns the names that ``raw`` may have on this system, best first; last the bytes as they are, as ``qemu-img``
+    uses them."""
     found = []
     for name in (codec, *_FALLBACKS):
         try:
@@ -182,13 +179,13 @@ def _check(descriptor: Descriptor) -> None:
 
 
 def _holds_everything(descriptor: Descriptor) -> bool:
-    """Whether no byte can show through from a parent: a flat extent has all of them, so a number that a tool left
-    behind means nothing."""
+    """Whether no byte can come from a parent: flat extents have all of them, so a stale ``parentCID`` does not
+    matter."""
     return bool(descriptor.extents) and all(extent.kind in ("FLAT", "VMFS", "ZERO") for extent in descriptor.extents)
 
 
 def stream_descriptor(capacity: int, cid: int) -> bytes:
-    """The descriptor embedded in a stream: lsilogic, and the geometry that goes with it (255 heads, 63 sectors)."""
+    """Returns the descriptor embedded in a stream: lsilogic, with its geometry (255 heads, 63 sectors)."""
     sectors = capacity // SECTOR
     cylinders = max(1, sectors // (255 * 63))
     return f"""\

@@ -1,4 +1,4 @@
-"""Facts about VMDK sparse files: constants and structs, each with its source; no behaviour beyond packing and checking.
+"""Layout of VMDK sparse files: constants and structs, each with its source.
 
 Sources: [V] VMware, "Virtual Disk Format 5.0" (technical note, 2011), sections "Hosted Sparse Extents" and
 "Stream-Optimized Compressed Sparse Extents"; [Q] what ``qemu-img`` 7 writes and reads (``block/vmdk.c``).
@@ -12,16 +12,16 @@ A sparse extent. All numbers are little-endian, all positions are in sectors of 
 
     grain directory (GD) ──entry g──> grain table (GT), 512 entries ──entry i──> grain (g * 512 + i)
 
-A stream, as ESXi sends it: it can be written and read without seeking, so each part says what it is in a marker of
-its own, and the directory comes last, found through the footer (a second header)::
+A stream, as ESXi sends it: it can be written and read without seeking, so each part has a marker that tells its type,
+and the directory comes last, found through the footer (a second header)::
 
     header, descriptor │ grain grain ... GT │ grain ... GT │ GD │ footer │ end of stream
 
     grain     lba u64, size u32, size bytes of zlib (RFC 1950), padding to a sector
     others    sectors u64, 0 u32, type u32, padding to a sector; then so many sectors
 
-``qemu-img`` writes another dialect of the same thing: GD and GTs stand before the first grain, there is neither footer
-nor dependable end marker, and the file may end in sectors of zeros.
+``qemu-img`` writes another variant: GD and GTs are before the first grain, there is neither a footer nor a reliable end
+marker, and the file may end in sectors of zeros.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ GD_AT_END: Final = 2**64 - 1
 DEFLATE: Final = 1
 """``compressAlgorithm``: RFC 1950 in grains [V]."""
 END_OF_LINE: Final = b"\n \r\n"
-"""Mangled by transfers in text mode, which is what it is there to show [V]."""
+"""Changed by transfers in text mode, to detect them [V]."""
 
 GRAIN_SECTORS: Final = BLOCK // SECTOR
 ENTRIES_PER_TABLE: Final = 512
@@ -68,14 +68,14 @@ TABLE_BYTES: Final = 4 * ENTRIES_PER_TABLE
 TABLE_SPAN: Final = ENTRIES_PER_TABLE * BLOCK
 """Guest bytes behind one GT of 64 KiB grains: 32 MiB."""
 ZEROED_GRAIN: Final = 1
-"""GTE of a grain that reads as zeros without being stored; only with Flag.ZEROED_GRAIN [Q]."""
+"""GTE of a grain of zeros that is not stored; only with HeaderFlag.ZEROED_GRAIN [Q]."""
 
 MAX_CAPACITY: Final = 64 * TiB
 """Above vSphere's largest disk (62 TiB). A header beyond it is refused, which bounds every table made from it."""
 MAX_GRAIN_BYTES: Final = 2 * BLOCK
 """Largest zlib data of one grain that is accepted: qemu's limit [Q]. isal's level 0 needs 80,631 bytes."""
 DEFLATED_MOST: Final = 65_569
-"""What zlib makes at most of 64 KiB."""
+"""Most bytes that zlib makes of 64 KiB."""
 MAX_DESCRIPTOR_BYTES: Final = 1 * MiB
 """Embedded descriptors have 10 KiB; text files of split disks one line for each 2 GiB."""
 MAX_FILE_SECTORS: Final = 2**32
@@ -101,12 +101,12 @@ class MarkerType(IntEnum):
 
 
 def bad_format(what: str, **fields: Any) -> IntegrityError:
-    """The error for bytes that are no VMDK, or none that is supported; ``what`` names the fact that is wrong."""
+    """Returns the error for an invalid or unsupported VMDK; ``what`` names the problem."""
     return IntegrityError(f"not a usable VMDK: {what}", code=BAD_FORMAT, **fields)
 
 
 def no_size() -> IntegrityError:
-    """The error for a disk of 0 bytes, which is a good VMDK with nothing in it."""
+    """Returns the error for a disk of 0 bytes, which is a valid VMDK."""
     return IntegrityError(
         "the disk has a capacity of 0 bytes: there is nothing to read",
         code=BAD_FORMAT,
@@ -173,7 +173,7 @@ class SparseHeader:
 
 
 def parse_header(sector: Buffer) -> SparseHeader:
-    """The header in the first 512 bytes of ``sector``, with all that holds for every sparse extent checked.
+    """Parses the header in the first 512 bytes of ``sector`` and checks what is true for every sparse extent.
 
     Raises IntegrityError ``bad_format``.
     """
@@ -189,7 +189,7 @@ def parse_header(sector: Buffer) -> SparseHeader:
 
 def _check_header(header: SparseHeader) -> None:
     if header.version not in VERSIONS:
-        raise bad_format(f"version {header.version} is not known")
+        raise bad_format(f"unknown version {header.version}")
     if header.flags & HeaderFlag.END_OF_LINE and header.end_of_line != END_OF_LINE:
         raise bad_format("its line ends were changed, as a transfer in text mode does")
     if not header.capacity:
@@ -207,20 +207,20 @@ def _check_header(header: SparseHeader) -> None:
         raise bad_format(f"compression method {header.compression}")
 
 
-def exact_capacity(header: SparseHeader, told_sectors: int | None) -> int:
-    """Guest bytes of an extent, where its descriptor tells ``told_sectors`` (None: it does not).
+def exact_capacity(header: SparseHeader, described_sectors: int | None) -> int:
+    """Returns the guest bytes of an extent, where its descriptor has ``described_sectors`` (None: it has none).
 
     VirtualBox rounds the header's number up to whole grains, as [V] asks for, and writes the guest's into the
     descriptor alone. Raises IntegrityError ``bad_format`` when the two differ by more than that.
     """
-    told = header.capacity if told_sectors is None else told_sectors * SECTOR
-    if header.capacity not in (told, align_up(told, header.grain_sectors * SECTOR)):
-        raise bad_format(f"a capacity of {header.capacity} bytes, not {told} as its descriptor says")
-    return told
+    described = header.capacity if described_sectors is None else described_sectors * SECTOR
+    if header.capacity not in (described, align_up(described, header.grain_sectors * SECTOR)):
+        raise bad_format(f"a capacity of {header.capacity} bytes, not {described} as its descriptor says")
+    return described
 
 
 def require_stream(header: SparseHeader) -> None:
-    """Raises IntegrityError ``bad_format`` unless ``header`` is one of a stream with 64 KiB grains."""
+    """Raises IntegrityError ``bad_format`` unless ``header`` is that of a stream with 64 KiB grains."""
     wanted = HeaderFlag.COMPRESSED | HeaderFlag.MARKERS
     if header.flags & wanted != wanted:
         raise bad_format("it is a sparse disk, but not a streamOptimized one")
@@ -233,7 +233,7 @@ def require_stream(header: SparseHeader) -> None:
 
 
 def _most_overhead_sectors(header: SparseHeader) -> int:
-    """More than two directories with all their tables, a descriptor and generous alignment can take."""
+    """An upper bound for two directories with all their tables, a descriptor and alignment."""
     tables_bytes = 2 * (header.directory_bytes + header.tables * TABLE_BYTES)
     return (tables_bytes + MAX_DESCRIPTOR_BYTES) // SECTOR + 16 * GRAIN_SECTORS
 
@@ -257,12 +257,12 @@ def bytes_of(entries: array[int]) -> bytes:
 
 
 def meta_marker(kind: MarkerType, sectors: int) -> bytes:
-    """The sector that announces ``sectors`` sectors of ``kind``."""
+    """Returns the marker in front of ``sectors`` sectors of ``kind``."""
     return META_MARKER.pack(sectors, 0, kind).ljust(SECTOR, b"\0")
 
 
 def grain_record(offset: int, zlib: Buffer) -> list[Buffer]:
-    """The buffers of one grain as stored: marker, data, padding. ``offset`` in guest bytes."""
+    """Returns the buffers of one stored grain: marker, data, padding. ``offset`` in guest bytes."""
     padding = -(GRAIN_MARKER.size + len(zlib)) % SECTOR
     return [GRAIN_MARKER.pack(offset // SECTOR, len(zlib)), zlib, bytes(padding)]
 

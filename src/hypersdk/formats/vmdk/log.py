@@ -1,5 +1,4 @@
-"""The growing part of a stream being written: grains and tables, one after another; what is in it can be found again
-after a crash.
+"""The part of an unfinished stream that grows: grains and tables, one after another, which can be read after a crash.
 
 ::
 
@@ -8,8 +7,8 @@ after a crash.
     | front   | grain | grain | GT   | grain | grain | GT   |  append ->
     +---------+-------+-------+------+-------+-------+------+
 
-Every record says what it is and how long it is, so after the death of the process the log is read from its first record
-up to the first thing that is not one.
+Every record has its type and length, so after the death of the process the log is read from its first record up to the
+first invalid one.
 """
 
 from __future__ import annotations
@@ -81,8 +80,8 @@ class StreamLog:
         return start
 
     def records(self, capacity: int) -> Iterator[Record]:
-        """Yields the whole records, from the first one to the end of the file or the first thing that is not one.
-        ``capacity`` limits the grains, in bytes. Raises OSError."""
+        """Yields the complete records, up to the end of the file or the first invalid one. ``capacity`` limits the
+        grains, in bytes. Raises OSError."""
         start, size = FRONT_BYTES, self._file.size()
         while (record := self._record(start, capacity)) and start + record.length <= size:
             yield record

@@ -1,4 +1,4 @@
-"""Random access to the VMDKs that lie on a disk: sparse, flat, split into many files, and finished streams.
+"""Random access to local VMDKs: sparse, flat, split into many files, and finished streams.
 
 ::
 
@@ -7,8 +7,8 @@
                                     ── FLAT "a-f001.vmdk" 0 > _FlatExtent   ├ _SplitDisk
                                     ── ZERO ───────────────> _ZeroExtent   ┘
 
-Opening of files is the caller's: extents are named by untrusted text. ``open_extent`` gets the names that one file may
-have, all of them inner paths (but for bytes that are no text), and decides.
+The caller opens the files, because their names are untrusted text. ``open_extent`` gets the names that one file may
+have; all of them are inner paths (apart from bytes that are not text).
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from hypersdk.formats.vmdk.stream import inflate
 from hypersdk.units import SECTOR, MiB
 
 SNIFF_BYTES: Final = 512
-"""What ``sniff`` wants to see of a file."""
+"""Bytes that ``sniff`` needs of a file."""
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")
-"""Bytes that are no text, as ``surrogateescape`` has them."""
+"""Bytes that are not text, as ``surrogateescape`` decodes them."""
 _TABLES_KEPT: Final = 64
 _MOST_DIRECTORY_BYTES: Final = 32 * MiB
-"""64 TiB of 64 KiB grains need 8 MiB; only absurd combinations of capacity and grain size need more."""
+"""64 TiB of 64 KiB grains need 8 MiB; only unusual combinations of capacity and grain size need more than 32 MiB."""
 
 
 class VmdkKind(StrEnum):
-    """What the first bytes of a file make it."""
+    """The type of a file, from its first bytes."""
 
     STREAM = "streamOptimized"
     SPARSE = "sparse extent"
@@ -69,8 +69,7 @@ class VmdkKind(StrEnum):
 
 
 class DiskReader(Protocol):
-    """A guest disk that can be read anywhere. Thread-safe. Raises IntegrityError for what is damaged; OSError passes
-    through."""
+    """Random access to a guest disk. Thread-safe. Raises IntegrityError where it is damaged, and OSError."""
 
     capacity: int
     """Guest bytes."""
@@ -83,9 +82,9 @@ class DiskReader(Protocol):
 
 
 def sniff(head: bytes) -> VmdkKind:
-    """What a file is that begins with ``head`` (SNIFF_BYTES, fewer where the file is shorter).
+    """Returns the type of a file that begins with ``head`` (SNIFF_BYTES, fewer where the file is shorter).
 
-    Raises IntegrityError ``bad_format`` for all that is no VMDK, or one of the deltas of ESXi.
+    Raises IntegrityError ``bad_format`` for anything but a VMDK, and for the deltas of ESXi.
     """
     if head.startswith(MAGIC):
         header = parse_header(head)
@@ -98,11 +97,11 @@ def sniff(head: bytes) -> VmdkKind:
 
 
 ExtentOpener: TypeAlias = Callable[[Sequence[str]], ReadableFile]
-"""Opens the neighbour of a descriptor that has one of these names, best first."""
+"""Opens the file beside a descriptor that has one of these names, best first."""
 
 
 def open_vmdk(file: ReadableFile, open_extent: ExtentOpener) -> DiskReader:
-    """The disk in ``file``; ``open_extent`` opens the neighbours that its descriptor names.
+    """Opens the disk in ``file``; ``open_extent`` opens the files that its descriptor names.
 
     Raises IntegrityError (``bad_format``, ``truncated_stream``).
     """
@@ -113,14 +112,14 @@ def open_vmdk(file: ReadableFile, open_extent: ExtentOpener) -> DiskReader:
 
 
 def stream_capacity(file: ReadableFile) -> int:
-    """Guest bytes of the streamOptimized disk in ``file``, of which only header and descriptor are read. Raises as
+    """Returns the guest bytes of the streamOptimized disk in ``file``; reads only header and descriptor. Raises as
     ``open_vmdk``."""
     header = parse_header(_exactly(file, SECTOR, 0))
     return exact_capacity(header, _own_sectors(file, header))
 
 
 def _own_sectors(file: ReadableFile, header: SparseHeader) -> int | None:
-    """What the disk's own descriptor tells of its size. Raises IntegrityError where it is another's delta."""
+    """Returns the sectors in the embedded descriptor. Raises IntegrityError where the disk is a delta."""
     if not header.descriptor_sectors:
         return None
     text = _exactly(file, header.descriptor_sectors * SECTOR, header.descriptor_offset * SECTOR)
@@ -156,7 +155,7 @@ def _inner_names(line: ExtentLine) -> list[str]:
 
 
 class _ZeroExtent:
-    """Nothing but zeros."""
+    """An extent of zeros."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -169,7 +168,7 @@ class _ZeroExtent:
 
 
 class _FlatExtent:
-    """Guest bytes as they are, from ``start`` of a file on."""
+    """Plain guest bytes from ``start`` of a file on."""
 
     def __init__(self, file: ReadableFile, start: int, capacity: int) -> None:
         if start + capacity > file.size():
@@ -186,13 +185,13 @@ class _FlatExtent:
 
 
 class _SparseExtent:
-    """Grains found through directory and tables, plain or compressed."""
+    """Grains, plain or compressed, found through directory and tables."""
 
-    def __init__(self, file: ReadableFile, told_sectors: int | None) -> None:
+    def __init__(self, file: ReadableFile, described_sectors: int | None) -> None:
         header = parse_header(_exactly(file, SECTOR, 0))
         if header.compressed:
             require_stream(header)
-        self.capacity = exact_capacity(header, told_sectors)
+        self.capacity = exact_capacity(header, described_sectors)
         self._file = file
         self._header = header
         self._grain = header.grain_sectors * SECTOR
@@ -241,7 +240,7 @@ class _SparseExtent:
         offset = number * BLOCK
         lba, size = GRAIN_MARKER.unpack(_exactly(self._file, GRAIN_MARKER.size, sector * SECTOR))
         if lba * SECTOR != offset or not 0 < size <= MAX_GRAIN_BYTES:
-            raise bad_format(f"no grain for guest offset {offset} at sector {sector}, where the tables have it")
+            raise bad_format(f"no grain for guest offset {offset} at sector {sector}, where the tables point")
         zlib = _exactly(self._file, size, sector * SECTOR + GRAIN_MARKER.size)
         return inflate(Piece(offset, min(BLOCK, self.capacity - offset), zlib))
 
@@ -298,7 +297,7 @@ class _SplitDisk:
 def _exactly(file: ReadableFile, length: int, offset: int) -> bytes:
     data = file.pread(length, offset) if offset < 2**63 - length else b""
     if len(data) < length:
-        raise _truncated(f"{length} bytes at {offset} lie behind the end of the file")
+        raise _truncated(f"{length} bytes at {offset} are beyond the end of the file")
     return data
 
 

@@ -1,15 +1,13 @@
-"""Push parser of a streamOptimized VMDK: bytes in, grains out, in the order in which they come. No socket, no file, no
-thread.
+"""Push parser of a streamOptimized VMDK: bytes in, grains out, in the order of the stream. No socket, file or thread.
 
 ::
 
     chunk ──feed──> grains (views into the chunk)      whole grains: one tight loop, no copy
                 └─> _parse: header, descriptor, front tables, markers, grains cut in two by the chunk's end
 
-All of the input is hostile. Memory is bounded by the capacity (1.2 KiB for each 512 MiB that holds a grain, one
-directory), the length of an acceptable stream is bounded by the capacity too, and each byte is looked at once. What
-tables say is compared with what came, so a grain that moved, vanished or came twice is an error even where its checksum
-is right.
+The input is untrusted. Memory is limited by the capacity (1.2 KiB for each 512 MiB that holds a grain, one directory),
+the length of an acceptable stream is limited by the capacity too, and each byte is parsed once. The tables are compared
+with the grains, so a grain that was moved, lost or repeated is an error even where its checksum is right.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ from hypersdk.formats.vmdk.layout import (
 from hypersdk.units import SECTOR, KiB, MiB, align_up
 
 _PIECE: Final = 64 * KiB
-"""Bytes asked for at a time where many are read or skipped: what has to be kept when a chunk ends in the middle."""
+"""Bytes requested at a time where many are read or skipped; at most so many are buffered between two chunks."""
 _MOST_FILLER: Final = 1 * MiB
 """Zeros that may stand after the last grain: qemu-img leaves up to 64 KiB [Q]."""
 _MOST_DIRECTORIES: Final = 2
@@ -56,13 +54,13 @@ _NO_ENTRIES: Final = bytes(TABLE_BYTES)
 _DEFLATE_ERROR: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # isal's stub takes the class for an instance
 
 _Steps: TypeAlias = Generator[int, memoryview, None]
-"""A parser that yields how many bytes it needs next, is sent exactly these, and must be done with them before it yields
+"""A parser that yields how many bytes it needs next and is sent exactly these, which are valid until it yields
 again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grain(Piece):
-    """One block as it came: guest ``offset`` and inflated ``length`` in bytes (short at the end of an odd disk), and
+    """One block of the stream: guest ``offset`` and inflated ``length`` in bytes (short at the end of an odd disk), and
     the RFC 1950 stream.
 
     ``zlib[2:-4]`` is raw deflate.
@@ -74,9 +72,9 @@ class Grain(Piece):
 class GrainDecoder:
     """Decodes one stream, chunk by chunk.
 
-    Raises IntegrityError ``bad_format`` for what is no stream or contradicts itself; after an error the decoder is of
-    no use. ``expected_capacity`` (bytes) is what the source said; without it the header's word counts. A header rounded
-    up to whole grains, as the format's description asks for, is taken to mean the capacity expected.
+    Raises IntegrityError ``bad_format`` for an invalid or inconsistent stream; the decoder cannot be used after an
+    error. ``expected_capacity`` (bytes) is that of the source; without it the header's is used. A header may be rounded
+    up to whole grains, as the format's description requires.
     """
 
     def __init__(self, *, expected_capacity: int | None = None) -> None:
@@ -85,7 +83,7 @@ class GrainDecoder:
         self.position = 0
         """Highest end of a grain so far, in guest bytes."""
         self.received = 0
-        """Bytes of the stream that were taken apart."""
+        """Bytes of the stream that were parsed."""
         self._expected = expected_capacity
         self._grains_wanted: int | None = None  # known only when the tables stand in front
         self._map = GrainMap()
@@ -100,12 +98,12 @@ class GrainDecoder:
 
     @property
     def finished(self) -> bool:
-        """The end marker came, or every grain that the front tables name."""
+        """Whether the end marker came, or every grain that the front tables name."""
         return self._ended or (self._grains_wanted is not None and self._map.count >= self._grains_wanted)
 
     def feed(self, chunk: memoryview) -> list[Grain]:
-        """The grains that ``chunk`` completes. Their ``zlib`` points into ``chunk``, but for a grain that began in an
-        earlier one."""
+        """Returns the grains that ``chunk`` completes. Their ``zlib`` points into ``chunk``, except for a grain that
+        began in an earlier one."""
         self._out = []
         at = 0
         while not self._ended:
@@ -126,8 +124,8 @@ class GrainDecoder:
         return self._out
 
     def close(self) -> None:
-        """Says that no more bytes will come. Raises IntegrityError: ``truncated_stream`` unless all came that was
-        announced."""
+        """Ends the stream. Raises IntegrityError ``truncated_stream`` unless it is complete, and ``bad_format`` where
+        the grains do not match the tables."""
         if not self.finished:
             raise IntegrityError(
                 f"the stream ended after {self.received + len(self._held)} bytes, before its end",
@@ -136,14 +134,13 @@ class GrainDecoder:
                 position=self.position,
             )
         if self._grains_wanted is not None:
-            for table in self._map.unsettled():
-                raise bad_format(f"grain table {table} names other grains than those that came", table=table)
+            for table in self._map.mismatched():
+                raise bad_format(f"grain table {table} does not match the grains of the stream", table=table)
 
     # The hot path.
 
     def _whole_grains(self, chunk: memoryview, at: int) -> int:
-        """Takes off the grains that lie wholly in ``chunk`` from ``at`` on; returns where the first other thing
-        begins."""
+        """Parses the grains that lie completely in ``chunk`` from ``at`` on; returns where anything else begins."""
         start = at
         base = self.received - at
         last_marker = len(chunk) - GRAIN_MARKER.size
@@ -196,7 +193,7 @@ class GrainDecoder:
         data = yield size
         self._out.append(self._grain(lba, sector, data))
         if padding := -self.received % SECTOR:
-            yield padding  # apart from the data, because the last grain of a file may come without it
+            yield padding  # separately, because the last grain of a file may come without it
 
     def _metadata(self, header: SparseHeader, kind: int, sectors: int) -> _Steps:
         match kind:
@@ -212,7 +209,7 @@ class GrainDecoder:
                 raise bad_format(f"a marker of unknown type {kind}", sector=self.received // SECTOR - 1)
 
     def _front(self, header: SparseHeader) -> _Steps:
-        """Descriptor and, where they stand here, directory and tables; up to the first marker."""
+        """Parses descriptor and, if they are here, directory and tables; up to the first marker."""
         parts = [(header.directory_offset, self._front_directory)] if _tables_first(header) else []
         text = bytearray()
         if header.descriptor_sectors:
@@ -222,7 +219,7 @@ class GrainDecoder:
         for sector, part in sorted(parts, key=lambda found: found[0]):
             yield from self._skip_to(sector)
             yield from part(header)
-        self.capacity = self._settle_capacity(header, bytes(text))
+        self.capacity = self._check_capacity(header, bytes(text))
         yield from self._skip_to(header.overhead_sectors)
 
     def _front_directory(self, header: SparseHeader) -> _Steps:
@@ -240,12 +237,12 @@ class GrainDecoder:
                 wanted += ENTRIES_PER_TABLE - named.count(0) - (named.count(ZEROED_GRAIN) if zeroed else 0)
         self._grains_wanted = wanted
 
-    def _settle_capacity(self, header: SparseHeader, text: bytes) -> int:
-        told = parse_descriptor(text).own_sectors
-        capacity = exact_capacity(header, told) if self._expected is None else self._expected
+    def _check_capacity(self, header: SparseHeader, text: bytes) -> int:
+        described = parse_descriptor(text).own_sectors
+        capacity = exact_capacity(header, described) if self._expected is None else self._expected
         allowed = {capacity, align_up(capacity, BLOCK)}
-        for said in {header.capacity, *([told * SECTOR] if told is not None else [])} - allowed:
-            raise bad_format(f"a capacity of {said} bytes, not {capacity}", capacity=said, expected=capacity)
+        for found in {header.capacity, *([described * SECTOR] if described is not None else [])} - allowed:
+            raise bad_format(f"a capacity of {found} bytes, not {capacity}", capacity=found, expected=capacity)
         return capacity
 
     def _table(self, header: SparseHeader, sectors: int) -> _Steps:
@@ -313,7 +310,7 @@ class GrainDecoder:
 
 
 class _Tables:
-    """Tables and directories that came between and after the grains: 16 bytes for each table."""
+    """Tables and directories between and behind the grains: 16 bytes for each table."""
 
     def __init__(self) -> None:
         self.directories: dict[int, array[int]] = {}
@@ -325,13 +322,12 @@ class _Tables:
         return len(self._sectors)
 
     def add(self, sector: int, entries_sum: int) -> None:
-        """A table at ``sector``; they come in rising order because the stream only goes forward."""
+        """Adds a table at ``sector``; sectors rise because the stream only goes forward."""
         self._sectors.append(sector)
         self._sums.append(entries_sum)
 
     def compare(self, grains: GrainMap, header: SparseHeader) -> None:
-        """Raises IntegrityError ``bad_format`` unless the directory that counts leads to exactly the ``grains`` that
-        came."""
+        """Raises IntegrityError ``bad_format`` unless the directory in use names exactly the ``grains`` that came."""
         offset = header.directory_offset if self.footer_directory is None else self.footer_directory
         directory = self.directories.get(offset)
         if directory is None:
@@ -342,7 +338,7 @@ class _Tables:
             )
         for table, sector in enumerate(directory):
             if (self._sum_at(sector) if sector else 0) != grains.sum_of(table):
-                raise bad_format(f"grain table {table} names other grains than those that came", table=table)
+                raise bad_format(f"grain table {table} does not match the grains of the stream", table=table)
 
     def _sum_at(self, sector: int) -> int:
         position = bisect_left(self._sectors, sector)
@@ -356,19 +352,18 @@ def _tables_first(header: SparseHeader) -> bool:
 
 
 def inflate(grain: Piece) -> bytes | bytearray:
-    """The ``grain.length`` bytes of a grain, its checksum (Adler-32) compared. Never makes more than 64 KiB, whatever
-    the data says.
+    """Returns the ``grain.length`` bytes of a grain after checking its Adler-32. Never makes more than 64 KiB.
 
-    Writers may fill up the last grain of an odd disk to 64 KiB; what lies beyond the disk's end is dropped.
+    Writers may pad the last grain of an odd disk to 64 KiB; what is beyond the end of the disk is dropped.
     Raises IntegrityError ``corrupt_grain``.
     """
-    # libdeflate takes two thirds of isal's time, but neither stops at 64 KiB nor tells what is wrong: whatever is
-    # unusual is done again.
+    # libdeflate takes two thirds of isal's time, but neither stops at 64 KiB nor names the error: unusual grains are
+    # inflated again.
     try:
         data = zlib_decompress(grain.zlib, BLOCK)
     except DeflateError:
         return _inflate_with_care(grain)
-    # It does not look behind the end of the data either: the checksum must be the last that there is.
+    # It also ignores what follows the data: the checksum must be at the end.
     if len(data) == grain.length and grain.zlib[-4:] == isal_zlib.adler32(data).to_bytes(4, "big"):
         return data
     return _inflate_with_care(grain)

@@ -1,4 +1,4 @@
-"""The grain tables of a stream being written: a few in memory, the others in the file, the directory over all of
+"""The grain tables of an unfinished stream: a few in memory, the others in the file, and the directory of all of
 them."""
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from hypersdk.formats.vmdk.layout import ENTRIES_PER_TABLE, TABLE_BYTES, TABLE_S
 from hypersdk.units import SECTOR
 
 _OPEN_TABLES: Final = 64
-"""Tables kept in memory (2 KiB each): enough for blocks that come a little out of order."""
+"""Tables in memory (2 KiB each): enough for blocks that come slightly out of order."""
 
 
 class _Table:
-    """One table in memory. ``missing`` counts the grains that the disk could still put into it."""
+    """One table in memory. ``missing`` counts the grains of the disk that it does not have yet."""
 
     __slots__ = ("changed", "entries", "missing")
 
@@ -28,11 +28,11 @@ class _Table:
 
 
 class GrainTables:
-    """Entries by grain number, in sectors; 0 is a grain that is not there. Not thread-safe.
+    """The sector of each grain; 0 for a grain that is not stored. Not thread-safe.
 
-    A table leaves memory when it is full or has not been used for long: ``due`` says which have to be written out,
-    ``stored`` that it was done. One that changes later is read back and written again elsewhere; the directory knows
-    the newest copy.
+    A table leaves memory when it is full or was not used for long: ``due`` tells which must be written, ``stored`` that
+    one was written. A table that changes later is read back and written again elsewhere; the directory has the newest
+    copy.
     """
 
     def __init__(self, file: BlockFile, capacity: int) -> None:
@@ -43,11 +43,11 @@ class GrainTables:
         self._open: OrderedDict[int, _Table] = OrderedDict()
 
     def sector(self, grain: int) -> int:
-        """Where ``grain`` is."""
+        """Returns the sector of ``grain``."""
         return self._table(grain // ENTRIES_PER_TABLE).entries[grain % ENTRIES_PER_TABLE]
 
     def put(self, grain: int, sector: int) -> None:
-        """Sets where ``grain`` is. Raises ValueError where it is somewhere already."""
+        """Sets the sector of ``grain``. Raises ValueError if it has one already."""
         table = self._table(grain // ENTRIES_PER_TABLE)
         if table.entries[grain % ENTRIES_PER_TABLE]:
             raise ValueError(f"block {grain} is in the image already")
@@ -56,34 +56,35 @@ class GrainTables:
         table.changed = True
 
     def due(self) -> list[int]:
-        """Tables to be written out now: full ones, and the longest unused beyond what may stay in memory."""
+        """Returns the tables to be written now: full ones, and the least recently used beyond what may stay in
+        memory."""
         changed = [number for number, table in self._open.items() if table.changed]
         surplus = changed[: max(0, len(changed) - _OPEN_TABLES)]
         return [number for number in changed if not self._open[number].missing or number in surplus]
 
     def changed(self) -> list[int]:
-        """All tables in memory that differ from their copy in the file, by number."""
+        """Returns the numbers of all tables in memory that differ from their copy in the file."""
         return sorted(number for number, table in self._open.items() if table.changed)
 
     def trim(self) -> None:
-        """Forgets tables that only were looked at, once there are many."""
+        """Removes unchanged tables from memory once there are many."""
         if len(self._open) > 2 * _OPEN_TABLES:
             for number in [number for number, table in self._open.items() if not table.changed]:
                 del self._open[number]
 
     def entries(self, number: int) -> array[int]:
-        """A copy of table ``number``; does not count as use of it."""
+        """Returns a copy of table ``number``; does not count as use."""
         if (table := self._open.get(number)) is not None:
             return table.entries[:]
         return self._read(number)
 
     def stored(self, number: int, sector: int) -> None:
-        """The table ``number``, as it is now, is in the file at ``sector``."""
+        """Notes that table ``number``, as it is now, is in the file at ``sector``."""
         self.directory[number] = sector
         self._open.pop(number, None)
 
     def used(self) -> Iterator[int]:
-        """Numbers of tables that exist, rising."""
+        """Yields the numbers of the tables that exist, rising."""
         for number, sector in enumerate(self.directory):
             if sector or number in self._open:
                 yield number

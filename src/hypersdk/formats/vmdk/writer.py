@@ -73,7 +73,7 @@ class StreamOptimizedWriter:
 
     @classmethod
     def create(cls, file: BlockFile, capacity: int) -> Self:
-        """Begins a new image; what was in ``file`` is gone. ``capacity`` in bytes, a multiple of 512."""
+        """Creates an image in ``file``, whose content is lost. ``capacity`` in bytes, a multiple of 512."""
         digest = hashlib.sha256()
         writer = cls(file, capacity, digest)
         digest.update(writer._front)
@@ -83,8 +83,8 @@ class StreamOptimizedWriter:
 
     @classmethod
     def resume(cls, file: BlockFile, capacity: int, *, trusted: Callable[[int], bool]) -> Self:
-        """Goes on with what an earlier run left in ``file``, up to the first damage, or the first block of which
-        ``trusted(block)`` does not say that its data is known to be good.
+        """Resumes an image of ``create``, up to the first damage or the first block for which ``trusted(block)`` is
+        False: its data is not known to be good.
 
         Raises IntegrityError ``bad_format`` where ``file`` is not such an image.
         """
@@ -96,14 +96,14 @@ class StreamOptimizedWriter:
         return writer
 
     def write(self, offset: int, data: Buffer) -> None:
-        """``data`` at guest ``offset``; see ImageWriter."""
+        """Deflates ``data`` and appends its grains; see ImageWriter."""
         view = memoryview(data).cast("B")
         check_range(offset, len(view), self.capacity)
         self._append([self._deflated(offset + at, view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)])
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores ``pieces`` as they are, since a grain is an RFC 1950 stream; returns those larger than any reader
-        takes."""
+        """Stores ``pieces`` unchanged, since a grain is an RFC 1950 stream; returns those larger than any reader
+        accepts."""
         for piece in pieces:
             check_range(piece.offset, piece.length, self.capacity)
         self._append([piece for piece in pieces if len(piece.zlib) <= MAX_GRAIN_BYTES])
@@ -143,7 +143,7 @@ class StreamOptimizedWriter:
         lba, size = GRAIN_MARKER.unpack(marker) if len(marker) == GRAIN_MARKER.size else (0, 0)
         data = self._file.pread(min(size, MAX_GRAIN_BYTES), sector * SECTOR + GRAIN_MARKER.size)
         if lba * SECTOR != offset or not data or len(data) < size:
-            raise bad_format(f"no grain for guest offset {offset} at sector {sector}, where it was")
+            raise bad_format(f"no grain for guest offset {offset} at sector {sector}, where it was written")
         return Piece(offset, length, data)
 
     def drop(self, blocks: Iterable[int]) -> None:
@@ -168,7 +168,7 @@ class StreamOptimizedWriter:
     # Writing.
 
     def _deflated(self, offset: int, data: memoryview) -> Piece:
-        """A whole grain is deflated also at the end of an odd disk: the format knows no shorter ones."""
+        """Deflates a block; the last one of an odd disk is padded, because the format has no shorter grains."""
         block: Buffer = data if len(data) == BLOCK else bytes(data).ljust(BLOCK, b"\0")
         return Piece(offset, len(data), isal_zlib.compress(block, _LEVEL))
 
@@ -203,10 +203,10 @@ class StreamOptimizedWriter:
     def _write_front(self, magic: bytes) -> None:
         self._file.pwrite([magic, self._front[len(magic) :]], 0)
 
-    # Going on after a crash.
+    # Resuming after a crash.
 
     def _read_log(self, trusted: Callable[[int], bool]) -> None:
-        """Enters what an earlier run appended, up to the first grain that is not ``trusted``, or comes twice, and cuts
+        """Reads what an earlier run appended, up to the first grain that is not ``trusted`` or comes twice, and cuts
         the rest off."""
         self._tables = GrainTables(self._file, self.capacity)
         end = FRONT_BYTES
@@ -223,14 +223,13 @@ class StreamOptimizedWriter:
         self._file.truncate(end)
 
     def _adopt_table(self, record: Record) -> None:
-        """Lets go of a table in memory when ``record`` is its copy, which keeps memory as small as it was when this was
-        written."""
+        """Removes a table from memory when ``record`` is its copy, so memory stays as small as when it was written."""
         data = self._file.pread(record.length - SECTOR, record.start + SECTOR)
         entries = entries_of(data)
         first = next(filter(None, entries), 0)
         marker = self._file.pread(META_MARKER.size, first * SECTOR)
         if len(marker) < META_MARKER.size:
-            return  # of a file that was cut off and written on
+            return  # the record is damaged
         lba, _, _ = META_MARKER.unpack(marker)
         number = lba * SECTOR // (BLOCK * ENTRIES_PER_TABLE)
         if first and number < len(self._tables.directory) and self._tables.entries(number) == entries:
@@ -238,8 +237,8 @@ class StreamOptimizedWriter:
 
 
 def most_bytes(capacity: int, blocks: int) -> int:
-    """The longest that the stream of ``blocks`` grains becomes: none shrinks, and each table is written a second time
-    for a late grain."""
+    """Returns the largest size of a stream of ``blocks`` grains: none shrinks, and each table is written twice because
+    of a late grain."""
     tables = -(-capacity // TABLE_SPAN)
     directory = SECTOR + align_up(tables * 4, SECTOR)
     grains = blocks * align_up(GRAIN_MARKER.size + DEFLATED_MOST, SECTOR)
@@ -247,14 +246,14 @@ def most_bytes(capacity: int, blocks: int) -> int:
 
 
 def is_front(data: bytes, capacity: int) -> bool:
-    """Whether ``data`` is, to the last byte, what this writer puts before the first grain of a disk of ``capacity``
-    bytes; any content id will do."""
+    """Whether ``data`` is exactly what this writer puts before the first grain of a disk of ``capacity`` bytes, with
+    any content id."""
     cid = _CID.search(data)
     return cid is not None and data == _front(_header(capacity), int(cid[1], 16))
 
 
 def _front(header: SparseHeader, cid: int) -> bytes:
-    """All that stands before the first grain."""
+    """Returns everything before the first grain."""
     text = stream_descriptor(header.capacity, cid)
     assert len(text) <= _DESCRIPTOR_SECTORS * SECTOR
     return (header.pack() + text).ljust(FRONT_BYTES, b"\0")
@@ -267,9 +266,9 @@ def _header(capacity: int) -> SparseHeader:
 
 
 def _require_ours(file: BlockFile, header: SparseHeader) -> None:
-    """Raises IntegrityError ``bad_format`` unless ``file`` begins as one that this writer began for this disk."""
+    """Raises IntegrityError ``bad_format`` unless this writer created ``file`` for this disk."""
     sector = file.pread(SECTOR, 0)
     if sector.startswith(UNFINISHED_MAGIC):
         sector = MAGIC + sector[len(MAGIC) :]
     if parse_header(sector) != header:
-        raise bad_format("the file was not begun by this program, or for another disk")
+        raise bad_format("the file was not created by this program for this disk")
