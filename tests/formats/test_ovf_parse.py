@@ -654,7 +654,7 @@ def test_a_declared_encoding_that_is_none_of_text_is_refused(declared: str) -> N
         (envelope(files='<File ovf:id="f1"/>'), "no 'href'"),
         (envelope(files=""), "not listed"),
         (envelope(disks=DISK * 2), "twice"),
-        (envelope(disks=DISK.replace("/>", ' ovf:parentRef="d0"/>')), "difference"),
+        (envelope(disks=DISK.replace("/>", ' ovf:parentRef="d0"/>')), "delta"),
         (envelope(items=CONTROLLER + disk_item("d9")), "not listed"),
         (envelope(items=CONTROLLER + disk_item().replace("ovf:/disk/d1", "ovf:/file/f9")), "not listed"),
     ],

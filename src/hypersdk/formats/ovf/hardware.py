@@ -274,7 +274,7 @@ def _place(item: etree._Element, controllers: Mapping[str, Controller], warnings
     label, parent, address = label_of(item), child_text(item, "Parent"), child_text(item, "AddressOnParent")
     controller, unit = controllers.get(parent or ""), small_number(address)
     if controller is None:
-        warnings.add(f"the controller of {shown(label)} is unknown: there is no controller {shown(parent)}")
+        warnings.add(f"it is unknown what {shown(label)} is attached to: there is no controller {shown(parent)}")
     elif unit is None:
         warnings.add(f"the unit of {shown(label)} at its controller is unknown: {shown(address)} is not a number")
     return DiskAddress(item, label, controller, unit)
