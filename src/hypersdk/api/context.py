@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, cast
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -77,9 +77,7 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
 
 async def services(request: HTTPConnection) -> Services:
     """A dependency of routes."""
-    found = request.app.state.services
-    assert isinstance(found, Services)
-    return found
+    return cast(Services, request.app.state.services)
 
 
 Use: TypeAlias = Annotated[Services, Depends(services)]

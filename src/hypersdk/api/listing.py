@@ -47,11 +47,6 @@ class Parameter:
     default: Any
     about: str
 
-    @property
-    def field(self) -> tuple[Any, Any]:
-        """The definition of the field for pydantic."""
-        return self.type, Field(default=self.default, description=self.about or None)
-
 
 def parameters_of(named: Named) -> Iterator[Parameter]:
     """The parameters of a column."""
@@ -134,7 +129,10 @@ def query_of(resource: Resource[Any]) -> Callable[[type[C]], type[C]]:
 
     def derive(base: type[C]) -> type[C]:
         parameters = tuple(parameter for column in resource.columns for parameter in parameters_of(column))
-        fields: dict[str, Any] = {parameter.name: parameter.field for parameter in parameters}
+        fields: dict[str, Any] = {
+            parameter.name: (parameter.type, Field(default=parameter.default, description=parameter.about or None))
+            for parameter in parameters
+        }
         if issubclass(base, PageQuery):
             allowed = StringConstraints(pattern=rf"^-?({'|'.join(column.name for column in resource.columns)})$")
             fields["sort"] = (Annotated[str, allowed], Field(default=resource.sort, description=SORT))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
 
 from hypersdk.state.pages import moment
-
-NANOSECONDS: Final = 1_000_000_000
 
 
 def rfc3339(at: datetime | float) -> str:
@@ -45,4 +42,4 @@ def go_duration(seconds: float) -> str:
 
 def nanoseconds(seconds: float) -> int:
     """A duration in Go's unit."""
-    return round(max(seconds, 0.0) * NANOSECONDS)
+    return round(max(seconds, 0.0) * 1_000_000_000)
