@@ -17,7 +17,7 @@ from typing import Any, Final
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.net.address import HTTPS_PORT, ip_address
 from hypersdk.net.certificate import PeerCertificate, format_fingerprint, peer_certificate
-from hypersdk.net.proxy import dial
+from hypersdk.net.proxy import Proxy, dial
 from hypersdk.remedies import Advice, ChooseFolder, Remedy, TrustCertificate
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, format_duration, format_size
@@ -99,38 +99,35 @@ def _failed(name: str, exc: HyperSDKError, status: CheckStatus = CheckStatus.FAI
 
 
 def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[DoctorCheck]:
-    """Name, port, certificate."""
+    """Name, port and certificate; the first check that fails is the last one."""
     proxy = http_proxy_for(endpoint, endpoint.host, endpoint.port)
+    checks: dict[str, Callable[[], DoctorCheck]] = {
+        "port": lambda: _port(endpoint, proxy),
+        "certificate": lambda: _trust(endpoint, peer_certificate(endpoint.host, endpoint.port, proxy=proxy), now()),
+    }
     if proxy is None:
-        yield _resolve(endpoint.host)
-    way = "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port}"
-    try:
-        started = time.monotonic()
-        dial(endpoint.host, endpoint.port, proxy=proxy).close()
-        yield DoctorCheck(
-            "port",
-            CheckStatus.OK,
-            f"{endpoint.host}:{endpoint.port} answers in {format_duration(time.monotonic() - started)}{way}",
-        )
-    except OSError as exc:
-        yield _failed("port", translate(exc, endpoint.address))
-        return
-    try:
-        shown = peer_certificate(endpoint.host, endpoint.port, proxy=proxy)
-    except (OSError, HyperSDKError) as exc:
-        yield _failed("certificate", translate(exc, endpoint.address))
-        return
-    yield _trust(endpoint, shown, now())
+        checks = {"name": lambda: _resolve(endpoint.host), **checks}
+    for name, check in checks.items():
+        try:
+            yield check()
+        except (OSError, HyperSDKError) as exc:
+            yield _failed(name, translate(exc, endpoint.address))
+            return
 
 
 def _resolve(host: str) -> DoctorCheck:
     if ip_address(host) is not None:
         return DoctorCheck("name", CheckStatus.OK, f"{host} is an address")
-    try:
-        found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        return _failed("name", translate(exc, host))
+    found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)
     return DoctorCheck("name", CheckStatus.OK, f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
+
+
+def _port(endpoint: Endpoint, proxy: Proxy | None) -> DoctorCheck:
+    started = time.monotonic()
+    dial(endpoint.host, endpoint.port, proxy=proxy).close()
+    took = format_duration(time.monotonic() - started)
+    via = "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port}"
+    return DoctorCheck("port", CheckStatus.OK, f"{endpoint.host}:{endpoint.port} answers in {took}{via}")
 
 
 def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorCheck:
@@ -142,8 +139,6 @@ def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorC
         connection.connect()
     except HyperSDKError as exc:
         return DoctorCheck("certificate", CheckStatus.FAIL, f"{exc.message}; {owner}, {until}", exc.remedies)
-    except OSError as exc:
-        return _failed("certificate", translate(exc, endpoint.address))
     finally:
         connection.close()
     if endpoint.tls.insecure and endpoint.tls.thumbprint is None:
