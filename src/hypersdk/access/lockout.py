@@ -66,7 +66,7 @@ class Lockout:
         )
         with self._database.read() as connection:
             waits.extend(connection.execute(query).scalars())
-        return max(0.0, *waits) if waits else 0.0
+        return max([0.0, *waits])
 
     def failed(self, name: str, address: str) -> None:
         """Records a wrong password, or an unknown name."""

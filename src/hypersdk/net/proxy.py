@@ -29,11 +29,6 @@ class Proxy:
     authorization: Secret | None = None
     no_proxy: tuple[str, ...] = ()
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers of the CONNECT request. They contain the proxy's password and must not be logged."""
-        return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
-
     def bypassed_for(self, host: str, port: int) -> bool:
         """Whether ``NO_PROXY`` excludes the host from the proxy, by the rules that curl and Go share. Loopback always
         is."""
@@ -102,7 +97,8 @@ def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNEC
         if proxy is None:
             return socket.create_connection((host, port), timeout_s)
         connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout_s)
-        connection.set_tunnel(host, port, proxy.headers)
+        headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization.reveal()}
+        connection.set_tunnel(host, port, headers)
         connection.connect()
     except UnicodeError as error:  # the resolver's encoding of names: an empty label, or one of more than 63 characters
         raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
