@@ -55,10 +55,10 @@ def test_a_crowd_never_passes_the_budget_and_all_get_through() -> None:
             done.append(budget.use(HOST).running)
 
     crowd = [threading.Thread(target=run) for _ in range(24)]
-    for one in crowd:
-        one.start()
-    for one in crowd:
-        one.join()
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join()
     assert len(done) == 24
     assert max(done) == 3
 

@@ -43,7 +43,10 @@ def _ahead(found: Iterator[memoryview]) -> Iterator[memoryview]:
 
 def _pieces(descriptor: int, region: range, buffers: Iterator[memoryview]) -> Iterator[memoryview]:
     for run, is_data in runs(descriptor, region):
-        yield from _read(descriptor, run, buffers) if is_data else _zeros(len(run))
+        if is_data:
+            yield from _read(descriptor, run, buffers)
+        else:
+            yield from (_ZEROS[: len(run) - at] for at in range(0, len(run), len(_ZEROS)))
 
 
 def _read(descriptor: int, run: range, buffers: Iterator[memoryview]) -> Iterator[memoryview]:
@@ -55,11 +58,6 @@ def _read(descriptor: int, run: range, buffers: Iterator[memoryview]) -> Iterato
         os.posix_fadvise(descriptor, run.start, count, os.POSIX_FADV_DONTNEED)
         yield buffer[:count]
         run = run[count:]
-
-
-def _zeros(length: int) -> Iterator[memoryview]:
-    for at in range(0, length, len(_ZEROS)):
-        yield _ZEROS[: length - at]
 
 
 def runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:

@@ -136,7 +136,8 @@ class WorkerGroup:
         self._wait_for_end()
         if self._error is not None:
             self._stop()
-            self._join(GRACE_S)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._running, GRACE_S)
             raise self._error
 
     def __enter__(self) -> Self:
@@ -148,7 +149,8 @@ class WorkerGroup:
         if error is not None:
             self._fail(error)
         self._stop()
-        self._join(None)
+        for thread in self._threads:
+            thread.join()
         if self._error is not None and self._error is not error and (error is None or isinstance(error, Exception)):
             raise self._error  # the first error; that of closing the source is its context
 
@@ -185,11 +187,3 @@ class WorkerGroup:
         self.token.cancel("another part of the copy ended")
         for stop in self._stops:
             stop()
-
-    def _join(self, timeout_s: float | None) -> None:
-        """Waits for the threads, all together at most ``timeout_s``."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running, timeout_s)
-        if timeout_s is None:
-            for thread in self._threads:
-                thread.join()

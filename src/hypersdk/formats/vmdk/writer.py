@@ -158,11 +158,8 @@ class StreamOptimizedWriter:
             self._read_log(lambda _: True)
 
     def _grains(self) -> Iterator[int]:
-        with self._lock:
-            numbers = list(self._tables.used())
-        for number in numbers:
-            with self._lock:
-                entries = self._tables.entries(number)
+        for number in self._tables.used():
+            entries = self._tables.entries(number)
             yield from (number * ENTRIES_PER_TABLE + slot for slot, sector in enumerate(entries) if sector)
 
     # Writing.
