@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -50,8 +51,7 @@ def list_(ctl: Ctl) -> None:
 def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool) -> None:
     """Set a user's password. The user's sessions end and a lock is lifted."""
     password = ctl.password(f"New password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
-    user = ctl.client.users.change(name, password=password)
-    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} has a new password"))
+    _change(ctl, name, "has a new password", password=password)
 
 
 @command.command("role")
@@ -61,8 +61,7 @@ def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool
 @pass_ctl
 def role_(ctl: Ctl, name: str, role: str) -> None:
     """Change a user's role."""
-    user = ctl.client.users.change(name, role=role)
-    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} is {user.role}"))
+    _change(ctl, name, f"is {role}", role=role)
 
 
 @command.command("disable")
@@ -71,8 +70,7 @@ def role_(ctl: Ctl, name: str, role: str) -> None:
 @pass_ctl
 def disable(ctl: Ctl, name: str) -> None:
     """Disable a user; tokens and sessions stop working immediately."""
-    user = ctl.client.users.change(name, disabled=True)
-    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} is disabled"))
+    _change(ctl, name, "is disabled", disabled=True)
 
 
 @command.command("enable")
@@ -81,8 +79,12 @@ def disable(ctl: Ctl, name: str) -> None:
 @pass_ctl
 def enable(ctl: Ctl, name: str) -> None:
     """Enable a disabled user."""
-    user = ctl.client.users.change(name, disabled=False)
-    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} may log in"))
+    _change(ctl, name, "may log in", disabled=False)
+
+
+def _change(ctl: Ctl, name: str, result: str, **changes: Any) -> None:
+    user = ctl.client.users.change(name, **changes)
+    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} {result}"))
 
 
 @command.command("delete")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,9 +59,7 @@ def list_(daemon: Daemon) -> None:
 def passwd(daemon: Daemon, name: str, password_file: Path | None, password_stdin: bool) -> None:
     """Set a user's password. The user's sessions end and a lock is lifted."""
     password = daemon.password(f"New password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
-    with daemon.access() as access:
-        user = access.users.change(name, password=password)
-    daemon.output.line(f"{user.name} has a new password")
+    _change(daemon, name, "has a new password", password=password)
 
 
 @user_group.command("disable")
@@ -69,9 +68,7 @@ def passwd(daemon: Daemon, name: str, password_file: Path | None, password_stdin
 @pass_daemon
 def disable(daemon: Daemon, name: str) -> None:
     """Disable a user; tokens and sessions stop working immediately."""
-    with daemon.access() as access:
-        user = access.users.change(name, disabled=True)
-    daemon.output.line(f"{user.name} is disabled")
+    _change(daemon, name, "is disabled", disabled=True)
 
 
 @user_group.command("enable")
@@ -80,9 +77,13 @@ def disable(daemon: Daemon, name: str) -> None:
 @pass_daemon
 def enable(daemon: Daemon, name: str) -> None:
     """Enable a disabled user."""
+    _change(daemon, name, "may log in", disabled=False)
+
+
+def _change(daemon: Daemon, name: str, result: str, **changes: Any) -> None:
     with daemon.access() as access:
-        user = access.users.change(name, disabled=False)
-    daemon.output.line(f"{user.name} may log in")
+        user = access.users.change(name, **changes)
+    daemon.output.line(f"{user.name} {result}")
 
 
 DAY_S = 86_400.0
