@@ -263,11 +263,11 @@ def _idle(kind: Kind, pid: int) -> Row:
     time.sleep(IDLE_S)
     seconds = time.monotonic() - began
     shares = {name: 100 * (processor_s(one) - first[one]) / seconds for name, one in children.items()}
-    told = ", ".join(
+    text = ", ".join(
         f"{name.partition(':')[0]} {share:.1f} %, {memory_bytes('VmRSS', children[name]) // MiB} MiB"
         for name, share in sorted(shares.items())
     )
-    return Row(f"{kind.name}: idle, share of one core", told, "", sum(shares.values()), 3, " %")
+    return Row(f"{kind.name}: idle, share of one core", text, "", sum(shares.values()), 3, " %")
 
 
 def _job(client: httpx.Client, job: str) -> Any:

@@ -81,7 +81,7 @@ class Row:
 
     @classmethod
     def latency(cls, what: str, taken_s: Sequence[float], goal_ms: float) -> Row:
-        """The 99th percentile of sorted times, in milliseconds; the median is told beside it."""
+        """The 99th percentile of sorted times, in milliseconds; the median is beside it."""
         p50, p99 = (1000 * taken_s[int(len(taken_s) * share)] for share in (0.5, 0.99))
         return cls(what, f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", "", p99, goal_ms, " ms")
 

@@ -84,5 +84,5 @@ def _at_terminal(folder: Path) -> Row:
         taken_ms = 1000 * (processor_s(screen.process.pid) - before) / len(waited)
         screen.type("\x03")
         screen.finish()
-    told = f"{_p95_ms(waited):.0f} ms to the last byte (p95), {taken_ms:.0f} ms of processor"
-    return Row("the same at a terminal: a key, processor", told, "", taken_ms, KEY_MS, " ms")
+    text = f"{_p95_ms(waited):.0f} ms to the last byte (p95), {taken_ms:.0f} ms of processor"
+    return Row("the same at a terminal: a key, processor", text, "", taken_ms, KEY_MS, " ms")

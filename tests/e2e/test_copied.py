@@ -127,8 +127,10 @@ def test_a_published_export_only_puts_its_source_back(again: bool, engine: Engin
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != RUN_FILE} == written
     assert first.result is not None
     assert second.result is not None
-    told = [(one.files, one.main_file, one.content, one.proof) for one in (first.result, second.result)]
-    assert told[0] == told[1]
+    published = [
+        (result.files, result.main_file, result.content, result.proof) for result in (first.result, second.result)
+    ]
+    assert published[0] == published[1]
     assert second.result.restored is not again
     assert (second.error is not None) is again
     assert (folder / RUN_FILE).exists() is again

@@ -233,10 +233,12 @@ class Site:
 
     def assert_right(self, broken: Broken, outcome: Outcome) -> None:
         result = succeeded(outcome)
-        told = result.content
+        digests = result.content
         if broken.kind == "unchecked":  # grains of a lease pass unseen
-            told = {name: told[name] or digest for name, digest in zip(sorted(told), self.digests, strict=True)}
-        assert_holds(broken.folder, self.expected, told, self.scratch / "judged", convert=False)
+            digests = {
+                name: digests[name] or digest for name, digest in zip(sorted(digests), self.digests, strict=True)
+            }
+        assert_holds(broken.folder, self.expected, digests, self.scratch / "judged", convert=False)
         assert_finished(broken.folder)
         shutil.rmtree(broken.folder)
 

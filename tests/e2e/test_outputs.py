@@ -70,11 +70,11 @@ def test_every_output_holds_the_disks(name: str, method: Method, engine: EngineF
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
     folder = tmp_path / "out"
     result = succeeded(ran.export("web-01", folder, method=method, **spec))
-    told = dict(result.content)
+    digests = dict(result.content)
     if spec.get("compress") is Compression.UNCHECKED and method is Method.LEASE:
-        assert set(told.values()) == {None}, "nobody looked inside, so nobody knows"
-        told = dict(zip(told, map(recomputed_digest, expected), strict=True))
-    assert_holds(folder, expected, told, tmp_path / "judged")
+        assert set(digests.values()) == {None}, "nobody looked inside, so nobody knows"
+        digests = dict(zip(digests, map(recomputed_digest, expected), strict=True))
+    assert_holds(folder, expected, digests, tmp_path / "judged")
     assert_finished(folder)
     assert findings(folder) == set()
 

@@ -152,8 +152,8 @@ def test_where_it_is_allowed_it_runs_and_its_password_is_seen_nowhere(
         assert sum(job_id in text for text in answers) >= 5
         assert all(form not in text for text in (answer.text, *answers, service.log) for form in forms())
         assert_finished(service.exports / "web-01")
-        told = content_in_manifest(service.exports / "web-01")
-        assert_holds(service.exports / "web-01", expected, told, tmp_path / "judged")
+        digests = content_in_manifest(service.exports / "web-01")
+        assert_holds(service.exports / "web-01", expected, digests, tmp_path / "judged")
         assert any(
             "127.0.0.1" in warning and "could not be reached directly" in warning
             for warning in job["result"]["warnings"]

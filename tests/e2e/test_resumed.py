@@ -55,15 +55,15 @@ def test_a_thin_disk_without_change_tracking_is_received_again(
 ) -> None:
     ran = engine(machines=(THIN,), rate_bytes_s=8 * MiB)
     interrupted(ran, tmp_path / "out", 4 * MiB, method=method)
-    told = planned(ran, tmp_path / "out", method=method).resumption
-    assert told is not None
-    assert (told.anew, told.ranges) == (False, False)
-    assert told.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB), "what vSphere counts holds the descriptor too"
-    assert 4 * MiB <= told.again_bytes == told.recorded_bytes < 16 * MiB
-    assert "on record already" in told.text
-    assert ("without change tracking (CBT)" in told.text) == (method is Method.AUTO)
+    resumption = planned(ran, tmp_path / "out", method=method).resumption
+    assert resumption is not None
+    assert (resumption.from_start, resumption.ranges) == (False, False)
+    assert resumption.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB), "vSphere counts the descriptor too"
+    assert 4 * MiB <= resumption.again_bytes == resumption.recorded_bytes < 16 * MiB
+    assert "on record already" in resumption.text
+    assert ("without change tracking (CBT)" in resumption.text) == (method is Method.AUTO)
     result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=Resume.RESUME))
-    assert result.blocks_skipped * MiB // 16 == pytest.approx(told.recorded_bytes, abs=MiB)
+    assert result.blocks_skipped * MiB // 16 == pytest.approx(resumption.recorded_bytes, abs=MiB)
     again = [disk.again_bytes for progress in ran.seen for disk in progress.disks if disk.again_bytes]
     assert set(again) == {result.blocks_skipped * MiB // 16}
     first = next(disk for progress in ran.seen for disk in progress.disks if disk.again_bytes)
@@ -74,11 +74,11 @@ def test_ranges_receive_what_is_missing(engine: EngineFactory, tmp_path: Path) -
     thick = replace(THIN, disks=(DiskSpec(64 * MiB, allocated_bytes=64 * MiB),))
     ran = engine(machines=(thick,), rate_bytes_s=8 * MiB)
     interrupted(ran, tmp_path / "out", 8 * MiB)
-    told = planned(ran, tmp_path / "out").resumption
-    assert told is not None
-    assert (told.anew, told.ranges, told.again_bytes) == (False, True, 0)
-    assert told.receive_bytes == 64 * MiB - told.recorded_bytes
-    assert "stays" in told.text
+    resumption = planned(ran, tmp_path / "out").resumption
+    assert resumption is not None
+    assert (resumption.from_start, resumption.ranges, resumption.again_bytes) == (False, True, 0)
+    assert resumption.receive_bytes == 64 * MiB - resumption.recorded_bytes
+    assert "stays" in resumption.text
 
 
 def test_a_machine_that_moved_on_is_received_from_the_beginning(engine: EngineFactory, tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_a_machine_that_moved_on_is_received_from_the_beginning(engine: EngineFa
     machine = ran.simulator.vm("web-01")
     with ran.simulator.platform.world.lock:
         machine.snapshots[0].remove(children=True)
-    told = planned(ran, tmp_path / "out").resumption
-    assert told is not None
-    assert (told.anew, told.recorded_bytes) == (True, 0)
-    assert told.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB)
-    assert "everything again" in told.text
+    resumption = planned(ran, tmp_path / "out").resumption
+    assert resumption is not None
+    assert (resumption.from_start, resumption.recorded_bytes) == (True, 0)
+    assert resumption.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB)
+    assert "everything again" in resumption.text
 
 
 def test_a_machine_that_got_another_name_keeps_that_of_its_files(engine: EngineFactory, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_disks_that_were_exchanged_since(method: Method, engine: EngineFactory, 
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected", snapshot="then")
     exchange_disks(ran.simulator)
     before = ran.simulator.state()
-    wish = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": method}
-    result = succeeded(ran.export("web-01", folder, **wish))
+    options = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": method}
+    result = succeeded(ran.export("web-01", folder, **options))
     assert_holds(folder, expected, result.content, tmp_path / "judged")
     assert_finished(folder)
     assert ran.simulator.state() == before
@@ -46,11 +46,11 @@ def test_disks_that_were_exchanged_since(method: Method, engine: EngineFactory, 
 def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFactory, tmp_path: Path) -> None:
     """The device key is the same, and the file would be the base of the only snapshot: of the other disk."""
     ran = engine(machines=(MACHINE,))
-    wish = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": Method.DATASTORE}
-    succeeded(ran.export("web-01", tmp_path / "as it was", **wish))
+    options = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": Method.DATASTORE}
+    succeeded(ran.export("web-01", tmp_path / "as it was", **options))
     exchange_disks(ran.simulator)
     ran.simulator.reset_counters()
-    refused = ran.export("web-01", tmp_path / "exchanged", **wish).error
+    refused = ran.export("web-01", tmp_path / "exchanged", **options).error
     assert refused is not None
     assert refused.code == "no_ranges"
     assert "another disk replaced it" in refused.message

@@ -71,9 +71,9 @@ def test_another_users_run_needs_the_exact_name(program: ProgramFactory, copying
     stranger = Program(tmp_path / "stranger", simulator, more_env=NO_DAEMON)
     ended = stranger.run("cleanup", "--stray", "--json")
     assert (ended.status, ended.error["code"]) == (6, "snapshot_unclaimed")
-    (told,) = [event["message"] for event in ended.seen if event["type"] == "warning"]
-    assert "hyper2kvm, run " in told
-    assert " old, owner: " in told
+    (warning,) = [event["message"] for event in ended.seen if event["type"] == "warning"]
+    assert "hyper2kvm, run " in warning
+    assert " old, owner: " in warning
     assert stranger.run("cleanup", "--snapshot", f"{name}x", "--json").error["code"] == "snapshot_not_found"
     assert snapshot_names(simulator) == [name]
     kill(running)
@@ -97,8 +97,8 @@ def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copyin
     (shown,) = mine.run("status", "--json").seen
     assert (shown["id"], shown["active"]) == (name.removeprefix("hypersdk-"), False)
     assert "its record is gone" in shown["error"]
-    told = mine.run("cleanup")
-    assert "--stray asks" in told.err
+    ended = mine.run("cleanup")
+    assert "--stray asks" in ended.err
     assert snapshot_names(simulator) == [name]
     env = environment(
         mine.home,

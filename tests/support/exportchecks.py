@@ -105,10 +105,10 @@ def as_raw(image: Path, raw: Path) -> Path:
 
 
 def assert_holds(
-    folder: Path, expected: list[Path], told: Mapping[str, str | None], scratch: Path, *, convert: bool = True
+    folder: Path, expected: list[Path], digests: Mapping[str, str | None], scratch: Path, *, convert: bool = True
 ) -> None:
-    """The images in ``folder`` are, bit by bit, ``expected``; the digests ``told`` of them are those of what qemu-img
-    reads out of them.
+    """The images in ``folder`` are, bit by bit, ``expected``; ``digests`` are those of the data that qemu-img
+    reads from them.
 
     Without ``convert`` qemu-img compares them where they lie, which says the same in less time.
     """
@@ -123,8 +123,8 @@ def assert_holds(
         digest = recomputed_digest(wanted)
         if convert:
             assert recomputed_digest(as_raw(image, scratch / f"{image.name}.raw")) == digest
-        assert told[image.name] == digest, f"{image.name}: another digest was told than is in the image"
-    assert sorted(told) == [image.name for image in images]
+        assert digests[image.name] == digest, f"{image.name}: the reported digest is not that of the image"
+    assert sorted(digests) == [image.name for image in images]
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

@@ -67,10 +67,10 @@ def rounded_vmdk(disk: bytes, folder: Path, subformat: str = "monolithicSparse")
     descriptor."""
     whole = disk.ljust(-(-len(disk) // (64 * KiB)) * 64 * KiB, b"\0")
     made = bytearray(vmdk(whole, folder, subformat))
-    told = re.search(rb"RW (\d+) SPARSE", made)
-    assert told is not None
+    match = re.search(rb"RW (\d+) SPARSE", made)
+    assert match is not None
     exact = str(len(disk) // 512).encode()
-    made[told.start(1) : told.end(1)] = exact.rjust(len(told[1]), b"0")
+    made[match.start(1) : match.end(1)] = exact.rjust(len(match[1]), b"0")
     return bytes(made)
 
 
