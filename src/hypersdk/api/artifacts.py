@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hypersdk.api.refusals import register_refusal
+from hypersdk.api.refusals import with_status
 from hypersdk.errors import LookupFailed, Refused, TargetError, UsageError, register
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.roots import ExportRoots
@@ -36,11 +36,13 @@ ARTIFACT_ELSEWHERE: Final = register(
     "The export root with the job's files is not mounted on the host of this API.",
     "Ask the daemon of the host that wrote them, or mount the export root here at the same path.",
 )
-ARTIFACT_RANGE: Final = register_refusal(
+ARTIFACT_RANGE: Final = with_status(
     416,
-    "artifact_range",
-    "The requested range is beyond the end of the file.",
-    "Content-Range gives the size of the file.",
+    register(
+        "artifact_range",
+        "The requested range is beyond the end of the file.",
+        "Content-Range gives the size of the file.",
+    ),
 )
 MANIFEST: Final = "artifact-manifest.json"
 PIECE: Final = 256 * KiB

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from hypersdk.api.refusals import register_refusal
+from hypersdk.api.refusals import with_status
 from hypersdk.errors import UsageError, register
 from hypersdk.migration.jobfile import JOB_UNREADABLE
 from hypersdk.remedies import Look
@@ -19,11 +19,13 @@ BODY_UNREADABLE: Final = register(
     "The message names the field.",
     Look("request"),
 )
-BODY_KIND: Final = register_refusal(
+BODY_KIND: Final = with_status(
     415,
-    "body_kind",
-    "The route does not accept a body of that content type.",
-    "Send `Content-Type: application/json`, or application/yaml for a job file.",
+    register(
+        "body_kind",
+        "The route does not accept a body of that content type.",
+        "Send `Content-Type: application/json`, or application/yaml for a job file.",
+    ),
 )
 _UNSPECIFIED: Final = frozenset(
     {"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "*/*"}

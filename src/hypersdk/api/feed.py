@@ -28,9 +28,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 
-from hypersdk.api.refusals import Unavailable, register_refusal
+from hypersdk.api.refusals import Unavailable, with_status
 from hypersdk.api.times import now_rfc3339
 from hypersdk.api.views import JobView, ProgressView
+from hypersdk.errors import register
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.transition import TOPIC
@@ -50,11 +51,13 @@ MAX_STREAM_S: Final = 900.0
 BATCH: Final = 200
 """Events that are sent to a client at once."""
 
-STREAMS_FULL: Final = register_refusal(
+STREAMS_FULL: Final = with_status(
     503,
-    "streams_full",
-    "The daemon has reached its limit of open event streams.",
-    "Close some, or follow single jobs with `GET /api/v1/jobs/{id}`.",
+    register(
+        "streams_full",
+        "The daemon has reached its limit of open event streams.",
+        "Close some, or follow single jobs with `GET /api/v1/jobs/{id}`.",
+    ),
 )
 TOPICS: Final = ("jobs", "progress", "endpoints")
 

@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.roles import Identity
 from hypersdk.access.vault import Vault
-from hypersdk.api.refusals import register_refusal
+from hypersdk.api.refusals import with_status
 from hypersdk.api.security import READS, identity_of
 from hypersdk.errors import UsageError, register
 from hypersdk.state.database import Database
@@ -45,17 +45,21 @@ KEY_INVALID: Final = register(
     "The Idempotency-Key is invalid.",
     "Send 1 to 128 letters, digits and . _ -; a UUID is best.",
 )
-KEY_REUSED: Final = register_refusal(
+KEY_REUSED: Final = with_status(
     422,
-    "idempotency_reused",
-    "The Idempotency-Key was already used for another request.",
-    "Use a new key for each new request.",
+    register(
+        "idempotency_reused",
+        "The Idempotency-Key was already used for another request.",
+        "Use a new key for each new request.",
+    ),
 )
-KEY_RUNNING: Final = register_refusal(
+KEY_RUNNING: Final = with_status(
     409,
-    "idempotency_running",
-    "The first request with that Idempotency-Key is still being processed.",
-    "Repeat it in a moment.",
+    register(
+        "idempotency_running",
+        "The first request with that Idempotency-Key is still being processed.",
+        "Repeat it in a moment.",
+    ),
 )
 HEADER: Final = "idempotency-key"
 KEEP_S: Final = 22 * 3600.0

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.faults import TooMany
-from hypersdk.api.refusals import Unavailable, register_refusal
+from hypersdk.api.refusals import Unavailable, with_status
 from hypersdk.api.security import address_of, identity_of
 from hypersdk.errors import UsageError, register
 
@@ -27,22 +27,25 @@ RATE_LIMITED: Final = register(
     "Wait for the time given in Retry-After. Follow jobs with /api/v1/events instead of polling, and submit many jobs"
     " in one request.",
 )
-BODY_TOO_LARGE: Final = register_refusal(
-    413, "body_too_large", "The request's body is larger than the limit `max_body_bytes`.", "Split it."
+BODY_TOO_LARGE: Final = with_status(
+    413, register("body_too_large", "The request's body is larger than the limit `max_body_bytes`.", "Split it.")
 )
 BODY_AMBIGUOUS: Final = register(
     "body_ambiguous", "The request has both Content-Length and Transfer-Encoding.", "Send one of them."
 )
 """RFC 9112, 6.1: this is how requests are smuggled past a proxy."""
-REQUEST_SLOW: Final = register_refusal(
-    408, "request_slow", "The request's body was not received in time.", "Send it faster, or in smaller parts."
+REQUEST_SLOW: Final = with_status(
+    408,
+    register("request_slow", "The request's body was not received in time.", "Send it faster, or in smaller parts."),
 )
-REQUEST_TIMEOUT: Final = register_refusal(
+REQUEST_TIMEOUT: Final = with_status(
     504,
-    "request_timeout",
-    "The daemon did not answer in time. The request may still have been carried out.",
-    "Check whether it was before you repeat it. A submit can be repeated with the same Idempotency-Key without"
-    " creating its jobs twice.",
+    register(
+        "request_timeout",
+        "The daemon did not answer in time. The request may still have been carried out.",
+        "Check whether it was before you repeat it. A submit can be repeated with the same Idempotency-Key without"
+        " creating its jobs twice.",
+    ),
 )
 LOGIN_PATH: Final = "/api/v1/auth/login"
 MAX_BUCKETS: Final = 10_000

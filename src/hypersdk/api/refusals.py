@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from hypersdk.errors import HyperSDKError, register
+from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.store import JOB_EXISTS
-from hypersdk.remedies import Remedy
 
 STATUS_OF_CODE: Final[dict[str, int]] = {JOB_EXISTS: 409}
 
@@ -17,7 +16,7 @@ class Unavailable(HyperSDKError):  # noqa: N818 - reads as what happened
     exit_status = 12
 
 
-def register_refusal(status: int, code: str, cause: str, *remedies: Remedy | str) -> str:
-    """Registers an error code that is answered with ``status``, and returns it."""
+def with_status(status: int, code: str) -> str:
+    """The code, which is answered with this HTTP status from now on."""
     STATUS_OF_CODE[code] = status
-    return register(code, cause, *remedies)
+    return code
