@@ -137,7 +137,7 @@ def test_a_cancel_at_any_moment_leaves_nothing_behind(site: SiteFactory) -> None
     for at, act, job in sorted(agenda, key=lambda entry: entry[0]):
         time.sleep(max(0.0, began + at - time.monotonic()))
         with contextlib.suppress(JobStateError):  # it was faster
-            getattr(made.service, act)(job.id)
+            getattr(made.store, act)(job.id)
     for job in made.until_ended(jobs):
         folder = made.root / job.subject
         assert job.state in (JobState.CANCELLED, JobState.COMPLETED), f"{job.error} {made.told()}"

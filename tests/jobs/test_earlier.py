@@ -93,7 +93,7 @@ def test_jobs_of_an_earlier_release_are_completed(
         assert (job.kind, job.target) == ("export", str(tmp_path / "exports" / job.subject))
         assert [(step.name, step.state) for step in job.steps] == [("copy", "waiting"), ("publish", "waiting")]
 
-    for name, ask in (("web-3", site.service.resume), ("web-4", site.service.retry)):
+    for name, ask in (("web-3", site.store.resume), ("web-4", site.store.retry)):
         if name in jobs:
             ask(jobs[name].id)
     site.worker()

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from hypersdk.errors import TargetError
 from hypersdk.jobs import worker
 from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import MOST_LOST, Claims
@@ -373,7 +374,7 @@ def test_an_end_that_cannot_be_written_is_kept_until_it_can(database: Database) 
     context: Any = SimpleNamespace(claims=Full(database, "w1"), ending=ending)
     attempt = JobAttempt(context, claim, CancelToken())
     attempt.progress.log("the last line")
-    assert attempt.store_end(JobEvent.FAIL, error={"code": "no_space"}) is JobState.FAILED
+    assert attempt.store_end(JobEvent.FAIL, error=TargetError("full", code="no_space")) is JobState.FAILED
     assert len(waits) == 2
     with database.read() as connection:
         data = connection.execute(sa.select(job_log.c.data).where(job_log.c.job_id == job.id)).scalars().all()

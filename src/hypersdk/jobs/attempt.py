@@ -96,9 +96,9 @@ class JobAttempt:
             run.close()  # before the end is stored: the next attempt must find nothing in use
         if done:
             self.progress.log("completed")
-            return self._end(JobEvent.FINISH, result=self._result or self.worker.claims.last_result(self.claim))
+            return self.store_end(JobEvent.FINISH, result=self._result or self.worker.claims.last_result(self.claim))
         if self._error is None:  # by the engine's record of an earlier process, the step did not finish
-            return self._end(JobEvent.REQUEUE)
+            return self.store_end(JobEvent.REQUEUE)
         if isinstance(self._error, StaleAttempt | DatabaseError):
             raise self._error
         if isinstance(self._error, Cancelled):
@@ -131,10 +131,10 @@ class JobAttempt:
                 return self._cancelled()
             case "pause":
                 self.progress.log("paused at a checkpoint")
-                return self._end(JobEvent.PAUSED)
+                return self.store_end(JobEvent.PAUSED)
             case _:
                 self.progress.log("handed back to the queue")
-                return self._end(JobEvent.REQUEUE)
+                return self.store_end(JobEvent.REQUEUE)
 
     def _interrupted(self, error: DatabaseError) -> JobState:
         """Requeues the job, since nothing is wrong with it; but a damaged database would fail the next attempt, too."""
@@ -143,26 +143,26 @@ class JobAttempt:
         if error.code == DATABASE_DAMAGED:
             return self._failed(error)
         self.progress.log(f"handed back to the queue: {error.message}")
-        return self._end(JobEvent.REQUEUE)
+        return self.store_end(JobEvent.REQUEUE)
 
     def _failed(self, error: HyperSDKError, result: Mapping[str, Any] | None = None) -> JobState:
         for text in (error.message, *getattr(error, "__notes__", ())):
             self.progress.log(f"error: {text}")
-        return self._end(JobEvent.FAIL, result=result, error=error)
+        return self.store_end(JobEvent.FAIL, result=result, error=error)
 
     def _cancelled(self) -> JobState:
         """Undoes the changes of this attempt and earlier ones. Raises HyperSDKError; then the job is not cancelled, and
         its record is kept."""
         result = self._new_run().undo(keep_partial=self.keep_partial)
         if result is not None:
-            return self._end(JobEvent.FINISH, result=result)
-        return self._end(JobEvent.CANCELLED)
+            return self.store_end(JobEvent.FINISH, result=result)
+        return self.store_end(JobEvent.CANCELLED)
 
     def _paused(self) -> JobState:
         """For a job whose worker died while pausing it, or whose temporary snapshot has become too old."""
         self._new_run().clean_up()
         self.progress.log("paused")
-        return self._end(JobEvent.PAUSED)
+        return self.store_end(JobEvent.PAUSED)
 
     def cleanup_source(self) -> None:
         """For an idle job, whose state stays: undoes, as far as possible, what must not stay at the source. Raises
@@ -172,29 +172,21 @@ class JobAttempt:
         with self.progress.unsaved(self.claim) as unsaved:
             self.worker.claims.save(unsaved)
 
-    def _end(
-        self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None
-    ) -> JobState:
-        failure = None if error is None else _json_error(error)
-        return self.store_end(event, result=result, error=failure)
-
     def store_end(
-        self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
+        self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None
     ) -> JobState:
         """Stores how it ended, once the database can be written. Raises StaleAttempt; DatabaseError if the worker ends
         before."""
-        claims, job = self.worker.claims, self.claim.job
-        latest = self.progress.latest if self.progress.begun else job.progress
 
         def write() -> JobState:
             with self.progress.unsaved(self.claim) as unsaved:
-                return claims.end(
+                return self.worker.claims.end(
                     self.claim,
                     event,
                     result=result,
-                    error=error,
+                    error=None if error is None else _json_error(error),
                     keep_run=self.keep_partial,
-                    progress=latest,
+                    progress=self.progress.latest,
                     log=unsaved.log,
                 )
 

@@ -11,7 +11,6 @@ from threading import Lock
 from typing import Any, Final
 
 from hypersdk.jobs.claims import Claim, Unsaved
-from hypersdk.jobs.records import EMPTY_PROGRESS
 from hypersdk.model import DiskProgress, ExportProgress, Phase, job_object
 from hypersdk.text import clean
 from hypersdk.units import format_duration, format_size
@@ -28,7 +27,7 @@ class JobProgress:
         self._clock = clock
         self._lock = Lock()
         self.method = method
-        self._latest: Mapping[str, Any] = EMPTY_PROGRESS
+        self._latest: Mapping[str, Any] | None = None
         self._saved: Mapping[str, Any] | None = None
         self._log: list[str] = []
         self._log_bytes = 0
@@ -45,14 +44,8 @@ class JobProgress:
             self._note_changes(machine)
 
     @property
-    def begun(self) -> bool:
-        """Whether anything was observed."""
-        with self._lock:
-            return self._latest is not EMPTY_PROGRESS
-
-    @property
-    def latest(self) -> Mapping[str, Any]:
-        """The latest progress."""
+    def latest(self) -> Mapping[str, Any] | None:
+        """The latest progress; None before the first snapshot."""
         with self._lock:
             return self._latest
 

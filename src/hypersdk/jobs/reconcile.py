@@ -133,8 +133,8 @@ class Reconciler:
                 JobStore(self._database).expire(row.id)
 
     def prune(self) -> None:
-        """Removes what is older than the retention: jobs that ended, with their logs; answers kept for repeated
-        requests; dead workers."""
+        """Deletes finished jobs older than the retention, old answers to repeated requests, events, logins and dead
+        workers."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             old = now - self._settings.retention_days * DAY_S
@@ -164,7 +164,7 @@ class Reconciler:
         }
         with self._database.read() as connection:
             going = sa.or_(jobs.c.source_changes > 0, jobs.c.state.not_in([state.value for state in ENDED]))
-            kept = set(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(found.values()), going)).scalars())
+            needed = set(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(found.values()), going)).scalars())
         for run_id, job_id in found.items():
-            if job_id not in kept:
+            if job_id not in needed:
                 self._register.forget(run_id)

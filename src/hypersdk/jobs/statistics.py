@@ -57,8 +57,8 @@ class Statistics:
     oldest_lease_s: float
     stalled: int
     not_restored: int
-    """Jobs that no worker has, and whose source is not as it was found: failed ones, and paused ones with a snapshot to
-    go on from."""
+    """Jobs that no worker has and whose source is not restored: failed ones, and paused ones with a snapshot to resume
+    from."""
     workers_alive: int
     workers: Mapping[str, int]
     hosts: tuple[HostStreams, ...]

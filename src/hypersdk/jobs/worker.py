@@ -39,7 +39,6 @@ from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.reconcile import Reconciler
-from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
@@ -141,7 +140,7 @@ class Worker:
                 self._stop_jobs()
                 engine.destroy(settings.drain_s)
                 undoing.join(UNDO_S)
-                with suppress(DatabaseError):  # which says so itself; the next attempt goes on without these lines
+                with suppress(DatabaseError):  # which is logged; the next attempt continues without these lines
                     self._flush(claims)
 
     # Jobs
@@ -212,9 +211,8 @@ class Worker:
 
     def _give_up(self, attempt: JobAttempt, error: Exception) -> None:
         """After an unexpected error, whose traceback is in the daemon's log: the job fails with a code."""
-        internal = error_dict(
-            HyperSDKError(f"internal error: {type(error).__name__}", code=INTERNAL, remedies=(ReportBug(), Resume()))
-        )
+        message = f"internal error: {type(error).__name__}"
+        internal = HyperSDKError(message, code=INTERNAL, remedies=(ReportBug(), Resume()))
         try:
             attempt.store_end(JobEvent.FAIL, error=internal)
         except HyperSDKError as failed:
@@ -347,7 +345,7 @@ class LostAttempts:
                     epoch,
                     state,
                 )
-        begun = self._engine.begun()  # first, too
+        begun = self._engine.begun()  # also first
         working = self._running().attempts
         self._attempts = Counter({attempt: self._attempts[attempt] + 1 for attempt in begun if attempt not in working})
         for workflow_id in [attempt for attempt, looks in self._attempts.items() if looks > LOOKS]:

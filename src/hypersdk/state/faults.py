@@ -98,15 +98,15 @@ def fault_of(error: BaseException, path: Path | None, name: str = "") -> Databas
     if the error is one of the statement. Statement and values are not shown: they may be secret."""
     name = name or (f"the database {path}" if path else "the database")
     driver = getattr(error, "orig", None) or error
-    said = _first_line(driver)
+    text = _first_line(driver)
     if isinstance(error, sa.exc.TimeoutError):
-        return DatabaseError(f"{name} failed: {said}")
+        return DatabaseError(f"{name} failed: {text}")
     if isinstance(driver, sqlite3.Error):
         if isinstance(driver, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.DataError):
             return None
-        return DatabaseError(f"{name} failed: {said}", code=_code_of_sqlite(driver, said, path))
+        return DatabaseError(f"{name} failed: {text}", code=_code_of_sqlite(driver, text, path))
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.InternalError):
-        return DatabaseError(f"{name} failed: {said}", code=_BY_SQLSTATE.get(_sqlstate(driver), DATABASE_DOWN))
+        return DatabaseError(f"{name} failed: {text}", code=_BY_SQLSTATE.get(_sqlstate(driver), DATABASE_DOWN))
     return None
 
 
@@ -121,7 +121,7 @@ def fault_of_file(error: OSError, path: Path, done: str = "opened") -> DatabaseE
     return DatabaseError(f"{path} cannot be {done}: {error.strerror or error}", code=code)
 
 
-def _code_of_sqlite(error: sqlite3.Error, said: str, path: Path | None) -> str:
+def _code_of_sqlite(error: sqlite3.Error, text: str, path: Path | None) -> str:
     number = int(getattr(error, "sqlite_errorcode", 0))
     if path is not None and not path.exists():
         return DATABASE_GONE
@@ -130,7 +130,7 @@ def _code_of_sqlite(error: sqlite3.Error, said: str, path: Path | None) -> str:
             return DATABASE_FULL
         if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return DATABASE_READ_ONLY
-    if said.startswith(("no such table", "malformed database schema")):
+    if text.startswith(("no such table", "malformed database schema")):
         return DATABASE_DAMAGED
     return _BY_SQLITE.get(number & 0xFF, DATABASE_DOWN)
 
@@ -147,8 +147,8 @@ def _sqlstate(driver: object) -> str:
 
 
 def _first_line(error: object) -> str:
-    said = str(error).strip().splitlines()
-    return said[0][:300] if said else type(error).__name__
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__
 
 
 class Outage:

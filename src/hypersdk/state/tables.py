@@ -60,7 +60,7 @@ jobs = sa.Table(
     sa.Column("progress", Json, nullable=False),
     sa.Column("result", Json, nullable=True),
     sa.Column("error", Json, nullable=True),
-    # What the run's journal says is still changed at the source; above 0 in a job that ended, somebody has to look.
+    # Changes at the source that are not undone, by the run's journal; above 0 in a finished job, a user has to act.
     sa.Column("source_changes", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", Time, nullable=False),
     # A bulk call touches nothing that came after what its caller saw.
@@ -220,7 +220,7 @@ idempotency = sa.Table(
     sa.Column("request", sa.String(64), nullable=False),  # digest of method, path and body
     sa.Column("status", sa.Integer, nullable=True),  # None while the first is being answered
     sa.Column("answer", sa.LargeBinary, nullable=True),
-    # Since when a process is about to answer; None where it may be asked again.
+    # When a process began to answer; None if the request may be repeated.
     sa.Column("taken_at", Time, nullable=True),
     sa.Column("at", Time, nullable=False, index=True),  # when the key was first seen: ids of jobs come from both
 )

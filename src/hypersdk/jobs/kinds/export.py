@@ -48,7 +48,7 @@ class Export:
         """See JobKind."""
         definition = parse_definition(given, context.environ)
         root = context.roots.of(definition.folder)
-        kept = definition.as_dict()
+        stored = definition.as_dict()
         endpoint_id, endpoint = _endpoint(definition, context)
         site = f"{endpoint.host}:{endpoint.port}"
         own, warnings = definition.endpoint, definition.warnings
@@ -63,8 +63,8 @@ class Export:
             kind=self.name,
             subject=definition.vm_path,
             target=definition.folder,
-            definition=kept,
-            digest=digest_of(kept),
+            definition=stored,
+            digest=digest_of(stored),
             endpoint_id=endpoint_id,
             secret=None if own.password is None else context.vault.seal(own.password, JOB_PASSWORD),
             site=site,
