@@ -36,7 +36,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "cleanup": Entry(f"{_HERE}.cleanup", "Restore the source after interrupted exports."),
     },
     "Get started": {
-        "demo": Entry(f"{_HERE}.demo", "Rehearse an export against a built-in vCenter simulator."),
+        "demo": Entry(f"{_HERE}.demo", "Try an export against a built-in vCenter simulator."),
         "completion": Entry("hypersdk.cli.man:completion", "Print or install shell completion."),
         "man": Entry("hypersdk.cli.man:man", "Write the manual pages."),
     },

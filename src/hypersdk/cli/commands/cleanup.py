@@ -137,7 +137,7 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
             },
         )
         return all(problem.given_up for problem in done.problems)
-    undone = f"restored {', '.join(done.undone)}" if done.undone else "nothing to restore"
+    undone = f"source restored ({', '.join(done.undone)})" if done.undone else "nothing to restore"
     kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
     cli.output.line(f"{name} in {run.folder}: {undone}{kept}")
     for problem in done.problems:

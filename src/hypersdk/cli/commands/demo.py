@@ -54,7 +54,7 @@ BOOT_TIMEOUT_S: Final = 120.0
 @output_options
 @pass_cli
 def command(cli: Cli, output: Path | None, machines: int) -> None:
-    """Rehearse a migration against a built-in vCenter simulator: list, export to qcow2, verify, boot.
+    """Try a migration against a built-in vCenter simulator: list, export to qcow2, verify, boot.
 
     Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
