@@ -10,6 +10,7 @@ import pytest
 
 from hypersdk.errors import UsageError
 from hypersdk.jobs.settings import DaemonSettings, load_settings
+from hypersdk.units import MiB
 
 
 def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
@@ -33,6 +34,13 @@ def test_flags_stand_over_the_file(tmp_path: Path) -> None:
     path.write_text('addr = "localhost:1"\nworkers = 2\n')
     found = load_settings({"XDG_STATE_HOME": str(tmp_path)}, path, {"addr": "localhost:2", "workers": None})
     assert (found.addr, found.workers) == ("localhost:2", 2)
+
+
+def test_a_file_of_an_earlier_version_is_still_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('endpoint_config = "/x"\ndatastore_floor_percent = 3\ndatastore_floor_bytes = "1G"\n')
+    found = load_settings({"XDG_STATE_HOME": str(tmp_path)}, path, {})
+    assert (found.datastore_min_free_percent, found.datastore_min_free_bytes) == (3, 1024 * MiB)
 
 
 @pytest.mark.parametrize(

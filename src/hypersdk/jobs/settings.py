@@ -82,6 +82,8 @@ FORMER_KEYS: Final = {
     "datastore_floor_bytes": "datastore_min_free_bytes",
 }
 """Former names of keys."""
+IGNORED_KEYS: Final = frozenset({"endpoint_config"})
+"""Keys of earlier versions that never had an effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +171,7 @@ def load_settings(environ: Mapping[str, str], path: Path | None, overrides: Mapp
     if path is not None:
         values |= _read(path)
     values |= {key: value for key, value in overrides.items() if value is not None}
-    values = {FORMER_KEYS.get(key, key): value for key, value in values.items()}
+    values = {FORMER_KEYS.get(key, key): value for key, value in values.items() if key not in IGNORED_KEYS}
     settings = table(DaemonSettings, values, code=DAEMON_CONFIG, where="the daemon's configuration")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise UsageError("tls_cert and tls_key go together", code=DAEMON_CONFIG)
