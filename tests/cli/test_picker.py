@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from hypersdk.cli.picker.app import DETAILS_AFTER_S, Pane, Picked, PickerApp
 from hypersdk.cli.picker.choices import Choice, Choices, ChoicesScreen
@@ -186,6 +187,16 @@ def test_the_form_hands_over_what_was_chosen() -> None:
         ),
         bandwidth_bytes_s=20 * MiB,
     )
+
+
+def test_the_form_shows_where_a_relative_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.screen.query_one("#folder", Input).value == str(tmp_path / "images")
+
+    monkeypatch.chdir(tmp_path)
+    drive(FOUR, driver, start=Choices(ExportSpec(machine="", output_dir=Path("images"))))
 
 
 def test_the_form_refuses_what_does_not_go_together() -> None:

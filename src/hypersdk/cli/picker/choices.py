@@ -153,9 +153,8 @@ class ChoicesScreen(Screen["Choices | None"]):
         limit = "" if rate is None else format_size(rate)
         with VerticalScroll(can_focus=False):
             yield Label(self._selected(), id="selected")
-            yield from _question(
-                "Folder", Input(str(start.output_dir), id="folder", compact=True, select_on_focus=False)
-            )
+            folder = str(start.output_dir.absolute())
+            yield from _question("Folder", Input(folder, id="folder", compact=True, select_on_focus=False))
             yield from _question("", Static("", id="free"))
             yield from _question("Format", Choice(FORMAT_OPTIONS, start.format, id="format"))
             yield from _question("Compression", Choice(COMPRESSIONS, start.compress, id="compress"))
