@@ -139,6 +139,9 @@ def _headers(error: HyperSDKError, status: int) -> dict[str, str]:
     wait = error.fields.get("retry_after_s")
     if isinstance(wait, int | float):
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
+    size = error.fields.get("size")
+    if status == 416 and isinstance(size, int):
+        headers["Content-Range"] = f"bytes */{size}"
     allow = error.fields.get("allow")
     if isinstance(allow, str):
         headers["Allow"] = allow
