@@ -8,15 +8,13 @@ Rotation::
 
 from __future__ import annotations
 
-import base64
-import secrets
 from pathlib import Path
 from typing import Final
 
 import click
 
+from hypersdk.access import keys
 from hypersdk.access.files import write_new_private
-from hypersdk.access.keys import find_key
 from hypersdk.access.vault import Vault, forget_sealed, known_key
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.backup import key_path
@@ -34,7 +32,6 @@ KEY_ELSEWHERE: Final = register(
     "Create a new key (`head -c 32 /dev/urandom | base64`), pass its file with --new-key, then replace the old one"
     " with it.",
 )
-KEY_BYTES: Final = 32
 
 
 @click.command("rotate-key", cls=Command)
@@ -67,7 +64,7 @@ def rotate_key(daemon: Daemon, new_key: Path | None) -> None:
         waiting = path.with_name(f"{path.name}.new")
         if not _finish(daemon, database, waiting):
             waiting.unlink(missing_ok=True)
-            write_new_private(waiting, base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() + "\n")
+            write_new_private(waiting, keys.new_key() + "\n")
             count = _reseal(daemon, database, _vault(daemon, waiting))
             daemon.output.line(f"{count} passwords are encrypted with a new key")
         path.replace(path.with_name(f"{path.name}.old"))
@@ -100,7 +97,7 @@ def _vault(daemon: Daemon, path: Path) -> Vault:
     environ = {
         key: value for key, value in daemon.environ.items() if key not in ("CREDENTIALS_DIRECTORY", "HYPERSDK_KEYRING")
     }
-    return Vault(find_key(daemon.state_settings.state_dir, path, environ, may_make=False))
+    return Vault(keys.find_key(daemon.state_settings.state_dir, path, environ, may_make=False))
 
 
 def _reseal(daemon: Daemon, database: Database, new: Vault) -> int:
