@@ -278,17 +278,17 @@ def text_of(remedies: Sequence[Remedy], clause: Callable[[Remedy], str | None]) 
     sentences: list[str] = []
     before: Remedy | None = None
     for remedy in remedies:
-        said = clause(remedy)
-        if said is None:
+        text = clause(remedy)
+        if text is None:
             continue
         alone = isinstance(remedy, Advice | Look | ReplaceInput)
         if isinstance(remedy, Advice):
-            sentences.append(said)
+            sentences.append(text)
         elif alone or before is None or (isinstance(remedy, RestoreSource) and not _prepares(before)):
-            sentences.append(f"{said[:1].upper()}{said[1:]}.")
+            sentences.append(f"{text[:1].upper()}{text[1:]}.")
         else:
             joint = ", then " if _prepares(before) else ", or "
-            sentences[-1] = f"{sentences[-1][:-1]}{joint}{said}."
+            sentences[-1] = f"{sentences[-1][:-1]}{joint}{text}."
         before = None if alone else remedy
     return " ".join(sentences)
 

@@ -31,7 +31,7 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
     "cancel": (before(JobEvent.CANCEL), "cancelled"),
     "pause": (before(JobEvent.PAUSE), "paused"),
     "resume": (before(JobEvent.RESUME), "resumed"),
-    "retry": (before(JobEvent.RETRY), "tried again"),
+    "retry": (before(JobEvent.RETRY), "retried"),
     "delete": (ENDED, "deleted"),
     "download": (frozenset({JobState.COMPLETED}), "downloaded"),
 }

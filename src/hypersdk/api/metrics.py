@@ -98,7 +98,7 @@ class Metrics(Collector):
 def _of_feed(feed: Feed) -> Iterator[Metric]:
     yield GaugeMetricFamily("hypersdk_event_streams", "Clients of the event stream.", feed.clients)
     yield CounterMetricFamily("hypersdk_event_polls", "Polls of the database for the event stream.", feed.polls)
-    yield CounterMetricFamily("hypersdk_event_resyncs", "Clients that had to load everything anew.", feed.resyncs)
+    yield CounterMetricFamily("hypersdk_event_resyncs", "Clients that had to load everything again.", feed.resyncs)
 
 
 def _of_jobs(statistics: Statistics) -> Iterator[Metric]:
@@ -125,7 +125,7 @@ def _of_jobs(statistics: Statistics) -> Iterator[Metric]:
         ("rate_bytes_per_second", "Rate of all running jobs together.", statistics.rate_bytes_s),
         ("lease_age_seconds", "Age of the oldest export lease.", statistics.oldest_lease_s),
         ("jobs_stalled", "Running jobs in which nothing moves.", statistics.stalled),
-        ("jobs_not_restored", "Failed or paused jobs whose source is not as it was found.", statistics.not_restored),
+        ("jobs_not_restored", "Failed or paused jobs whose source is not restored.", statistics.not_restored),
     ):
         yield GaugeMetricFamily(f"hypersdk_{name}", text, value)
 

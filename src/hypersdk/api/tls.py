@@ -71,7 +71,7 @@ def tls_of(settings: DaemonSettings) -> ReloadableTls | None:
     if not _still_good(path):
         host = settings.addr.rpartition(":")[0].strip("[]")
         write_private(path, self_signed(_names(host)))
-        LOG.warning("made a self-signed certificate: %s", path)
+        LOG.warning("created a self-signed certificate: %s", path)
     LOG.info("SHA-256 fingerprint of the certificate: %s", fingerprint(path))
     return ReloadableTls(path, path)
 

@@ -185,7 +185,7 @@ def _checked(text: str, what: str) -> Secret:
             f"{what} is not a token",
             code=TOKEN_SOURCE,
             cause="A token is one word of ASCII characters.",
-            next_step="Take the token alone, as it was shown when it was made.",
+            next_step="Pass only the token, as it was shown when it was created.",
         )
     return Secret(token)
 

@@ -257,5 +257,5 @@ def objects(raw: Raw, key: str) -> list[Raw]:
     """A list of JSON objects."""
     found = take(raw, key, list)
     if not all(isinstance(item, dict) for item in found):
-        raise bad_answer(f"'{key}' is no list of objects")
+        raise bad_answer(f"'{key}' is not a list of objects")
     return found

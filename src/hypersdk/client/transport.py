@@ -179,9 +179,9 @@ class Transport:
         if _is_tls(error):
             return self._untrusted(error)
         if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
-            return ConnectError(f"{self.target.url} does not answer as a daemon does", code=ANSWER_UNREADABLE)
-        said = str(error) or type(error).__name__
-        return ConnectError(f"{self.target.url} cannot be reached: {said[:200]}", code=DAEMON_UNREACHABLE)
+            return ConnectError(f"{self.target.url} does not answer like a daemon", code=ANSWER_UNREADABLE)
+        reason = str(error) or type(error).__name__
+        return ConnectError(f"{self.target.url} cannot be reached: {reason[:200]}", code=DAEMON_UNREACHABLE)
 
     def _untrusted(self, error: httpx.RequestError) -> ConnectError:
         """The error for an untrusted certificate, with its fingerprints if it can be fetched, for comparison."""

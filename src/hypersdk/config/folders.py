@@ -1,5 +1,5 @@
-"""Folders of the XDG base directory specification. As it
-requires, a relative or empty path in one of its variables is ignored."""
+"""Folders of the XDG base directory specification. As it requires, a relative or empty path in one of its variables is
+ignored."""
 
 from __future__ import annotations
 

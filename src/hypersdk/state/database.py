@@ -280,7 +280,7 @@ class Database:
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_KEY)))
             return
         if not make and not self.path.exists():
-            raise DatabaseError(f"{self.path} is not there", code=DATABASE_GONE)
+            raise DatabaseError(f"{self.path} does not exist", code=DATABASE_GONE)
         with _opened(self.path, self.path.with_suffix(".lock")) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with _opened(self.path, self.path):
@@ -320,7 +320,7 @@ def _sqlite(url: URL) -> sa.Engine:
         least = ".".join(map(str, SQLITE_LEAST[:2]))
         raise UsageError(f"this Python has SQLite {sqlite3.sqlite_version}; {least} is needed", code=SQLITE_OLD)
     if (kind := file_system(path)) in _NETWORK_FS:
-        raise UsageError(f"{path} lies on {kind}; SQLite's locks need a local file system", code=DATABASE_URL)
+        raise UsageError(f"{path} is on {kind}; SQLite's locks need a local file system", code=DATABASE_URL)
     engine = sqlite_engine(path, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
     @sa.event.listens_for(engine, "begin")

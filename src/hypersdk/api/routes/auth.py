@@ -297,7 +297,7 @@ def _owner(access: Access, caller: Caller, body: TokenBody) -> str:
     elif caller.via == "local":
         owner = access.users.get(body.user or "admin").id
     if body.scope != "metrics" and not caller.role.allows(Role(body.scope)):
-        raise Forbidden(f"you are {caller.role} and cannot make a token of scope {body.scope}", needs=body.scope)
+        raise Forbidden(f"you are {caller.role} and cannot create a token of scope {body.scope}", needs=body.scope)
     return owner
 
 

@@ -126,7 +126,7 @@ class ArtifactView(BaseModel):
 
 
 class ArtifactsView(BaseModel):
-    """List the files of an export; empty until the job is completed."""
+    """The files of an export; empty until the job is completed."""
 
     folder: str
     files: list[ArtifactView]

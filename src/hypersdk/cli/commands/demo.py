@@ -141,5 +141,5 @@ def _boot(cli: Cli, image: Path) -> None:
         cli.output.event("booted", {"image": image, "line": proof.line, "seconds": round(proof.seconds, 2)})
     else:
         cli.output.line(
-            f"✔ {image.name} booted: its serial port said {proof.line} after {format_duration(proof.seconds)}"
+            f"✔ {image.name} booted: its serial port showed {proof.line} after {format_duration(proof.seconds)}"
         )

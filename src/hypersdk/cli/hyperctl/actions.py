@@ -119,5 +119,5 @@ def _left_behind(ctl: Ctl, job_id: str) -> Iterator[str]:
         message = error.get("message") if error.get("code") == "not_restored" else None
         yield (
             message
-            or f"{changes - len(snapshots)} other change(s) of '{job.subject}'; the job's log, gone with it, said which"
+            or f"{changes - len(snapshots)} other change(s) of '{job.subject}'; the deleted log of the job named them"
         )
