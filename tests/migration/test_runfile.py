@@ -193,6 +193,11 @@ def test_two_disks_never_have_one_file(tmp_path: Path) -> None:
         ("started_at", "yesterday"),
         ("started_at", "2026-01-01T00:00:00"),
         ("started_at", None),
+        ("lane", "/../../elsewhere"),
+        ("lane", "../elsewhere"),
+        ("lane", ".7\n"),
+        ("lane", ".seven"),
+        ("lane", 7),
     ],
 )
 def test_what_no_run_has_is_told(name: str, value: object, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +58,8 @@ _VERSION: Final = 1
 _CHECKSUM: Final = "checksum"
 MAX_RECORD_BYTES: Final = 16 * MiB
 _MAX_OWNER_BYTES: Final = 1024
+_ATTEMPT_SUFFIX: Final = re.compile(r"(?:\.[0-9]{1,19})?")
+"""Empty, or a point and the number of a daemon's attempt: it ends the names of files."""
 
 RUN_ACTIVE: Final = register(
     "run_active",
@@ -542,6 +545,8 @@ def _decode(data: Any, folder: Path) -> RunRecord:
         raise ValueError(first_problem(error)) from None
     if not RUN_ID.fullmatch(record.run_id):
         raise ValueError("its id is not that of a run")
+    if not _ATTEMPT_SUFFIX.fullmatch(record.attempt_suffix):
+        raise ValueError("its attempt is not a number")
     if datetime.fromisoformat(record.started_at).tzinfo is None:
         raise ValueError("its time has no time zone")
     names = [disk.file_name for disk in record.disks]
