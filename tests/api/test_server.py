@@ -102,6 +102,23 @@ def test_a_body_that_nobody_reads_must_end_too(serve_api: ServeApi) -> None:
         raise AssertionError("the connection stays for as long as its sender likes")
 
 
+@pytest.mark.parametrize("head", ["", "Idempotency-Key: k\r\n"])
+@pytest.mark.parametrize("path", ["/jobs/submit", "/jobs/query", "/api/v1/jobs", "/api/v1/jobs/bulk"])
+def test_a_client_that_leaves_while_it_sends_is_no_error_of_the_daemon(
+    path: str, head: str, serve_api: ServeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = serve_api()
+    start = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {found.admin}\r\n{head}"
+    for rest in ("Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"):
+        with connected(found) as sock:
+            sock.sendall(f"{start}Content-Type: application/json\r\n{rest}".encode())
+            time.sleep(0.2)  # until its route waits for the body
+    eventually(lambda: not found.server.gate._open, 20)
+    with found.client(found.admin) as client:
+        assert client.get("/status").status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_requests_sent_ahead_are_all_answered(serve_api: ServeApi) -> None:
     found = serve_api(header_timeout_s=1.0)
     with connected(found) as sock:

@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.faults import Forbidden
@@ -38,7 +39,7 @@ class ErrorBoundary:
     """Adds headers to every response, and handles all errors of the layers inside.
 
     A HyperSDKError becomes an error response, any other exception a response 500 and a traceback in the log. If the
-    response has already begun, the connection is closed.
+    response has already begun, the connection is closed. A client that disconnected while it sent its body gets none.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -60,6 +61,8 @@ class ErrorBoundary:
             if begun:
                 raise
             await answer(scope["path"], error)(scope, receive, with_headers)
+        except ClientDisconnect:
+            return
         except Exception:
             LOG.exception("%s %s failed", scope["method"], scope["path"])
             if begun:

@@ -29,7 +29,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.roles import Identity
@@ -184,10 +184,7 @@ class Idempotent:
             return
         if not _KEY.match(given):
             raise UsageError("the Idempotency-Key is empty, too long, or holds other characters", code=KEY_INVALID)
-        try:
-            body = await Request(scope, receive).body()
-        except ClientDisconnect:
-            return
+        body = await Request(scope, receive).body()
         key = _key_of(found[0], given)
         first = await run_in_threadpool(self._answers.begin, key, _digest(scope, body))
         if isinstance(first, StoredAnswer):
