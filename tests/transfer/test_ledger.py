@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypersdk.errors import TargetError
 from hypersdk.formats.image import BLOCK
 from hypersdk.transfer import ledger as module
+from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.digest import GROUP_BLOCKS, ZERO_BLOCK, content_digest_of, hash_block
 from hypersdk.transfer.ledger import UNHASHED, BlockLedger
 from hypersdk.units import GiB, KiB, MiB, TiB
@@ -122,6 +123,22 @@ def test_any_damage_to_the_records_costs_only_the_records_it_hits(
     path.write_bytes(stored)
     with BlockLedger.open(path, 64 * BLOCK, IDENTITY) as ledger:
         assert set_of(ledger) == set(range(64)) - hit
+
+
+def test_a_record_that_begins_in_a_hole_is_read(path: Path) -> None:
+    """A power cut may lose the page in which a record begins, and keep the one in which it ends."""
+    page = 4 * KiB
+    index = page // 40  # bytes page - 16 to page + 24 of the records
+    place = page + index * 40
+    with BlockLedger.create(path, GiB, IDENTITY) as ledger:
+        ledger.record(index - 1, [some_hash(index - 1), some_hash(index), some_hash(index + 1)])
+    with path.open("r+b") as file:
+        FdFile(file.fileno()).discard(page, page)
+        os.fsync(file.fileno())
+        assert os.lseek(file.fileno(), page, os.SEEK_DATA) == 2 * page, "the file system has holes"
+    with BlockLedger.open(path, GiB, IDENTITY) as ledger:
+        assert set_of(ledger) == {index + 1}
+    assert path.read_bytes()[place : place + 40] == bytes(40), "what is left of it is wiped"
 
 
 def test_a_record_moved_to_another_place_does_not_count(path: Path) -> None:

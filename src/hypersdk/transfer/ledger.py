@@ -389,11 +389,12 @@ class BlockLedger:
         """Yields ``(first block, records)`` of the parts of the file that are not holes."""
         last = 0
         for run, is_data in runs(self._handle, range(_RECORDS_AT, _position(self.blocks))):
-            first = max(last, (run.start - _RECORDS_AT) // _RECORD.size)
+            if not is_data:
+                continue
+            first = max(last, (run.start - _RECORDS_AT) // _RECORD.size)  # a record may begin in the hole before
             last = -(-(run.stop - _RECORDS_AT) // _RECORD.size)
-            if is_data:
-                for start in range(first, last, _SCAN_RECORDS):
-                    yield start, self._read(start, min(_SCAN_RECORDS, last - start))
+            for start in range(first, last, _SCAN_RECORDS):
+                yield start, self._read(start, min(_SCAN_RECORDS, last - start))
 
     def _load_records(self, first: int, data: bytes, trusted: int) -> int:
         """Counts the valid records and wipes the others. Returns the newest epoch."""
