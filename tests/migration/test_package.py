@@ -50,7 +50,7 @@ from tests.support.packages import (
 from tests.support.tools import run_tool
 
 GUESTS = (guest(1), guest(2))
-PROVED = "proved: each file is what the package's own .mf says"
+PROVED = "proved: each file matches the package's .mf"
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_files_that_the_mf_does_not_list_are_named(tmp_path: Path, streams: tupl
     assert disks == list(GUESTS)
     assert (
         result.proof
-        == "unproved: the package's own .mf does not list a.vmdk; the other files are what it says (SHA256)"
+        == "unproved: the package's .mf does not list a.vmdk; the other files match it (SHA256)"
     )
 
 
@@ -232,7 +232,7 @@ def test_a_line_that_cannot_be_read_is_a_warning(tmp_path: Path, streams: tuple[
     _, result = converted(
         write_folder(tmp_path / "in", {**files, "m.mf": mf, "m.cert": b"SHA256(m.mf)= 00\n"}), tmp_path / "out"
     )
-    assert result.proof.startswith("unproved: the package's own .mf does not list b.vmdk;")
+    assert result.proof.startswith("unproved: the package's .mf does not list b.vmdk;")
     assert result.warnings == ("m.mf: line 3 cannot be read, and was left out of the comparison",)
 
 
@@ -255,7 +255,7 @@ def test_without_one_that_is_meant_nothing_is_proved(tmp_path: Path, streams: tu
     assert result.proof == UNPROVED_LOCAL
     assert "of 2 .mf files" in result.warnings[0]
     _, result = converted(write_folder(tmp_path / "empty", {**files, "m.mf": b""}), tmp_path / "out3")
-    assert result.proof == "unproved: the package's own .mf says nothing of its files"
+    assert result.proof == "unproved: the package's .mf lists none of its files"
 
 
 def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path: Path, streams: tuple[bytes, bytes]) -> None:

@@ -309,7 +309,7 @@ def show_result(cli: Cli, result: ExportResult, *, local: bool = False) -> None:
 
 
 def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, str, str]]:
-    proved = "proved: what was received is what the server's own manifest says"
+    proved = "proved: the received data matches the server's own manifest"
     yield "proof", proved if result.proof == "proved" else result.proof, ""
     rate = result.wire_bytes / result.elapsed_s if result.elapsed_s else 0.0
     verb = "read" if local else "received"

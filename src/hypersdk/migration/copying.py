@@ -66,10 +66,10 @@ PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
 UNPROVED_UNVERIFIABLE: Final = (
-    "unproved: the export lease was lost after some disks were whole, and the server's manifest of them with it"
+    "unproved: the export lease was lost after some disks were complete, and with it the server's manifest of them"
 )
 UNPROVED_INTERRUPTED: Final = (
-    "unproved: the run was interrupted after the last disk was whole, before the server's manifest was compared"
+    "unproved: the run was interrupted after the last disk was complete, before the server's manifest was compared"
 )
 UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
 

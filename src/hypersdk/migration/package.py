@@ -41,7 +41,7 @@ MAX_DESCRIPTOR: Final = 8 * MiB
 MAX_CHUNKS: Final = 10_000
 """2 TiB in chunks of 2 GiB are a thousand."""
 
-UNPROVED_LOCAL: Final = "unproved: converted from a local file, which no server vouches for"
+UNPROVED_LOCAL: Final = "unproved: converted from a local file without a manifest to compare it with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +256,12 @@ class Package:
         if self._mf_path is None:
             return UNPROVED_LOCAL
         if not algorithms:
-            return "unproved: the package's own .mf says nothing of its files"
+            return "unproved: the package's .mf lists none of its files"
         used = ", ".join(algorithms)
         if not unlisted:
-            return f"proved: each file is what the package's own .mf says ({used})"
+            return f"proved: each file matches the package's .mf ({used})"
         shown = ", ".join(unlisted[:5]) + (" ..." if len(unlisted) > 5 else "")
-        return f"unproved: the package's own .mf does not list {shown}; the other files are what it says ({used})"
+        return f"unproved: the package's .mf does not list {shown}; the other files match it ({used})"
 
 
 def _until_cancelled(pieces: Iterable[bytes | memoryview], cancel: CancelToken) -> Iterator[bytes | memoryview]:
