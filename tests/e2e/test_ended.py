@@ -296,7 +296,7 @@ RATE: Final = 8 * MiB
 def has_waited(running: Running) -> bool:
     """Whether the output reports that a disk waits for space."""
     disks = [disk for event in running.seen if event["type"] == "progress" for disk in event["disks"]]
-    return any(disk["phase"] == "waiting" and "is full: waiting for room" in disk["note"] for disk in disks)
+    return any(disk["phase"] == "waiting" and "is full: waiting for free space" in disk["note"] for disk in disks)
 
 
 @pytest.mark.slow

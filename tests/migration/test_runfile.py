@@ -76,6 +76,21 @@ def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     assert (again.record.source, again.record.exclude_disks) == ("auto", [])
 
 
+@pytest.mark.parametrize("part", ["", "disks", "changes"])
+def test_a_field_of_a_later_release_is_not_dropped_silently(tmp_path: Path, part: str) -> None:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    with run.changing() as record:
+        record.changes.append(Change(ChangeKind.SNAPSHOT, {"name": record.snapshot_name}))
+    path = tmp_path / "out" / RUN_FILE
+    fields = json.loads(path.read_text())
+    (fields[part][0] if part else fields)["later"] = True
+    del fields["checksum"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(IntegrityError, match="later") as caught:
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+    assert caught.value.code == "run_unreadable"
+
+
 def test_a_run_is_found_without_being_told_where(tmp_path: Path) -> None:
     run = new_run(tmp_path / "out", tmp_path / "state")
     with locked_folder(tmp_path / "out"):

@@ -97,4 +97,4 @@ def test_who_waits_for_room_is_told_where(held: Path, tmp_path: Path) -> None:
             raise error
 
     SpaceGate(held, poll_s=0, go_on_bytes=0).retry_when_full(write, CancelToken(), Waiting)
-    assert told == [f"{tmp_path} is full: waiting for room"]
+    assert told == [f"{tmp_path} is full: waiting for free space"]

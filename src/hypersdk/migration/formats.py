@@ -106,7 +106,7 @@ def outputs_for(run: RunRecord, spec: ExportSpec, check: Callable[[], None] = la
     started = run.as_started(spec)
     output = FORMATS[started.format]
     outputs = output.outputs(run, started, output.image, check)
-    with target_errors(f"looking into {shown_path(run.folder)}"):
+    with target_errors(f"checking {shown_path(run.folder)}"):
         outputs.reset_lost()
     return outputs
 

@@ -45,7 +45,7 @@ from hypersdk.units import SECTOR, KiB, align_up, format_size
 
 UNKNOWN_INPUT: Final = register(
     "unknown_input",
-    "The file is of no type that can be converted.",
+    "Files of this type cannot be converted.",
     "Give a .vmdk, .ovf or .ova file; a .vmdk or .ova may be compressed (.gz).",
 )
 

@@ -144,7 +144,7 @@ class Outputs(ABC):
         """About how many guest bytes an earlier run recorded as written. Raises TargetError."""
         if not self.has_data(record):
             return 0
-        with target_errors(f"looking at {record.file_name}"):
+        with target_errors(f"checking {record.file_name}"):
             return min(record.capacity_bytes, BlockLedger.recorded_about(self._blocks(record)))
 
     def _blocks(self, record: DiskRecord) -> Path:

@@ -217,7 +217,7 @@ def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> Pla
 def free_bytes(folder: Path) -> int:
     """Bytes an ordinary user may still write on the file system that ``folder`` is (or will be) on."""
     existing = folder.absolute()
-    with target_errors(f"looking at {shown_path(existing)}"):
+    with target_errors(f"checking {shown_path(existing)}"):
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         stat = os.statvfs(existing)
@@ -227,7 +227,7 @@ def free_bytes(folder: Path) -> int:
 def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     """Whether an unfinished run is being resumed."""
     folder = spec.output_dir
-    with target_errors(f"looking at {spec.shown_dir}"):
+    with target_errors(f"checking {spec.shown_dir}"):
         if folder.exists() and not folder.is_dir():
             raise TargetError(f"{spec.shown_dir} is not a folder", code=TARGET_DENIED)
     if unfinished and spec.resume is Resume.REFUSE:

@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
@@ -78,6 +78,10 @@ RUN_UNREADABLE: Final = register(
 )
 
 
+_KNOWN_ONLY: Final = ConfigDict(extra="forbid")
+"""A field that is not known here would be lost when the record is saved."""
+
+
 class ChangeKind(StrEnum):
     """Kinds of changes to the source; each has one undo (migration.journal)."""
 
@@ -91,6 +95,7 @@ class ChangeKind(StrEnum):
 class Change:
     """A change to the source: recorded before it is made (``made`` False), again after that, and when it is undone."""
 
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
     kind: ChangeKind
     data: dict[str, Any]
     made: bool = False
@@ -105,6 +110,7 @@ class DiskRecord:
     descriptor that is converted.
     """
 
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
     key: int
     label: str
     file_name: str
@@ -134,6 +140,7 @@ class RunRecord:
     holds those without it. ``source`` and the fields after it are the options of the export, for a resume; records of
     earlier releases do not have them."""
 
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
     run_id: str
     endpoint: str
     moref: str

@@ -136,7 +136,7 @@ def _require_regular(found: os.stat_result) -> None:
 
 def has_name(descriptor: int, path: Path) -> bool:
     """Whether ``path`` is still the open file, and not a link to it. Raises TargetError."""
-    with target_errors(f"looking at {path.name}"):
+    with target_errors(f"checking {path.name}"):
         try:
             return os.path.samestat(os.fstat(descriptor), path.lstat())
         except FileNotFoundError:

@@ -57,7 +57,7 @@ found out."""
 
 def locate(named: Path) -> os.stat_result | None:
     """See Locate. Symbolic links are followed: the user may have named one."""
-    with target_errors(f"looking at {named}"):
+    with target_errors(f"checking {named}"):
         try:
             return named.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -2,7 +2,7 @@
 
 ::
 
-    blocks ── known to the ledger? ── yes ── same hash? ── no ── error: not the disk that was begun
+    blocks ── known to the ledger? ── yes ── same hash? ── no ── error: not the same disk
                                  └── no ──── zero? ── yes ──────────────────────────┐
                                                   └── no ── writer (data, tables) ──┴── ledger ── counters ── checkpoint
 """

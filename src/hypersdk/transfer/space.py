@@ -152,7 +152,7 @@ class SpaceGate:
         except (OSError, TargetError) as error:
             if not _is_full(error):
                 raise
-        with waiting(f"{shown_path(self._folder)} is full: waiting for room"):
+        with waiting(f"{shown_path(self._folder)} is full: waiting for free space"):
             return self._again(action, cancel)
 
     def _again(self, action: Callable[[], T], cancel: CancelToken) -> T:

@@ -43,7 +43,7 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
     To be called after the image was resumed, before anything is written. Raises TargetError and Cancelled.
     """
     before = ledger.recorded
-    with target_errors(f"looking at {meter.file_name}"):
+    with target_errors(f"checking {meter.file_name}"):
         stored = BlockMap.of(ledger.blocks, writer.stored())
         ledger.forget_except(stored.runs(0, ledger.blocks, present=True))
         pieces = cut(stored.runs(0, ledger.blocks, present=True), PIECE_BLOCKS)
