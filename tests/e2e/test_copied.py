@@ -17,7 +17,7 @@ from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume, SourceState
+from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, ResumeMode, SourceState
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
@@ -58,9 +58,9 @@ def assert_goes_on(ran: Engine, folder: Path, expected: list[Path], spec: dict[s
     ran.simulator.set_faults(Fault(FaultKind.DATASTORE_FULL, after_bytes=MiB, times=None))
     ran.simulator.reset_counters()
     with ran.log_in() as session:
-        spec_again = ExportSpec(machine="web-01", output_dir=folder, resume=Resume.RESUME, **spec)
+        spec_again = ExportSpec(machine="web-01", output_dir=folder, resume=ResumeMode.RESUME, **spec)
         assert make_plan(session, spec_again, cancel=CancelToken()).changes == (), "all is as it was found"
-    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, **spec))
+    result = succeeded(ran.export("web-01", folder, resume=ResumeMode.RESUME, **spec))
     assert_left_alone(ran.simulator)
     assert (result.proof, result.restored) == (PROVED, True)
     assert not any("copied again" in warning for warning in result.warnings)
@@ -122,7 +122,7 @@ def test_a_published_export_only_puts_its_source_back(again: bool, engine: Engin
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != RUN_FILE}
     ran.simulator.set_faults(*([stuck] if again else []))
     ran.simulator.reset_counters()
-    second = ran.export("web-01", folder, resume=Resume.RESUME)
+    second = ran.export("web-01", folder, resume=ResumeMode.RESUME)
     assert_left_alone(ran.simulator)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != RUN_FILE} == written
     assert first.result is not None
@@ -170,7 +170,7 @@ def test_ended_between_the_last_disk_and_its_proof(
     assert run is not None
     assert [disk["receipt"] is not None for disk in run["disks"]] == [True, True]
     ran.simulator.reset_counters()
-    result = succeeded(ran.export("web-01", folder, method=method, resume=Resume.RESUME))
+    result = succeeded(ran.export("web-01", folder, method=method, resume=ResumeMode.RESUME))
     assert_left_alone(ran.simulator)
     assert (result.method, result.proof) == (used, proof)
     manifest = manifest_of(folder)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
+from hypersdk.migration.spec import Compression, Method, OutputFormat, ResumeMode
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
 from tests.support.exportchecks import MANIFEST, RUN_FILE, assert_finished, assert_holds, expected_raw
@@ -110,7 +110,7 @@ def test_killed_while_run_file_ledger_and_image_come_into_being(
             if (folder / MANIFEST).exists() and not (folder / RUN_FILE).exists():
                 continue  # all was done but to give the folder back
             if status == -signal.SIGKILL:
-                resume = Resume.RESUME if (folder / RUN_FILE).exists() else Resume.REFUSE
+                resume = ResumeMode.RESUME if (folder / RUN_FILE).exists() else ResumeMode.REFUSE
                 result = succeeded(ran.export("web-01", folder, resume=resume, parallel=1, method=Method.LEASE, **spec))
                 assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
             assert_finished(folder)

@@ -26,7 +26,7 @@ from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import BLOCK
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.publish import ExportResult, Publishing
-from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
+from hypersdk.migration.spec import Compression, Method, OutputFormat, ResumeMode
 from hypersdk.migration.takeover import CHANGED
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -228,7 +228,7 @@ class Site:
 
     def resume(self, broken: Broken, method: Method = Method.LEASE) -> Outcome:
         return self.engine.export(
-            "web-01", broken.folder, resume=Resume.RESUME, parallel=1, method=method, **KINDS[broken.kind]
+            "web-01", broken.folder, resume=ResumeMode.RESUME, parallel=1, method=method, **KINDS[broken.kind]
         )
 
     def assert_right(self, broken: Broken, outcome: Outcome) -> None:
@@ -354,13 +354,13 @@ def test_damage_after_all_was_copied_ends_the_run_and_the_next_one_copies(
     place = Broken(folder, kind).place(index)
     flip(place.path, place.end - 3 * BLOCK, random.Random(1))
     ran.simulator.reset_counters()
-    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind]).error
+    error = ran.export("web-01", folder, resume=ResumeMode.RESUME, **KINDS[kind]).error
     assert error is not None
     assert (error.code, error.exit_status) == ("finished_disk_damaged", 8)
     assert error.fields["disks"] == [f"Hard disk {index + 1}"]
     assert dict(ran.simulator.counters.opened) == {}
     assert not (folder / MANIFEST).exists()
-    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, method=Method.LEASE, **KINDS[kind]))
+    result = succeeded(ran.export("web-01", folder, resume=ResumeMode.RESUME, method=Method.LEASE, **KINDS[kind]))
     again = range(index, 2) if kind == "ova" else [index]  # in an archive those behind it lie where it ends
     assert dict(ran.simulator.counters.opened) == {f"web-01:{number}": 1 for number in again}
     assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
@@ -384,12 +384,12 @@ def test_a_running_machine_is_copied_again_from_a_new_snapshot(
     place = Broken(folder, "qcow2").place(1)
     flip(place.path, place.end - 3 * BLOCK, random.Random(1))
     ran.simulator.reset_counters()
-    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS["qcow2"]).error
+    error = ran.export("web-01", folder, resume=ResumeMode.RESUME, **KINDS["qcow2"]).error
     assert error is not None
     assert error.code == "finished_disk_damaged"
     assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 0
     assert_no_final_names(folder)
-    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, **KINDS["qcow2"]))
+    result = succeeded(ran.export("web-01", folder, resume=ResumeMode.RESUME, **KINDS["qcow2"]))
     assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 1
     assert any("every disk was copied again" in warning for warning in result.warnings)
     assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
@@ -406,10 +406,10 @@ def test_a_run_whose_record_cannot_be_read_can_be_given_up(kind: str, engine: En
     record = folder / RUN_FILE
     record.write_text(record.read_text().replace("web-01-disk1", "web-01-disk2"))  # two bits
     with pytest.raises(IntegrityError) as refused:
-        ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind])
+        ran.export("web-01", folder, resume=ResumeMode.RESUME, **KINDS[kind])
     assert refused.value.code == "run_unreadable"
     assert "--discard" in next_step(refused.value)
-    result = succeeded(ran.export("web-01", folder, resume=Resume.DISCARD, **KINDS[kind]))
+    result = succeeded(ran.export("web-01", folder, resume=ResumeMode.DISCARD, **KINDS[kind]))
     assert any("snapshots named hypersdk-*" in warning for warning in result.warnings)
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
     assert_holds(folder, expected, result.content, tmp_path / "judged")
@@ -427,7 +427,7 @@ def test_given_up_while_its_files_get_their_names_it_leaves_none(
             ran.export("web-01", folder, format=OutputFormat.OVF)
     assert (folder / "web-01-disk2.vmdk").exists()
     assert (folder / "web-01.mf").exists()
-    result = succeeded(ran.export("web-01", folder, resume=Resume.DISCARD, format=OutputFormat.RAW))
+    result = succeeded(ran.export("web-01", folder, resume=ResumeMode.DISCARD, format=OutputFormat.RAW))
     names = {file.name for file in result.files}
     assert names == {"web-01.ovf", "web-01-disk1.raw", "web-01-disk2.raw"}
     assert {path.name for path in folder.iterdir()} == {*names, MANIFEST}

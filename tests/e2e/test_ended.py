@@ -18,7 +18,7 @@ from hypersdk.errors import ConnectError, HyperSDKError, TargetError
 from hypersdk.migration import prepare
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up, unfinished_runs
-from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
+from hypersdk.migration.spec import Compression, Method, OutputFormat, ResumeMode
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
@@ -160,7 +160,7 @@ def test_a_discard_leaves_nothing_of_the_run_that_it_gives_up(
     ran.simulator.set_faults(Fault(FaultKind.RESET, disk="web-01:1", after_bytes=MiB))
     assert ran.export("web-01", folder, format=OutputFormat.OVA, retries=0).error is not None
     assert (folder / "web-01.ova.partial").exists()
-    succeeded(ran.export(machine, folder, format=kind, resume=Resume.DISCARD))
+    succeeded(ran.export(machine, folder, format=kind, resume=ResumeMode.DISCARD))
     assert_finished(folder)
 
 

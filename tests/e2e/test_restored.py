@@ -21,7 +21,7 @@ from hypersdk.migration.prepare import endpoint_name
 from hypersdk.migration.publish import Publishing
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up
-from hypersdk.migration.spec import Compression, OutputFormat, Resume, SourceState
+from hypersdk.migration.spec import Compression, OutputFormat, ResumeMode, SourceState
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
@@ -61,7 +61,7 @@ def test_a_discard_undoes_nothing_on_another_server(engine: EngineFactory, tmp_p
     assert "not_undone" in failed.error.fields
     record = (folder / RUN_FILE).read_bytes()
 
-    refused = other.export("web-01", folder, resume=Resume.DISCARD).error
+    refused = other.export("web-01", folder, resume=ResumeMode.DISCARD).error
     assert refused is not None
     assert (refused.code, refused.exit_status, refused.fields["left"]) == ("run_elsewhere", 6, ["power"])
     with first.log_in() as session:
@@ -73,7 +73,7 @@ def test_a_discard_undoes_nothing_on_another_server(engine: EngineFactory, tmp_p
     first.simulator.set_faults()
     assert cleaned(first, folder) == ("power",)
     assert first.simulator.state() == before
-    succeeded(other.export("web-01", folder, resume=Resume.DISCARD))  # nothing is left to undo: it goes on
+    succeeded(other.export("web-01", folder, resume=ResumeMode.DISCARD))  # nothing is left to undo: it goes on
     assert_finished(folder)
     assert other.simulator.state() == theirs
 
@@ -227,7 +227,7 @@ def test_a_guest_that_still_runs_stays_open_until_it_is_down(engine: EngineFacto
         store = FolderRuns(ran.state)
         done = clean_up(session, folder, store, drop_snapshot=True, cancel=CancelToken(), note=lambda _: None)
     assert [problem.error.code for problem in done.problems] == ["shutdown_timeout"]
-    assert failed(ran, folder, resume=Resume.RESUME).code == "not_restored"
+    assert failed(ran, folder, resume=ResumeMode.RESUME).code == "not_restored"
     guest_goes_down(ran)
     assert cleaned(ran, folder) == ("power",)
     assert ran.simulator.state() == before
@@ -260,12 +260,12 @@ def test_a_resume_takes_a_guest_that_went_down_as_it_is(
     full = TargetError("full", code="no_space")
     with monkeypatch.context() as patched:
         patched.setattr(SpaceLedger, "reserve", lambda *_: (_ for _ in ()).throw(full))
-        assert failed(ran, tmp_path / "full", state=SourceState.SHUTDOWN, resume=Resume.RESUME) is full
+        assert failed(ran, tmp_path / "full", state=SourceState.SHUTDOWN, resume=ResumeMode.RESUME) is full
     assert power(ran) == "poweredOn"
 
     ran = pending(engine, tmp_path / "out")
     guest_goes_down(ran)
-    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.SHUTDOWN, resume=Resume.RESUME))
+    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.SHUTDOWN, resume=ResumeMode.RESUME))
     assert power(ran) == "poweredOn"
     assert ran.simulator.counters.calls["PowerOnVM_Task"] == 1
     assert ran.simulator.counters.calls["ShutdownGuest"] == 1

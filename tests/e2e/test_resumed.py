@@ -13,7 +13,7 @@ from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.point import point_of
 from hypersdk.migration.resumption import resumption_of
 from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunRecord
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, ResumeMode
 from hypersdk.migration.verify import verify_directory
 from hypersdk.model import ExportProgress
 from hypersdk.simulator.config import DiskSpec, MachineSpec
@@ -44,7 +44,7 @@ def interrupted(engine: Engine, folder: Path, at_bytes: int, **spec: object) -> 
 
 def planned(engine: Engine, folder: Path, **spec: object) -> Plan:
     """The plan of a resume."""
-    asked = ExportSpec(machine="web-01", output_dir=folder, resume=Resume.RESUME, **spec)  # type: ignore[arg-type]
+    asked = ExportSpec(machine="web-01", output_dir=folder, resume=ResumeMode.RESUME, **spec)  # type: ignore[arg-type]
     with engine.log_in() as session:
         return make_plan(session, asked, cancel=CancelToken(), runs=FolderRuns(engine.state))
 
@@ -62,7 +62,7 @@ def test_a_thin_disk_without_change_tracking_is_received_again(
     assert 4 * MiB <= resumption.again_bytes == resumption.recorded_bytes < 16 * MiB
     assert "on record already" in resumption.text
     assert ("without change tracking (CBT)" in resumption.text) == (method is Method.AUTO)
-    result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=Resume.RESUME))
+    result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=ResumeMode.RESUME))
     assert result.blocks_skipped * MiB // 16 == pytest.approx(resumption.recorded_bytes, abs=MiB)
     again = [disk.again_bytes for progress in ran.seen for disk in progress.disks if disk.again_bytes]
     assert set(again) == {result.blocks_skipped * MiB // 16}
@@ -100,7 +100,7 @@ def test_a_machine_that_got_another_name_keeps_that_of_its_files(engine: EngineF
     machine = ran.simulator.vm("web-01")
     with ran.simulator.platform.world.lock:
         machine.rename("web-02")
-    result = succeeded(ran.export("web-02", tmp_path / "out", format=OutputFormat.OVF, resume=Resume.RESUME))
+    result = succeeded(ran.export("web-02", tmp_path / "out", format=OutputFormat.OVF, resume=ResumeMode.RESUME))
     assert result.blocks_skipped > 0
     assert {file.name for file in result.files} == {"web-01.ovf", "web-01.mf", "web-01-disk1.vmdk"}
     assert verify_directory(tmp_path / "out", cancel=CancelToken()).findings == ()

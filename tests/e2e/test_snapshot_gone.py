@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.migration.copying import MachineCopy
-from hypersdk.migration.spec import Method, Resume, SourceState
+from hypersdk.migration.spec import Method, ResumeMode, SourceState
 from hypersdk.model import ExportProgress
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
@@ -52,7 +52,7 @@ def test_it_is_removed_while_it_is_copied(named: bool, method: Method, engine: E
     assert "not_undone" not in outcome.error.fields
     assert not (tmp_path / "out" / "artifact-manifest.json").exists()
     ran.seen = []
-    result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=Resume.RESUME))
+    result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=ResumeMode.RESUME))
     assert result.blocks_skipped == 0, "none of the earlier copy counts"
     assert_finished(tmp_path / "out")
     assert_holds(tmp_path / "out", expected, content_in_manifest(tmp_path / "out"), tmp_path / "judged")
@@ -77,7 +77,7 @@ def test_it_is_gone_when_it_is_to_be_removed(
     assert outcome.error is not None
     assert outcome.error.code == "snapshot_gone"
     assert not (tmp_path / "out" / "artifact-manifest.json").exists()
-    result = succeeded(ran.export("web-01", tmp_path / "out", resume=Resume.RESUME))
+    result = succeeded(ran.export("web-01", tmp_path / "out", resume=ResumeMode.RESUME))
     assert (result.blocks_skipped, result.proof) == (0, "proved")
 
 

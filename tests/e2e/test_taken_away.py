@@ -18,7 +18,7 @@ from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec, OutputFormat, Resume
+from hypersdk.migration.spec import ExportSpec, OutputFormat, ResumeMode
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
@@ -77,9 +77,9 @@ def test_an_export_whose_folder_is_not_its_own_any_more_fails_with_a_code(
         assert f"{moved_place(folder)}" in outcome.error.message
         folder.unlink(missing_ok=True)
         moved_place(folder).rename(folder)
-        result = succeeded(ran.export("web-01", folder, format=output, resume=Resume.RESUME))
+        result = succeeded(ran.export("web-01", folder, format=output, resume=ResumeMode.RESUME))
     elif act is swapped:
-        result = succeeded(ran.export("web-01", folder, format=output, resume=Resume.RESUME))
+        result = succeeded(ran.export("web-01", folder, format=output, resume=ResumeMode.RESUME))
         (folder / "theirs.qcow2.partial").unlink()
     else:
         removed(folder)
@@ -192,7 +192,7 @@ def test_an_unfinished_export_goes_on_in_a_copy_of_its_folder(
     else:
         folder.rename(place)
     ran.simulator.reset_counters()
-    result = succeeded(ran.export("web-01", place, format=output, resume=Resume.RESUME))
+    result = succeeded(ran.export("web-01", place, format=output, resume=ResumeMode.RESUME))
     assert dict(ran.simulator.counters.opened) == {}, "nothing is copied again"
     assert result.proof == PROVED
     assert_holds(place, expected, result.content, tmp_path / "judged", convert=False)

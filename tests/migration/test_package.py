@@ -220,10 +220,7 @@ def test_files_that_the_mf_does_not_list_are_named(tmp_path: Path, streams: tupl
     mf = manifest({name: files[name] for name in ("m.ovf", "b.vmdk")}) + b"SHA256(m.nvram)= " + b"0" * 64 + b"\n"
     disks, result = converted(write_folder(tmp_path / "in", {**files, "m.mf": mf}), tmp_path / "out")
     assert disks == list(GUESTS)
-    assert (
-        result.proof
-        == "unproved: the package's .mf does not list a.vmdk; the other files match it (SHA256)"
-    )
+    assert result.proof == "unproved: the package's .mf does not list a.vmdk; the other files match it (SHA256)"
 
 
 def test_a_line_that_cannot_be_read_is_a_warning(tmp_path: Path, streams: tuple[bytes, bytes]) -> None:

@@ -17,7 +17,7 @@ from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.http import Connection, HttpBody, SessionCookie, open_get, split_url
+from hypersdk.vsphere.http import DataConnection, HttpBody, SessionCookie, open_get, split_url
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
 
 Starter = Callable[[Script], TlsServer]
@@ -327,7 +327,7 @@ def test_urls_that_are_not_plain_https_are_refused(url: str) -> None:
 
 def test_control_characters_do_not_reach_the_request(tls_server: Starter) -> None:
     server = tls_server(counted(b"x"))
-    connection = Connection(open_connection(server.endpoint()), cancel=CancelToken())
+    connection = DataConnection(open_connection(server.endpoint()), cancel=CancelToken())
     assert failure(lambda: connection.get("/a b\r\nX: y", cancel=CancelToken())).code == "bad_reply"
     assert server.requests == []
 
@@ -344,7 +344,7 @@ def serve_range(exchange: Exchange, request: Request) -> None:
 
 def test_one_connection_serves_many_ranges(tls_server: Starter) -> None:
     server = tls_server(serve_range)
-    connection = Connection(open_connection(server.endpoint()), cancel=CancelToken())
+    connection = DataConnection(open_connection(server.endpoint()), cancel=CancelToken())
     for offset, length in [(0, 1), (5, 70_000), (len(DATA) - 3, 3)]:
         buffer = memoryview(bytearray(length))
         with connection.get("/x", cancel=CancelToken(), byte_range=range(offset, offset + length)) as body:
@@ -358,7 +358,7 @@ def test_one_connection_serves_many_ranges(tls_server: Starter) -> None:
 
 def test_a_body_left_half_read_ends_its_connection(tls_server: Starter) -> None:
     server = tls_server(serve_range)
-    connection = Connection(open_connection(server.endpoint()), cancel=CancelToken())
+    connection = DataConnection(open_connection(server.endpoint()), cancel=CancelToken())
     with connection.get("/x", cancel=CancelToken(), byte_range=range(100)) as body:
         body.readinto(memoryview(bytearray(50)))
     assert not connection.alive

@@ -118,7 +118,7 @@ class JobView(View):
     """One job."""
 
 
-class ListView(View):
+class PageView(View):
     """A page of a list."""
 
     total: int = Field(description="Rows that match, on all pages")
@@ -131,7 +131,7 @@ class ListView(View):
     )
 
 
-class JobsView(ListView):
+class JobsView(PageView):
     """A page of the list of jobs."""
 
     jobs: list[JobView]
@@ -171,6 +171,6 @@ class AuditEntryView(View):
 
 
 def listed(found: PageResult[Any]) -> dict[str, Any]:
-    """The values of the fields of ``ListView``."""
+    """The values of the fields of ``PageView``."""
     facets = {name: dict(counts) for name, counts in found.facets.items()}
     return {"total": found.total, "revision": found.revision, "facets": facets}

@@ -31,7 +31,7 @@ from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.readback import read_small
 from hypersdk.migration.runfile import RUN_FILE
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec, Method, Resume
+from hypersdk.migration.spec import ExportSpec, Method, ResumeMode
 from hypersdk.model import Firmware, MachineSummary, boot_sequence
 from hypersdk.remedies import of_source
 from hypersdk.text import clean, count, shell_line, shell_word
@@ -63,10 +63,10 @@ def still_to_do(cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[Machin
         return list(specs)
     waiting = []
     for spec in specs:
-        if spec.resume is not Resume.RESUME or holds_run(spec.output_dir):
+        if spec.resume is not ResumeMode.RESUME or holds_run(spec.output_dir):
             waiting.append(spec)
         elif not _is_done(spec, machines):
-            waiting.append(replace(spec, resume=Resume.REFUSE))
+            waiting.append(replace(spec, resume=ResumeMode.REFUSE))
         elif cli.output.json_lines:
             cli.output.event("skipped", {"machine": spec.machine, "output_dir": spec.output_dir, "reason": "exported"})
         else:

@@ -30,7 +30,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.errors import LookupFailed
 from hypersdk.migration.plan import RESUMABLE_STATE, Plan, free_bytes
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.model import MachineSummary
 from hypersdk.text import clean
 from hypersdk.vsphere.endpoint import Endpoint
@@ -172,7 +172,7 @@ def _unfinished(
     answer = cli.ask("[r]esume, [d]iscard and start over, or [s]kip? ").strip().lower()[:1]
     if answer not in ("r", "d"):
         return made
-    resume = Resume.RESUME if answer == "r" else Resume.DISCARD
+    resume = ResumeMode.RESUME if answer == "r" else ResumeMode.DISCARD
     planned = {plan.machine.moref for plan in plans}
     again = [
         replace(spec, resume=resume)

@@ -54,7 +54,7 @@ from hypersdk.migration.runfile import (
     locked_folder,
 )
 from hypersdk.migration.settings import RunResources, RunSettings
-from hypersdk.migration.spec import Resume
+from hypersdk.migration.spec import ResumeMode
 from hypersdk.migration.ticking import repeated, ticking
 from hypersdk.migration.watch import SnapshotWatch
 from hypersdk.model import ExportProgress, Phase
@@ -244,7 +244,7 @@ class MachineExport:
 
     def _load(self) -> RunFile | None:
         store = self._resources.settings.run_store
-        if self._plan.spec.resume is not Resume.DISCARD:
+        if self._plan.spec.resume is not ResumeMode.DISCARD:
             return RunFile.load(self._folder, store)
         run, self._unreadable = RunFile.load_to_discard(self._folder, store)
         return run
@@ -272,13 +272,13 @@ class MachineExport:
     def _open(self, run: RunFile | None, stack: ExitStack) -> SourceWork:
         """Resumes the run of this folder, or starts a new one."""
         if run is not None:
-            if self._plan.spec.resume is Resume.DISCARD:
+            if self._plan.spec.resume is ResumeMode.DISCARD:
                 check_undone_here(self._session, run)
             else:
                 check_same_run(self._session, self._plan, run)
             work = self._work_on(run, stack)
             take_over(work, self._cancel)
-            if self._plan.spec.resume is not Resume.DISCARD:
+            if self._plan.spec.resume is not ResumeMode.DISCARD:
                 run.make_known()
                 return work
             work.outputs.forget_all()

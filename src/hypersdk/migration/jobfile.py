@@ -98,7 +98,7 @@ Tag = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 DEFAULT_FORMAT: Final = OutputFormat.OVF
 
 
-class _Part(BaseModel):
+class _JobPart(BaseModel):
     """Unknown fields are errors. ``null`` and ``""`` mean "not given": programs write all fields of a structure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
@@ -111,7 +111,7 @@ class _Part(BaseModel):
         return {key: value for key, value in data.items() if not (key in cls.model_fields and value in (None, ""))}
 
 
-class VcenterPart(_Part):
+class VcenterPart(_JobPart):
     """The endpoint of the job."""
 
     server: Line
@@ -120,7 +120,7 @@ class VcenterPart(_Part):
     insecure: Flag | None = None
 
 
-class JobOptions(_Part):
+class JobOptions(_JobPart):
     """Options that job files use. Those in ``NOT_BUILT`` are only accepted with a value that requests nothing."""
 
     NOT_BUILT: ClassVar[Mapping[str, tuple[object, ...]]] = {
@@ -176,7 +176,7 @@ class EndpointOverrides:
     datacenter: str | None
 
 
-class JobDefinition(_Part):
+class JobDefinition(_JobPart):
     """One export. ``output_dir`` and ``method`` are older names of ``output_path`` and ``export_method``."""
 
     id: Id | None = None

@@ -47,7 +47,7 @@ VERIFY_MANIFEST_CHANGED = register(
 # --- the document ----------------------------------------------------------------------------------------------------
 
 
-class _Part(BaseModel):
+class _ManifestPart(BaseModel):
     """Unknown keys are ignored on reading: later versions and other tools add their own."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -65,7 +65,7 @@ Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Checksum = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
-class SourcePart(_Part):
+class SourcePart(_ManifestPart):
     """Where the machine came from."""
 
     provider: str
@@ -76,7 +76,7 @@ class SourcePart(_Part):
     export_method: str
 
 
-class VmPart(_Part):
+class VmPart(_ManifestPart):
     """The machine. ``mem_gb`` is rounded up to whole GiB; the exact size is in ``metadata.hypersdk.memory_bytes``."""
 
     cpu: Count
@@ -87,7 +87,7 @@ class VmPart(_Part):
     os_version: str
 
 
-class MemberPart(_Part):
+class MemberPart(_ManifestPart):
     """A disk in an OVA: the bytes ``offset`` to ``offset + bytes`` of the archive are its VMDK."""
 
     name: FileName
@@ -96,7 +96,7 @@ class MemberPart(_Part):
     checksum: Checksum | None
 
 
-class StreamPart(_Part):
+class StreamPart(_ManifestPart):
     """Digests of the stream as the server sent it, where it was read from first to last."""
 
     sha256: str | None
@@ -104,7 +104,7 @@ class StreamPart(_Part):
     bytes: Count
 
 
-class DiskFacts(_Part):
+class DiskFacts(_ManifestPart):
     """Facts of a disk beyond the fixed fields. ``saved_bytes`` is what holes save of the capacity."""
 
     device_key: int
@@ -121,7 +121,7 @@ class DiskFacts(_Part):
     member: MemberPart | None = None
 
 
-class DiskPart(_Part):
+class DiskPart(_ManifestPart):
     """One disk. ``checksum`` is null when the export ran without file hashes, ``boot_order_hint`` when it is not known
     which disk boots."""
 
@@ -136,7 +136,7 @@ class DiskPart(_Part):
     hypersdk: DiskFacts | None = None
 
 
-class NicPart(_Part):
+class NicPart(_ManifestPart):
     """One network card."""
 
     id: str
@@ -144,7 +144,7 @@ class NicPart(_Part):
     network: str
 
 
-class WarningPart(_Part):
+class WarningPart(_ManifestPart):
     """A warning to the user; ``stage`` is where it came up."""
 
     stage: str
@@ -152,7 +152,7 @@ class WarningPart(_Part):
     timestamp: str
 
 
-class FilePart(_Part):
+class FilePart(_ManifestPart):
     """One file of the export other than the manifest."""
 
     name: FileName
@@ -160,7 +160,7 @@ class FilePart(_Part):
     checksum: Checksum | None
 
 
-class MetadataFacts(_Part):
+class MetadataFacts(_ManifestPart):
     """``manifest_digest`` is over the manifest without it (see ``seal``)."""
 
     job_name: str | None = None
@@ -171,7 +171,7 @@ class MetadataFacts(_Part):
     manifest_digest: str | None = None
 
 
-class MetadataPart(_Part):
+class MetadataPart(_ManifestPart):
     """The program that wrote the manifest, and the job."""
 
     hypersdk_version: str
@@ -181,13 +181,13 @@ class MetadataPart(_Part):
     hypersdk: MetadataFacts | None = None
 
 
-class StepPart(_Part):
+class StepPart(_ManifestPart):
     """Whether a step was done to the images."""
 
     enabled: bool = False
 
 
-class PipelinePart(_Part):
+class PipelinePart(_ManifestPart):
     """Steps after the export. An export alone does none of them."""
 
     inspect: StepPart = StepPart()
@@ -196,7 +196,7 @@ class PipelinePart(_Part):
     validate_: StepPart = Field(default=StepPart(), alias="validate")
 
 
-class OutputPart(_Part):
+class OutputPart(_ManifestPart):
     """The output folder; ``filename`` is the file to start from: the descriptor, the archive or the first disk."""
 
     directory: str
@@ -204,7 +204,7 @@ class OutputPart(_Part):
     filename: FileName
 
 
-class ArtifactManifest(_Part):
+class ArtifactManifest(_ManifestPart):
     """The whole document."""
 
     manifest_version: Literal["1.0"]

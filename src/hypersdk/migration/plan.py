@@ -16,10 +16,9 @@ from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_fore
 from hypersdk.migration.preflight import DEFAULT_MIN_FREE, MinFreeSpace
 from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
-from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState
+from hypersdk.migration.spec import ExportSpec, Method, ResumeMode, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
-from hypersdk.remedies import Discard, FreeSpace, Look, Notice, SetOption
-from hypersdk.remedies import Resume as ResumeRun
+from hypersdk.remedies import Discard, FreeSpace, Look, Notice, Resume, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import format_size
@@ -35,7 +34,7 @@ SNAPSHOT_NOT_FOUND = register(
 RESUMABLE_STATE = register(
     "resumable_state",
     "An earlier export into this folder did not finish.",
-    ResumeRun(),
+    Resume(),
     Discard(),
 )
 NOTHING_TO_RESUME = register(
@@ -183,11 +182,11 @@ class _Found:
 
 def _look(session: Session, machine: Machine, spec: ExportSpec, runs: RunStore) -> _Found:
     """Raises LookupFailed, Refused and TargetError."""
-    if spec.resume is Resume.REFUSE and _nothing_begun(spec, runs):
-        spec = replace(spec, resume=Resume.DISCARD)
+    if spec.resume is ResumeMode.REFUSE and _nothing_begun(spec, runs):
+        spec = replace(spec, resume=ResumeMode.DISCARD)
     resuming = _check_folder(spec, unfinished=runs.exists(spec.output_dir))
     folder = spec.output_dir.absolute()
-    run = RunFile.load_to_discard(folder, runs)[0] if spec.resume is Resume.DISCARD else RunFile.load(folder, runs)
+    run = RunFile.load_to_discard(folder, runs)[0] if spec.resume is ResumeMode.DISCARD else RunFile.load(folder, runs)
     record = run.record if run is not None and run.record.moref == machine.moref else None
     only_publish = resuming and record is not None and record.copied
     snapshot = _named_snapshot(machine, spec, may_be_gone=only_publish)
@@ -230,13 +229,13 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     with target_errors(f"checking {spec.shown_dir}"):
         if folder.exists() and not folder.is_dir():
             raise TargetError(f"{spec.shown_dir} is not a folder", code=TARGET_DENIED)
-    if unfinished and spec.resume is Resume.REFUSE:
+    if unfinished and spec.resume is ResumeMode.REFUSE:
         raise TargetError(f"there is an unfinished export in {spec.shown_dir}", code=RESUMABLE_STATE)
-    if not unfinished and spec.resume is Resume.RESUME:
+    if not unfinished and spec.resume is ResumeMode.RESUME:
         raise TargetError(f"nothing to resume in {spec.shown_dir}", code=NOTHING_TO_RESUME)
     if not unfinished and not spec.force:
         refuse_foreign(folder, foreign_files(folder))
-    return unfinished and spec.resume is Resume.RESUME
+    return unfinished and spec.resume is ResumeMode.RESUME
 
 
 def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:

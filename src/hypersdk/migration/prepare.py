@@ -23,7 +23,7 @@ from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import SOURCE_CHANGED, PointKind, point_of
 from hypersdk.migration.runfile import ChangeKind, DiskRecord, RunFile
-from hypersdk.migration.spec import Resume, SourceState
+from hypersdk.migration.spec import ResumeMode, SourceState
 from hypersdk.model import Machine, Power
 from hypersdk.remedies import Discard, First, RestoreSource, Retry
 from hypersdk.transfer.cancel import CancelToken
@@ -118,7 +118,7 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
     Where all is copied already, a failure does not keep the files from being published: the end of the run retries it
     and reports it.
     """
-    discard = work.plan.spec.resume is Resume.DISCARD
+    discard = work.plan.spec.resume is ResumeMode.DISCARD
     copied = work.run.record.copied and not discard
     keep: tuple[ChangeKind, ...] = () if discard else (ChangeKind.SNAPSHOT,)
     wants_off = work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)

@@ -49,7 +49,7 @@ class SourceState(StrEnum):
     SNAPSHOT = "snapshot"  # an existing one by its name, or "new"
 
 
-class Resume(StrEnum):
+class ResumeMode(StrEnum):
     """What to do with an unfinished export in the output folder."""
 
     REFUSE = "refuse"  # the default: an error
@@ -78,7 +78,7 @@ class ExportSpec:
     parallel: int = 4
     file_hash: bool = True
     force: bool = False
-    resume: Resume = Resume.REFUSE
+    resume: ResumeMode = ResumeMode.REFUSE
     retries: int = 3
     quiesce: bool = True
     job_id: str | None = None

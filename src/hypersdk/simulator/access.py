@@ -7,7 +7,7 @@ from typing import Final
 
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.platform import PlatformObject
-from hypersdk.simulator.session import SessionStore
+from hypersdk.simulator.session import SimulatedSessions
 from hypersdk.simulator.values import Data, MethodFault, not_authenticated
 from hypersdk.simulator.world import World
 
@@ -90,7 +90,7 @@ class AuthorizationManager(PlatformObject, api_type="AuthorizationManager"):
 class SessionManager(Managed, api_type="SessionManager"):
     """Logs in and out, and lists the sessions."""
 
-    def __init__(self, world: World, moref: str, sessions: SessionStore) -> None:
+    def __init__(self, world: World, moref: str, sessions: SimulatedSessions) -> None:
         super().__init__(
             world, moref, messageLocaleList=["en"], supportedLocaleList=["en"], defaultLocale="en", message=""
         )

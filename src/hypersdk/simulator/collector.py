@@ -137,7 +137,7 @@ Page = list[tuple[Selection, Managed]]
 
 
 @dataclass(slots=True)
-class Watch:
+class PropertyWatch:
     """What one session watches, the version that it was sent last, and whether it canceled its wait."""
 
     filters: list[PropertyFilter] = field(default_factory=list)
@@ -175,7 +175,7 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
     def __init__(self, world: World, moref: str, *, page_objects: int) -> None:
         super().__init__(world, moref)
         self.page_objects = page_objects
-        self.watches: defaultdict[SessionRecord, Watch] = defaultdict(Watch)
+        self.watches: defaultdict[SessionRecord, PropertyWatch] = defaultdict(PropertyWatch)
         self._tokens: dict[str, tuple[SessionRecord, Page, int]] = {}  # token -> session, rest, page size
         self._serial = itertools.count(1)
 
@@ -308,7 +308,7 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
 class PropertyFilter(SessionObject, api_type="PropertyFilter"):
     """What a session watches; remembers what it has reported."""
 
-    def __init__(self, world: World, call: Call, selection: Selection, watch: Watch) -> None:
+    def __init__(self, world: World, call: Call, selection: Selection, watch: PropertyWatch) -> None:
         args = call.args
         super().__init__(world, call, "filter-", spec=args.spec, partialUpdates=args.partialUpdates)
         self._selection = selection

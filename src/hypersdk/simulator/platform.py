@@ -12,7 +12,7 @@ from hypersdk.simulator.counters import Counters
 from hypersdk.simulator.events import EventManager
 from hypersdk.simulator.faults import FaultBook
 from hypersdk.simulator.managed import Managed
-from hypersdk.simulator.session import SessionStore
+from hypersdk.simulator.session import SimulatedSessions
 from hypersdk.simulator.tasks import TaskManager
 from hypersdk.simulator.world import World, now
 
@@ -29,7 +29,7 @@ class Platform:
         self.faults = FaultBook()
         self.faults.arm(config.faults)
         self.address = "127.0.0.1"
-        self.sessions = SessionStore(self.world, config)
+        self.sessions = SimulatedSessions(self.world, config)
         self.tasks = TaskManager(self.world, self.fixed_moref("TaskManager", "ha-taskmgr"), task_s=config.task_s)
         self.events = EventManager(self.world, self.fixed_moref("EventManager", "ha-eventmgr"))
 

@@ -51,7 +51,7 @@ class SessionRecord:
         )
 
 
-class SessionStore:
+class SimulatedSessions:
     """All sessions of the server. ``on_end`` is called for each session that ends, for whatever reason."""
 
     def __init__(self, world: World, config: SimulatorConfig) -> None:

@@ -2,8 +2,8 @@
 
 ::
 
-    open_get(url) ──> Connection ── connection.py: proxy, TLS, certificate check
-                          └─ get(path) ──> HttpBody.readinto(buffer) <── wire.py: time-outs, framing
+    open_get(url) ──> DataConnection ── connection.py: proxy, TLS, certificate check
+                           └─ get(path) ──> HttpBody.readinto(buffer) <── wire.py: time-outs, framing
 
 ``http.client`` writes the request and parses the head of the answer. No redirect is followed; the session cookie goes
 to the session's own host and to no other. A reset, a stall, a body shorter than announced and the answers 408, 425,
@@ -191,7 +191,7 @@ class HttpBody(AbstractContextManager["HttpBody"]):
         return PlainBody(self._wire, self.length_bytes)
 
 
-class Connection:
+class DataConnection:
     """One connection to a server, used for one exchange after another. One thread at a time."""
 
     def __init__(self, trusted: TrustedConnection, *, cancel: CancelToken, stall_s: float = STALL_TIMEOUT_S) -> None:
@@ -265,11 +265,11 @@ def open_get(
     """GET of one ``url`` on a connection of its own, which ends with the body.
 
     ``endpoint`` gives proxy and trust; ``pin`` is the fingerprint (SHA-1 or SHA-256) that its vCenter gave for another
-    host. Errors as ``Connection`` and its ``get``.
+    host. Errors as ``DataConnection`` and its ``get``.
     """
     host, port, target = split_url(url)
     trusted = open_connection(endpoint, host=host, port=port, pin=pin, connect_timeout_s=connect_timeout_s)
-    connection = Connection(trusted, cancel=cancel, stall_s=stall_timeout_s)
+    connection = DataConnection(trusted, cancel=cancel, stall_s=stall_timeout_s)
     return connection.get(target, cancel=cancel, cookie=cookie, last=True)
 
 

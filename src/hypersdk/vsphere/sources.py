@@ -41,7 +41,7 @@ from hypersdk.vsphere.http import (
     HTTP_REFUSED,
     STALL_TIMEOUT_S,
     UNAUTHORIZED,
-    Connection,
+    DataConnection,
     HttpBody,
     SessionCookie,
 )
@@ -128,7 +128,7 @@ class FlatDiskSource:
         self._stall_timeout_s = stall_timeout_s
         self._validators: tuple[str | None, str | None] | None = None  # ETag, Last-Modified (RFC 9110, section 8.8)
         self._lock = threading.Lock()
-        self._idle: list[Connection] = []
+        self._idle: list[DataConnection] = []
         weakref.finalize(self, _close_all, self._idle)
 
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
@@ -154,7 +154,7 @@ class FlatDiskSource:
                 raise
             raise TransientError(error.message, cause=error.cause, remedies=error.remedies) from error
 
-    def _is_stale(self, error: SourceError, connection: Connection | None, key: str) -> bool:
+    def _is_stale(self, error: SourceError, connection: DataConnection | None, key: str) -> bool:
         """Whether ``error`` only means that a connection, or the session with that ``key``, was idle for too long; both
         are renewed then."""
         if connection is not None and error.code == CONNECTION_RESET:
@@ -178,15 +178,15 @@ class FlatDiskSource:
         with self._lock:
             _close_all(self._idle)
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self) -> DataConnection | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
-    def _connect(self, cancel: CancelToken) -> Connection:
+    def _connect(self, cancel: CancelToken) -> DataConnection:
         with retried_when_away():
-            return Connection(open_connection(self._session.endpoint), cancel=cancel, stall_s=self._stall_timeout_s)
+            return DataConnection(open_connection(self._session.endpoint), cancel=cancel, stall_s=self._stall_timeout_s)
 
-    def _read(self, connection: Connection | None, part: range, buffer: memoryview, cancel: CancelToken) -> None:
+    def _read(self, connection: DataConnection | None, part: range, buffer: memoryview, cancel: CancelToken) -> None:
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
         connection = connection or self._connect(cancel)
@@ -228,7 +228,7 @@ class FlatDiskSource:
             )
 
 
-def _close_all(idle: list[Connection]) -> None:
+def _close_all(idle: list[DataConnection]) -> None:
     while idle:
         idle.pop().close()
 

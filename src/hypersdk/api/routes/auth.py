@@ -18,7 +18,7 @@ from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import rfc3339
-from hypersdk.api.views import AuditEntryView, ListView, TokenView, UserView, View, listed, view_of
+from hypersdk.api.views import AuditEntryView, PageView, TokenView, UserView, View, listed, view_of
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.pages import LIST_QUERY
@@ -102,19 +102,19 @@ class TokenBody(_StrictBody):
     user: Name | None = None
 
 
-class UsersView(ListView):
+class UsersView(PageView):
     """Sorted by name by default."""
 
     users: list[UserView]
 
 
-class TokensView(ListView):
+class TokensView(PageView):
     """Newest first by default."""
 
     tokens: list[TokenView]
 
 
-class AuditView(ListView):
+class AuditView(PageView):
     """Newest first by default; pass ``next`` as ``before`` for the following page."""
 
     entries: list[AuditEntryView]

@@ -17,7 +17,7 @@ from hypersdk.api.context import Use
 from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
-from hypersdk.api.views import EndpointView, ListView, View, listed, view_of
+from hypersdk.api.views import EndpointView, PageView, View, listed, view_of
 from hypersdk.errors import LookupFailed
 from hypersdk.secret import Secret
 from hypersdk.vsphere.session import About
@@ -65,7 +65,7 @@ class EndpointBody(BaseModel):
     kind: str = Field(default=VSPHERE, max_length=64, json_schema_extra={"enum": [*sorted(KINDS)]})
 
 
-class EndpointsView(ListView):
+class EndpointsView(PageView):
     """Sorted by name by default."""
 
     endpoints: list[EndpointView]

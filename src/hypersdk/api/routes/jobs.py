@@ -29,7 +29,7 @@ from hypersdk.api.views import (
     ErrorView,
     JobsView,
     JobView,
-    ListView,
+    PageView,
     ProgressView,
     listed,
 )
@@ -151,7 +151,7 @@ class SnapshotsView(BaseModel):
     snapshots: list[SnapshotView]
 
 
-class AttemptsView(ListView):
+class AttemptsView(PageView):
     """All attempts at the job, oldest first by default."""
 
     attempts: list[AttemptView]

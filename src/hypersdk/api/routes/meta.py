@@ -20,7 +20,7 @@ from hypersdk.api.queries import WorkerQuery
 from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
-from hypersdk.api.views import ListView, View, WorkerView, listed, view_of
+from hypersdk.api.views import PageView, View, WorkerView, listed, view_of
 from hypersdk.errors import CODES
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
@@ -86,7 +86,7 @@ class HistoryView(BaseModel):
     points: list[PointView]
 
 
-class WorkersView(ListView):
+class WorkersView(PageView):
     """Live workers first."""
 
     workers: list[WorkerView]

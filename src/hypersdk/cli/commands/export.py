@@ -14,7 +14,7 @@ from hypersdk.cli.programs.groups import flag_group
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.config.user import MAX_RETRIES
 from hypersdk.errors import UsageError
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, ResumeMode, SourceState
 from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
@@ -171,7 +171,11 @@ def _run_fields(flags: Flags) -> dict[str, Any]:
     return {
         "file_hash": "no_file_hash" not in flags,
         "force": "force" in flags,
-        "resume": Resume.RESUME if "resume" in flags else Resume.DISCARD if "discard" in flags else Resume.REFUSE,
+        "resume": ResumeMode.RESUME
+        if "resume" in flags
+        else ResumeMode.DISCARD
+        if "discard" in flags
+        else ResumeMode.REFUSE,
         "retries": flags.get("retries", 3),
         "quiesce": "no_quiesce" not in flags,
     }

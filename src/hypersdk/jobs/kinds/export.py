@@ -27,7 +27,7 @@ from hypersdk.migration.jobfile import JobDefinition, parse_definition
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.net.guard import EndpointGuard
 from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
@@ -123,7 +123,7 @@ class ExportRun:
         context, log = self._context, self._context.progress.log
         with self._source(context.cancel) as (session, spec):
             if context.begun:
-                spec = replace(spec, resume=Resume.DISCARD if context.job.discard else Resume.RESUME)
+                spec = replace(spec, resume=ResumeMode.DISCARD if context.job.discard else ResumeMode.RESUME)
             plan = self._plan(session, spec)
             for change in plan.changes:
                 log(f"at the source: {change}")
