@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import select
+import socket
 import ssl
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from hypersdk.cli import remedies as programs
 from hypersdk.errors import CODES, ConnectError, UsageError
 from hypersdk.jobs import remedies as daemon
-from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certificate, read_certificate
+from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certificate, read_certificate, ssl_context
 from hypersdk.net.proxy import Proxy
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import Endpoint
@@ -120,6 +121,32 @@ def test_a_changed_certificate_is_refused_even_when_insecure_or_vouched_for(
         assert format_fingerprint(pin) in caught.value.message
         assert format_fingerprint(getattr(identity, own)) in caught.value.message
     assert not server.received
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_pin_holds_inside_the_tls_of_a_proxy(server: TlsServer, identity: Identity, right: bool) -> None:
+    """httpx wraps no socket there, but a pair of buffers."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl_context(TlsPolicy(thumbprint=identity.sha256 if right else "ab" * 32))
+    inner = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+
+    def handshake(raw: socket.socket) -> None:
+        while True:
+            try:
+                inner.do_handshake()
+            except ssl.SSLWantReadError:
+                raw.sendall(outgoing.read())
+                incoming.write(raw.recv(65536))
+            else:
+                return
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        if right:
+            handshake(raw)
+        else:
+            with pytest.raises(ConnectError) as caught:
+                handshake(raw)
+            assert caught.value.code == "certificate_changed"
 
 
 def test_the_pin_of_a_lease_goes_before_the_policy(server: TlsServer, identity: Identity) -> None:

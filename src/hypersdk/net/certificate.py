@@ -8,7 +8,7 @@ The rules, strictest first; no certificate is trusted silently:
 3. the given CA bundle, else the system's; where it does not verify the certificate, a fingerprint in a known-hosts
    file.
 
-A pin is checked on the socket right after the handshake, before a password or cookie is sent over it. Trust is decided
+A pin is checked as part of the handshake, before a password or cookie is sent over it. Trust is decided
 by ``ssl`` or by the fingerprint of the whole certificate; the certificate's contents are only shown, so
 ``cryptography`` is imported only for an untrusted certificate and by ``doctor``.
 """
@@ -107,18 +107,31 @@ class _PinnedSocket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         super().do_handshake(block)
         try:
-            assert isinstance(self.context, _PinnedContext)
-            check_pin(self, self.context.pin, host=str(self.server_hostname))
+            _check_pin_of_context(self)
         except BaseException:
             self.close()
             raise
+
+
+class _PinnedObject(ssl.SSLObject):
+    """As ``_PinnedSocket``, for TLS inside the TLS of a proxy (httpx with ``HTTPS_PROXY=https://...``)."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        _check_pin_of_context(self)
 
 
 class _PinnedContext(ssl.SSLContext):
     """Trusts the certificate with the fingerprint ``pin``, and no other."""
 
     sslsocket_class = _PinnedSocket
+    sslobject_class = _PinnedObject
     pin: str
+
+
+def _check_pin_of_context(peer: _PinnedSocket | _PinnedObject) -> None:
+    assert isinstance(peer.context, _PinnedContext)
+    check_pin(peer, peer.context.pin, host=str(peer.server_hostname))
 
 
 def ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
@@ -186,11 +199,11 @@ def _for_people(name: x509.Name) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> None:
-    """Raises ConnectError ``certificate_changed`` unless the certificate of the peer of ``sock`` has the fingerprint
+def check_pin(peer: ssl.SSLSocket | ssl.SSLObject, pin: str, *, host: str) -> None:
+    """Raises ConnectError ``certificate_changed`` unless the certificate of ``peer`` has the fingerprint
     ``pin``. Nothing else of the certificate is checked.
     """
-    der = sock.getpeercert(binary_form=True) or b""
+    der = peer.getpeercert(binary_form=True) or b""
     digits = parse_fingerprint(pin)
     digest = hashlib.sha256(der) if len(digits) == 64 else hashlib.sha1(der, usedforsecurity=False)
     if not der or digest.hexdigest() != digits:
