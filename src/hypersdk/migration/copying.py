@@ -63,7 +63,7 @@ NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
 reported."""
 
 PROVED: Final = "proved"
-UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
+UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server has no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
 UNPROVED_UNVERIFIABLE: Final = (
     "unproved: the export lease was lost after some disks were complete, and with it the server's manifest of them"

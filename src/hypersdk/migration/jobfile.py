@@ -420,7 +420,7 @@ def _source_state(text: str) -> tuple[SourceState, str | None]:
     word, colon, name = text.partition(":")
     if word == "snapshot":
         if not name.strip():
-            raise _invalid("options.source", "'snapshot:' needs the name of a snapshot behind it")
+            raise _invalid("options.source", "'snapshot:' must be followed by the name of a snapshot")
         return SourceState.SNAPSHOT, name.strip()
     if colon or word not in ("auto", "power-off", "shutdown"):
         raise _invalid("options.source", "should be auto, power-off, shutdown or snapshot:NAME")

@@ -247,7 +247,7 @@ class SourceJournal:
                     " somebody removes it"
                 )
             case ChangeKind.LEASE:
-                return f"an export lease on {machine}, which times out by itself"
+                return f"an export lease on {machine}, which expires if it is not renewed"
 
     def _undo_one(self, change: Change, cancel: CancelToken) -> None:
         match change.kind:
@@ -291,8 +291,8 @@ class SourceJournal:
             if error.code != SHUTDOWN_TIMEOUT:
                 raise
             raise SourceError(
-                "the guest was asked to shut down, which cannot be cancelled, and still runs: once it is down it stays"
-                " off until this is undone",
+                "the guest was asked to shut down, which cannot be cancelled, and is still running: after the shutdown"
+                " it stays off until this is undone",
                 code=SHUTDOWN_TIMEOUT,
                 remedies=(
                     First("wait until it is off"),

@@ -40,7 +40,7 @@ VERIFY_BAD_MANIFEST = register(
 VERIFY_MANIFEST_CHANGED = register(
     "verify_manifest_changed",
     "artifact-manifest.json was changed after it was written: its own digest does not match its content.",
-    "Restore it from a backup, or export again; what it says about the files cannot be relied on.",
+    "Restore it from a backup, or export again; its digests of the files cannot be trusted.",
 )
 
 

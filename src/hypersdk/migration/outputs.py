@@ -157,7 +157,7 @@ class Outputs(ABC):
         """
         spec, place = self.spec, self._blocks(record)
         if spec.compress is Compression.UNCHECKED:
-            reason = "unchecked compression keeps no record of what was copied" if has_data else ""
+            reason = "unchecked compression does not record what was copied" if has_data else ""
             return _DiskLedger(None, trusted=False, reason=reason)
         whole_identity = f"{identity}/{spec.format}/{spec.compress}"
         found, reason = _old_ledger(place, record, whole_identity) if has_data else (None, "")

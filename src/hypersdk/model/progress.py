@@ -79,7 +79,7 @@ class DiskProgress:
     bottleneck: Bottleneck | None = _field(None, "What the copy waits for most: source, target, cpu or limit")
     attempt: int = 1
     note: str = ""
-    again_bytes: int = _field(0, "Guest bytes that the image holds and the stream brings again", job="bytes_again")
+    again_bytes: int = _field(0, "Guest bytes that the image already has and the stream sends again", job="bytes_again")
 
 
 @dataclass(frozen=True, slots=True)

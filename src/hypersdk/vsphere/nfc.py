@@ -242,7 +242,7 @@ def server_descriptor(session: Session, moref: str, snapshot: str | None, files:
     if result.error or not text or len(text) > DESCRIPTOR_MAX_BYTES:
         return None
     for warning in result.warning or ():
-        LOG.info("the server says of its descriptor: %s", clean_text(str(warning.msg or "")))
+        LOG.info("the server warns about its descriptor: %s", clean_text(str(warning.msg or "")))
     return text
 
 

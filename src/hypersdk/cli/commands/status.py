@@ -67,7 +67,7 @@ def _forget(cli: Cli, which: str) -> None:
         return
     cli.output.line(f"forgotten: {run.run_id} in {run.folder}")
     for text in left:
-        cli.output.line(f"  stays behind: {text}")
+        cli.output.line(f"  left behind: {text}")
 
 
 def _left_behind(run: UnfinishedRun) -> Iterator[str]:

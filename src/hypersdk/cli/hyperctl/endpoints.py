@@ -76,7 +76,7 @@ def add(
     }
 
     def create(thumbprint: str | None) -> EndpointInfo:
-        with ctl.output.working(f"The daemon looks at {address} ..."):
+        with ctl.output.working(f"The daemon connects to {address} ..."):
             return ctl.client.endpoints.create(name, address, username, password, thumbprint=thumbprint, **settings)
 
     try:

@@ -196,7 +196,7 @@ class _DiskSource:
             )
         for disk in placement.unnamed:
             if attribute(self._elements[disk], "fileRef"):
-                self._warnings.add(f"no hardware item says where the disk {shown(disk)} is attached")
+                self._warnings.add(f"no hardware item attaches the disk {shown(disk)}")
         for disk in (*placement.placed, *placement.unnamed):
             place = placement.placed.get(disk)
             found = self._disk(disk, placement.original.get(disk, disk), place)

@@ -215,7 +215,7 @@ def exact_capacity(header: SparseHeader, described_sectors: int | None) -> int:
     """
     described = header.capacity if described_sectors is None else described_sectors * SECTOR
     if header.capacity not in (described, align_up(described, header.grain_sectors * SECTOR)):
-        raise bad_format(f"a capacity of {header.capacity} bytes, not {described} as its descriptor says")
+        raise bad_format(f"a capacity of {header.capacity} bytes, not {described} as in its descriptor")
     return described
 
 
@@ -229,7 +229,7 @@ def require_stream(header: SparseHeader) -> None:
     if not 0 < header.overhead_sectors <= _most_overhead_sectors(header):
         raise bad_format(f"{header.overhead_sectors} sectors before the first grain")
     if header.descriptor_sectors and header.descriptor_offset + header.descriptor_sectors > header.overhead_sectors:
-        raise bad_format(f"a descriptor at sector {header.descriptor_offset}, behind the first grain")
+        raise bad_format(f"a descriptor at sector {header.descriptor_offset}, after the first grain")
 
 
 def _most_overhead_sectors(header: SparseHeader) -> int:
