@@ -42,26 +42,30 @@ MAX_TEXT: Final = 2000
 """Limit of a text from another host, in characters."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class _Plain:
+    """A remedy without fields. Subclasses need no code of their own: every run of every program imports this module."""
+
+
+@dataclass(frozen=True)
 class Advice:
     """Whole sentences: something to do outside of HyperSDK, or to read."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class First:
     """Something to do outside of HyperSDK before the next remedy: a clause without a full stop."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReportBug:
+class ReportBug(_Plain):
     """Report a bug of HyperSDK."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FreeSpace:
     """Free space on the file system of the output folder. ``bytes`` is what is missing, where it is known."""
 
@@ -69,22 +73,19 @@ class FreeSpace:
     folder: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(_Plain):
     """Repeat the command; there is nothing to resume."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(_Plain):
     """Continue from the last checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+class Discard(_Plain):
     """Discard what was written and start over."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RestoreSource:
     """Undo the remaining changes to the source. ``snapshots``: also remove the temporary snapshot, although a resume
     could use it."""
@@ -92,34 +93,30 @@ class RestoreSource:
     snapshots: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(_Plain):
     """Delete the job and leave its source as it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExcludeDisk:
     """Exclude a disk. ``disk`` is its label, where a certain disk is meant."""
 
     disk: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChooseFolder:
+class ChooseFolder(_Plain):
     """Export into another folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceFiles:
+class ReplaceFiles(_Plain):
     """Overwrite the files in the folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceInput:
+class ReplaceInput(_Plain):
     """Get another copy of the file that was converted; not a remedy for an export."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SetOption:
     """Change an option of the export, by its name in the job file."""
 
@@ -127,14 +124,14 @@ class SetOption:
     value: str | bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LowerLimit:
     """Lower a limit of the program that exports."""
 
     limit: Literal["datastore_min_free", "streams"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrustCertificate:
     """Trust the certificate with this SHA-256 fingerprint, after comparing it. ``renewed``: it replaces a trusted one.
     ``of_daemon``: it is the daemon's, not that of a vSphere server."""
@@ -144,51 +141,45 @@ class TrustCertificate:
     of_daemon: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NameServer:
+class NameServer(_Plain):
     """Name the vCenter or ESXi host."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveLogin:
+class GiveLogin(_Plain):
     """Provide the user name and the password for vSphere."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogIn:
     """Log in to the daemon; ``longer``: for more days."""
 
     longer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UseToken:
+class UseToken(_Plain):
     """Send an API token with the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameDaemon:
+class NameDaemon(_Plain):
     """Use another address of a daemon."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameConfiguration:
+class NameConfiguration(_Plain):
     """Use another configuration file of a program."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Configure:
     """Set a key of the daemon's configuration."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartWorker:
+class StartWorker(_Plain):
     """Start a worker."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Look:
     """Look up more information."""
 
@@ -224,7 +215,7 @@ Remedy: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Notice:
     """A warning and its remedies."""
 
