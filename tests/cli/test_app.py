@@ -12,7 +12,10 @@ from hypersdk import __version__
 from hypersdk.cli.app import COMMANDS, SECTIONS, root
 from tests.support.cli.commandline import environment, program, run
 
-HEAVY = ("rich", "textual", "pydantic", "lxml", "pyVmomi", "yaml", "asyncio", "http.client", "ssl")
+HEAVY = {
+    *("rich", "textual", "pydantic", "lxml", "pyVmomi", "yaml", "asyncio", "http.client", "ssl", "httpx"),
+    "sqlalchemy",
+}
 
 
 def test_help_shows_every_command_with_its_summary() -> None:
@@ -53,6 +56,29 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     loaded = set(done.stderr.split())
     assert "hypersdk.cli.app" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("module", ["hypersdk.cli.app", "hypersdk.cli.hyperctl.app", "hypersdk.cli.hypervisord.app"])
+def test_the_help_of_a_command_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
+    """Nor does completion. Modules with commands import what only a run needs in their functions."""
+    code = f"""if True:
+        import sys
+        import click
+        from {module} import root
+
+        def load(group):
+            for name in group.list_commands(click.Context(group)):
+                command = group.get_command(click.Context(group), name)
+                if isinstance(command, click.Group):
+                    load(command)
+
+        load(root)
+        print(" ".join(sys.modules))
+    """
+    done = subprocess.run(
+        [program()[0], "-c", code], capture_output=True, text=True, env=environment(tmp_path), check=True
+    )
+    assert set(done.stdout.split()) & HEAVY == set()
 
 
 def test_version() -> None:

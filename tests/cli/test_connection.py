@@ -233,7 +233,7 @@ def test_a_crash_file_holds_no_password(server: Simulator, tmp_path: Path, monke
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr("hypersdk.cli.commands.inventory.read_inventory", broken)
+    monkeypatch.setattr("hypersdk.cli.machines.read_inventory", broken)
     done = run("list", "--json", env=login(server, tmp_path))
     assert done.status == 1
     crash = Path(done.error["crash_file"]).read_text()

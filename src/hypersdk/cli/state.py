@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +11,6 @@ from typing import Final, TextIO
 import click
 
 from hypersdk.cli.output import Output
-from hypersdk.cli.programs.logs import TextLines
 from hypersdk.cli.programs.program import Run
 from hypersdk.cli.signals import STOPPING, WARNING, Interrupts, cancelled_by, watched
 from hypersdk.config.user import Config, load_config
@@ -55,6 +53,10 @@ class Cli(Run):
 
     def show_debug(self) -> None:
         """Shows log messages and tracebacks."""
+        import logging
+
+        from hypersdk.cli.programs.logs import TextLines
+
         super().show_debug()
         handler = logging.StreamHandler()
         handler.setFormatter(TextLines())

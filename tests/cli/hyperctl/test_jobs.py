@@ -351,7 +351,7 @@ def test_an_interrupted_submit_is_not_told_to_submit_again(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hypersdk.cli.hyperctl.submit.follow", interrupted)
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", interrupted)
     done = ctl("submit", "-f", "-", "--watch", stdin=job_file(api, "a"))
     (job,) = api.services.jobs.ids(_all())
     assert done.status == 130

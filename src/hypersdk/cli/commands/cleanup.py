@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.connect import connected
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.remedies import error_dict
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.client import Client
 from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
-from hypersdk.migration.prepare import endpoint_name
-from hypersdk.migration.runfile import FolderRuns
-from hypersdk.migration.runs import (
-    RunClaim,
-    Stray,
-    UnfinishedRun,
-    clean_up,
-    remove_stray,
-    stray_snapshots,
-    unfinished_runs,
-)
 from hypersdk.units import format_duration
-from hypersdk.vsphere.session import Session
+
+if TYPE_CHECKING:
+    from hypersdk.migration.runs import Stray, UnfinishedRun
+    from hypersdk.vsphere.session import Session
 
 GIVE_UP_STEP: Final = (
     "Run the command again once vSphere is available. For what can never be undone, `hyper2kvm cleanup --give-up DIR`"
@@ -88,6 +78,10 @@ def command(
     server are cleaned up (none with --snapshot). Copied data is kept and the exports stay resumable; where a snapshot
     was removed, its disks are copied again.
     """
+    from hypersdk.cli.connect import connected
+    from hypersdk.migration.prepare import endpoint_name
+    from hypersdk.migration.runs import unfinished_runs
+
     if give_up and not folders:
         raise UsageError("--give-up needs the folders of the exports to give up", next_step=GIVE_UP_STEP)
     with connected(cli) as session:
@@ -113,6 +107,9 @@ def command(
 
 
 def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> bool:
+    from hypersdk.migration.runfile import FolderRuns
+    from hypersdk.migration.runs import clean_up
+
     assert run.record is not None
     name = run.record.machine
     done = clean_up(
@@ -184,6 +181,8 @@ class _Strays:
             )
 
     def _find(self) -> Sequence[Stray]:
+        from hypersdk.migration.runs import RunClaim, stray_snapshots
+
         unasked: list[str] = []
         strays = stray_snapshots(
             self.session, self.cli.state_dir, lambda: _held_by_jobs(self.cli, unasked), cancel=self.cli.cancel
@@ -194,6 +193,8 @@ class _Strays:
 
     def _wanted(self, stray: Stray) -> bool:
         """Whether to remove the snapshot; reports why not."""
+        from hypersdk.migration.runs import RunClaim
+
         output = self.cli.output
         if stray.found.name in self.named:
             return True
@@ -227,6 +228,8 @@ def _confirmed(cli: Cli, stray: Stray) -> bool:
 
 
 def _remove(cli: Cli, session: Session, stray: Stray) -> bool:
+    from hypersdk.migration.runs import remove_stray
+
     name = stray.found.name
     try:
         remove_stray(session, cli.state_dir, stray, cancel=cli.cancel)
@@ -245,6 +248,8 @@ def _remove(cli: Cli, session: Session, stray: Stray) -> bool:
 def _held_by_jobs(cli: Cli, unasked: list[str]) -> Mapping[str, str]:
     """The snapshots held by jobs of the daemon that hyperctl would contact; ``unasked`` gets the reason if it does not
     answer."""
+    from hypersdk.client import Client
+
     try:
         with Client(environ=cli.environ, timeout_s=ASK_DAEMON_S) as client:
             return {held.snapshot: f"job {held.job_id} ({held.state}) of {client.url}" for held in client.snapshots()}

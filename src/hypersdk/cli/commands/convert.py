@@ -6,12 +6,8 @@ from pathlib import Path
 
 import click
 
-from hypersdk.cli.exporting import show_result
 from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, output_options
-from hypersdk.cli.progress import watching
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.migration.convert import convert_file
-from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 
 
@@ -52,6 +48,11 @@ def command(
     The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and
     described as after an export.
     """
+    from hypersdk.cli.exporting import show_result
+    from hypersdk.cli.progress import watching
+    from hypersdk.migration.convert import convert_file
+    from hypersdk.migration.settings import RunSettings
+
     spec = ExportSpec(
         machine=file.stem,
         output_dir=output,

@@ -6,28 +6,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli import exporting
-from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
-from hypersdk.cli.machines import list_table, read_inventory, summary_object
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import TARGET_DENIED, TargetError
-from hypersdk.kvm.boot import find_qemu, prove_boot
-from hypersdk.migration.export import Outcome
-from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
-from hypersdk.model import MachineSummary
-from hypersdk.net.certificate import TlsPolicy
-from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
-from hypersdk.simulator.bootsector import MARKER
 from hypersdk.units import MiB, format_duration
-from hypersdk.vsphere.endpoint import Endpoint
-from hypersdk.vsphere.session import Session
+
+if TYPE_CHECKING:
+    from hypersdk.migration.export import Outcome
+    from hypersdk.model import MachineSummary
+    from hypersdk.simulator import Simulator
+    from hypersdk.vsphere.session import Session
 
 DEMO_MACHINE: Final = "hypersdk-demo"
 DEMO_RATE_BYTES_S: Final = 40 * MiB
@@ -58,14 +52,17 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
 
     Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
+    from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
+    from hypersdk.cli.exporting import conclude, in_boot_order
+
     folder = output.absolute() if output is not None else _new_folder()
     with _simulated(cli, machines) as session:
         chosen = _list(cli, session)
         outcome = _export(cli, session, chosen, folder)
-    exporting.conclude(cli, [outcome], [])
+    conclude(cli, [outcome], [])
     _step(cli, "Verify: read the files back and compare them with the manifest")
     raise_for_findings(verify_folder(cli, folder))
-    _boot(cli, folder / exporting.in_boot_order(outcome.plan)[0].file_name)
+    _boot(cli, folder / in_boot_order(outcome.plan)[0].file_name)
     _step(cli, "Done")
     cli.output.line(f"The images are in {folder}.")
     cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")
@@ -85,6 +82,10 @@ def _step(cli: Cli, text: str) -> None:
 @contextmanager
 def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
     """A login to a simulator that lives as long as the block."""
+    from hypersdk.net.certificate import TlsPolicy
+    from hypersdk.vsphere.endpoint import Endpoint
+    from hypersdk.vsphere.session import Session
+
     _step(cli, f"Start a simulated vCenter with {machines + 1} machines")
     with _simulator(machines) as simulator:
         cli.output.note(f"It listens on {simulator.url}; its certificate is pinned.", style="dim")
@@ -100,6 +101,8 @@ def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
 
 
 def _simulator(machines: int) -> Simulator:
+    from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
+
     machine = MachineSpec(
         name=DEMO_MACHINE,
         disks=(DiskSpec(boot=True), DiskSpec(capacity_bytes=1024 * MiB, allocated_bytes=256 * MiB)),
@@ -109,6 +112,8 @@ def _simulator(machines: int) -> Simulator:
 
 
 def _list(cli: Cli, session: Session) -> list[MachineSummary]:
+    from hypersdk.cli.machines import list_table, read_inventory, summary_object
+
     _step(cli, "List its machines")
     machines = read_inventory(cli, session)
     for machine in machines if cli.output.json_lines else ():
@@ -118,17 +123,23 @@ def _list(cli: Cli, session: Session) -> list[MachineSummary]:
 
 
 def _export(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path) -> Outcome:
+    from hypersdk.cli.exporting import carry_out, make_plans, show_plans
+    from hypersdk.migration.settings import RunSettings
+
     _step(cli, f"Export {DEMO_MACHINE} to qcow2")
     settings = RunSettings(state=cli.state_dir)
     spec = ExportSpec(machine=DEMO_MACHINE, output_dir=folder)
-    plans, failures = exporting.make_plans(cli, session, [spec], machines, settings)
+    plans, failures = make_plans(cli, session, [spec], machines, settings)
     for failure in failures:
         raise failure.error
-    exporting.show_plans(cli, plans, [])
-    return exporting.carry_out(cli, session, plans, settings)[0]
+    show_plans(cli, plans, [])
+    return carry_out(cli, session, plans, settings)[0]
 
 
 def _boot(cli: Cli, image: Path) -> None:
+    from hypersdk.kvm.boot import find_qemu, prove_boot
+    from hypersdk.simulator.bootsector import MARKER
+
     _step(cli, "Boot the image")
     if find_qemu() is None:
         cli.output.note("Skipped: qemu-system-x86_64 is not installed.", style="yellow")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
-from rich.text import Text
 
-from hypersdk.cli.connect import endpoint_of, with_password
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.remedies import next_step
@@ -17,7 +15,9 @@ from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import ConnectError, register
 from hypersdk.remedies import as_json
 from hypersdk.text import clean
-from hypersdk.vsphere.doctor import DoctorCheck, run_doctor
+
+if TYPE_CHECKING:
+    from hypersdk.vsphere.doctor import DoctorCheck
 
 DOCTOR_FAILED: Final = register(
     "doctor_failed",
@@ -48,6 +48,9 @@ def command(cli: Cli, machine: str | None, output: Path | None) -> None:
 
     Nothing is changed. With --json: an event of type check for each. Fails with status 3 if a check fails.
     """
+    from hypersdk.cli.connect import endpoint_of, with_password
+    from hypersdk.vsphere.doctor import run_doctor
+
     endpoint = with_password(cli, endpoint_of(cli))
     failed = []
     for check in run_doctor(endpoint, cancel=cli.cancel, machine=machine, output_dir=output):
@@ -59,6 +62,8 @@ def command(cli: Cli, machine: str | None, output: Path | None) -> None:
 
 
 def _show(cli: Cli, check: DoctorCheck) -> None:
+    from rich.text import Text
+
     step = next_step(check)
     if cli.output.json_lines:
         facts = {"name": check.name, "status": check.status, "detail": check.detail, "next_step": step}

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
-from rich.text import Text
 
-from hypersdk.cli.connect import connected
-from hypersdk.cli.machines import list_table, machine_object, read_inventory, summary_object
 from hypersdk.cli.options import connection_options, output_options
-from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
-from hypersdk.cli.picker.search import Index, sort_machines
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.model import Machine, MachineSummary
 from hypersdk.text import clean, count
 from hypersdk.units import format_size
-from hypersdk.vsphere.inventory import find_machine
-from hypersdk.vsphere.machine import read_machine
+
+if TYPE_CHECKING:
+    from hypersdk.model import Machine, MachineSummary
 
 SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "host")
 
@@ -50,6 +46,10 @@ def list_(cli: Cli, query: str, sort: str) -> None:
     With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disks, and more. The path can be
     given to `hyper2kvm export`, and used as vm_path in a job file.
     """
+    from hypersdk.cli.connect import connected
+    from hypersdk.cli.machines import read_inventory
+    from hypersdk.cli.picker.search import Index, sort_machines
+
     with connected(cli) as session:
         machines = sort_machines(read_inventory(cli, session), sort)
     index = Index(machines)
@@ -57,6 +57,8 @@ def list_(cli: Cli, query: str, sort: str) -> None:
 
 
 def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
+    from hypersdk.cli.machines import list_table, summary_object
+
     if cli.output.json_lines:
         for machine in machines:
             cli.output.row(summary_object(machine))
@@ -81,6 +83,11 @@ def inspect(cli: Cli, machine: str) -> None:
     VM is a name, an inventory path, a moref like vm-42, or a UUID. If several machines have
     the name, the command fails and lists them.
     """
+    from hypersdk.cli.connect import connected
+    from hypersdk.cli.machines import machine_object, read_inventory
+    from hypersdk.vsphere.inventory import find_machine
+    from hypersdk.vsphere.machine import read_machine
+
     with connected(cli) as session:
         found = find_machine(read_inventory(cli, session), machine)
         facts = read_machine(session, found.moref)
@@ -91,6 +98,10 @@ def inspect(cli: Cli, machine: str) -> None:
 
 
 def _show_machine(cli: Cli, machine: Machine) -> None:
+    from rich.text import Text
+
+    from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
+
     cli.output.print(Text(clean(machine.name, 200), style="bold"))
     facts = [*summary_facts(machine.summary), *machine_facts(machine)]
     if machine.annotation:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hypersdk.cli.exporting import SNAPSHOT_KEPT
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.migration.register import Registered
-from hypersdk.migration.runfile import SNAPSHOT_PREFIX, RunRecord
-from hypersdk.migration.runs import UnfinishedRun, forget_run, other_runs, unfinished_runs
 from hypersdk.text import clean, count, shell_line, shell_word
 from hypersdk.units import format_duration
+
+if TYPE_CHECKING:
+    from hypersdk.migration.register import Registered
+    from hypersdk.migration.runfile import RunRecord
+    from hypersdk.migration.runs import UnfinishedRun
 
 
 @click.command("status", cls=Command)
@@ -37,6 +38,8 @@ def command(cli: Cli, forget: str | None) -> None:
     Exports of other users and of a daemon are shown as far as they are registered on this machine. No server is
     contacted.
     """
+    from hypersdk.migration.runs import other_runs, unfinished_runs
+
     if forget is not None:
         _forget(cli, forget)
         return
@@ -60,6 +63,8 @@ def command(cli: Cli, forget: str | None) -> None:
 
 
 def _forget(cli: Cli, which: str) -> None:
+    from hypersdk.migration.runs import forget_run
+
     run = forget_run(cli.state_dir, which)
     left = list(_left_behind(run))
     if cli.output.json_lines:
@@ -72,6 +77,8 @@ def _forget(cli: Cli, which: str) -> None:
 
 def _left_behind(run: UnfinishedRun) -> Iterator[str]:
     """What the run leaves behind, as texts."""
+    from hypersdk.migration.runfile import SNAPSHOT_PREFIX
+
     snapshot = f"snapshot {SNAPSHOT_PREFIX}{run.run_id}"
     removed = f"`hyper2kvm cleanup --snapshot {SNAPSHOT_PREFIX}{run.run_id}` removes it"
     if run.record is None:
@@ -178,6 +185,8 @@ def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
 
 def _hint(cli: Cli, run: UnfinishedRun) -> None:
     """Prints the commands that resume or restore it."""
+    from hypersdk.cli.exporting import SNAPSHOT_KEPT
+
     record = run.record
     if run.active:
         return

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.text import Text
 
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
-from hypersdk.cli.progress import FolderProgress, watching
 from hypersdk.cli.remedies import next_step
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import IntegrityError
-from hypersdk.migration.findings import VerifyReport
-from hypersdk.migration.verify import verify_directory
 from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from hypersdk.migration.findings import VerifyReport
 
 
 @click.command("verify", cls=Command)
@@ -35,6 +34,9 @@ def command(cli: Cli, folder: Path) -> None:
 
 def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
     """Verifies with live progress and shows the result; the caller raises the findings."""
+    from hypersdk.cli.progress import FolderProgress, watching
+    from hypersdk.migration.verify import verify_directory
+
     with watching(cli.output, brief=True) as observer:
         progress = FolderProgress(folder.absolute().name, _size_of(folder), observer)
         report = verify_directory(folder, cancel=cli.cancel, observer=progress)
@@ -69,6 +71,8 @@ def _size_of(folder: Path) -> int:
 
 
 def _show(cli: Cli, report: VerifyReport) -> None:
+    from rich.text import Text
+
     read = f"{format_size(report.bytes_read)} read in {format_duration(report.elapsed_s)}"
     for name in report.unchecked:
         cli.output.warn(f"{name} was compared by its size only: no digest was recorded")

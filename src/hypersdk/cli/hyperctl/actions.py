@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, for_each, pass_ctl, raise_failures
 from hypersdk.cli.programs.groups import Command, flag, flag_group
-from hypersdk.client import Job
 from hypersdk.errors import UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.client import Job
 
 _job_ids = flag_group(
     click.argument("ids", nargs=-1, metavar="ID..."),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.columns import Column, lay_out
 from hypersdk.cli.hyperctl.app import local_flags, trust_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import trust_cell
 from hypersdk.cli.programs.groups import Group
-from hypersdk.client.address import normal_url, read_token
-from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
-from hypersdk.net.certificate import parse_fingerprint
 from hypersdk.text import clean
+
+if TYPE_CHECKING:
+    from hypersdk.client.contexts import Context, Contexts
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -36,6 +34,8 @@ def list_(ctl: Ctl) -> None:
 
 
 def _print(ctl: Ctl, contexts: Contexts) -> None:
+    from hypersdk.cli.columns import Column, lay_out
+
     if not contexts.known:
         ctl.output.line("No daemon is saved. Log in to one with `hyperctl login URL`.")
         return
@@ -54,6 +54,8 @@ def _print(ctl: Ctl, contexts: Contexts) -> None:
 
 
 def _trust(context: Context) -> tuple[str, str]:
+    from hypersdk.cli.hyperctl.shown import trust_cell
+
     if not context.url.startswith("https:"):
         return "no TLS", "dim"
     return trust_cell(context.insecure, context.thumbprint)
@@ -88,6 +90,10 @@ def use(ctl: Ctl, name: str) -> None:
 @pass_ctl
 def add(ctl: Ctl, name: str, address: str) -> None:
     """Save a daemon, with --token-file, --ca-bundle, --thumbprint and --insecure. It is not contacted."""
+    from hypersdk.client.address import normal_url, read_token
+    from hypersdk.client.contexts import Context
+    from hypersdk.net.certificate import parse_fingerprint
+
     given = ctl.given
     bundle, pin = given.get("ca_bundle"), given.get("thumbprint")
     token = read_token(given["token_file"]) if "token_file" in given else None
@@ -114,8 +120,12 @@ def remove(ctl: Ctl, name: str) -> None:
 
 
 def _load(ctl: Ctl) -> Contexts:
+    from hypersdk.client.contexts import contexts_path, load_contexts
+
     return load_contexts(contexts_path(ctl.environ))
 
 
 def _save(ctl: Ctl, contexts: Contexts) -> None:
+    from hypersdk.client.contexts import contexts_path, save_contexts
+
     save_contexts(contexts_path(ctl.environ), contexts)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hypersdk.cli.columns import moment_text
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import facts_table, progress_text, status_text, step_text
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.cli.report import labelled
-from hypersdk.client import Explanation, Job
 from hypersdk.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from hypersdk.client import Explanation, Job
 
 
 @click.command("get", cls=Command)
@@ -24,6 +24,8 @@ from hypersdk.units import format_duration, format_size
 @pass_ctl
 def get(ctl: Ctl, job_id: str) -> None:
     """Show one job: its state, progress and result."""
+    from hypersdk.cli.hyperctl.shown import facts_table
+
     job = ctl.client.get(job_id)
     ctl.show(dict(job.raw), lambda: ctl.output.print(facts_table(list(_job_facts(job))), soft_wrap=True))
 
@@ -41,6 +43,8 @@ def explain(ctl: Ctl, job_id: str) -> None:
 
 
 def _print(ctl: Ctl, job: Job, found: Explanation) -> None:
+    from hypersdk.cli.hyperctl.shown import status_text, step_text
+
     width = ctl.output.width or 120
     ctl.say(f"{job.id} ({job.name}) is {status_text(job)}")
     for label, text in (
@@ -61,6 +65,8 @@ OUTCOMES: Final = {"finish": "completed", "fail": "failed", "requeue": "requeued
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
+    from hypersdk.cli.columns import moment_text
+
     error, outcome = attempt.get("error"), str(attempt.get("outcome") or "unfinished")
     why = f": {error.get('message')}" if isinstance(error, Mapping) and error.get("message") else ""
     started = moment_text(datetime.fromisoformat(str(attempt["started_at"]))) if attempt.get("started_at") else "-"
@@ -69,6 +75,9 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
 
 
 def _job_facts(job: Job) -> Iterator[tuple[str, str]]:
+    from hypersdk.cli.columns import moment_text
+    from hypersdk.cli.hyperctl.shown import progress_text, status_text, step_text
+
     yield "Job ID", job.id
     yield "Name", job.name
     yield ("VM Path" if job.vm_path else "Subject"), job.subject

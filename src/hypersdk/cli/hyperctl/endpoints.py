@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import show_table, trust_cell
 from hypersdk.cli.programs.accounts import password_flags
-from hypersdk.cli.programs.certificates import offers_certificate, trusts_certificate
 from hypersdk.cli.programs.groups import Group, flag
-from hypersdk.client import EndpointInfo
 from hypersdk.errors import HyperSDKError, UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.client import EndpointInfo
 
 
 @click.group("endpoints", cls=Group)
@@ -59,6 +59,8 @@ def add(
 
     The password comes from a file, standard input or the prompt, never from the command line.
     """
+    from hypersdk.cli.programs.certificates import offers_certificate
+
     if secret_ref is not None and (password_file is not None or password_stdin):
         raise UsageError("--secret-ref cannot be combined with a password", next_step="Give one of them.")
     if username is None:
@@ -91,6 +93,8 @@ def add(
 def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
     """The fingerprint, once the user has confirmed it. Raises ``error``, with the flag to use, if nobody can be
     asked."""
+    from hypersdk.cli.programs.certificates import trusts_certificate
+
     heading = f"{address} presents a certificate that the daemon does not trust."
     if not ctl.output.can_ask or not trusts_certificate(ctl, error, heading, "shown on the server itself"):
         raise error
@@ -102,11 +106,16 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List the endpoints."""
+    from hypersdk.cli.hyperctl.shown import show_table
+    from hypersdk.client import EndpointInfo
+
     empty = "No endpoint is registered. Add one with `hyperctl endpoints add NAME URL`."
     show_table(ctl, ctl.client.endpoints.list(), EndpointInfo, empty=empty, thumbprint=_trust)
 
 
 def _trust(endpoint: EndpointInfo) -> tuple[str, str]:
+    from hypersdk.cli.hyperctl.shown import trust_cell
+
     return trust_cell(endpoint.insecure, endpoint.thumbprint)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
@@ -17,16 +17,15 @@ import click
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.accounts import days_flag, password_flags
-from hypersdk.cli.programs.certificates import offers_certificate, trusts_certificate
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.client.address import URL_VARIABLE, AddressOptions, Target, find_target, is_at, normal_url
-from hypersdk.client.contexts import CONTEXT_UNKNOWN, Context, Contexts, contexts_path, load_contexts, save_contexts
-from hypersdk.client.records import Me
-from hypersdk.client.resources import log_in, who_am_i
-from hypersdk.client.transport import Transport
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, UsageError
-from hypersdk.net.certificate import parse_fingerprint
 from hypersdk.secret import Secret
+
+if TYPE_CHECKING:
+    from hypersdk.client.address import Target
+    from hypersdk.client.contexts import Context, Contexts
+    from hypersdk.client.records import Me
+    from hypersdk.client.transport import Transport
 
 TIMEOUT_S: Final = 60.0
 
@@ -54,6 +53,8 @@ def login(
     stored. With --token-file, that token is checked and stored instead. An untrusted certificate is shown and pinned
     only after you confirm it.
     """
+    from hypersdk.client.resources import who_am_i
+
     if address is not None:
         ctl.given["url"] = address
     target = _trusted(ctl, _target(ctl))
@@ -72,6 +73,8 @@ def login(
 
 def _target(ctl: Ctl) -> Target:
     """The daemon, without any saved token: this command obtains one."""
+    from hypersdk.client.address import AddressOptions, find_target
+
     given = {key: value for key, value in ctl.given.items() if key != "timeout_s"}
     environ = {key: value for key, value in ctl.environ.items() if key != "HYPERVISORD_TOKEN"}
     target = find_target(AddressOptions(**given), environ)
@@ -80,6 +83,8 @@ def _target(ctl: Ctl) -> Target:
 
 @contextmanager
 def _connected(ctl: Ctl, target: Target) -> Iterator[Transport]:
+    from hypersdk.client.transport import Transport
+
     transport = Transport(target, ctl.given.get("timeout_s", TIMEOUT_S))
     try:
         yield transport
@@ -89,6 +94,9 @@ def _connected(ctl: Ctl, target: Target) -> Iterator[Transport]:
 
 def _trusted(ctl: Ctl, target: Target) -> Target:
     """The target, with its certificate pinned if it is untrusted and a person confirms it. Raises ConnectError."""
+    from hypersdk.cli.programs.certificates import offers_certificate, trusts_certificate
+    from hypersdk.net.certificate import parse_fingerprint
+
     try:
         with _connected(ctl, replace(target, token=None)) as transport:
             transport.request("GET", "/health")
@@ -106,6 +114,8 @@ def _trusted(ctl: Ctl, target: Target) -> Target:
 def _logged_in(
     ctl: Ctl, target: Target, username: str | None, password_file: Path | None, password_stdin: bool, days: float
 ) -> tuple[Me, Secret, str | None]:
+    from hypersdk.client.resources import log_in
+
     if username is None:
         if not ctl.output.can_ask:
             raise AccessError(
@@ -122,6 +132,9 @@ def _logged_in(
 
 
 def _save_context(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str | None) -> str:
+    from hypersdk.client.address import is_at
+    from hypersdk.client.contexts import Context, contexts_path, load_contexts, save_contexts
+
     path = contexts_path(ctl.environ)
     contexts = load_contexts(path)
     same = next((key for key, context in contexts.known.items() if is_at(context, target.url)), None)
@@ -161,6 +174,8 @@ def _name_of(url: str) -> str:
 def logout(ctl: Ctl) -> None:
     """Remove the token of the current context (or of --context, or of the one for --url), and revoke it if the daemon
     can be reached."""
+    from hypersdk.client.contexts import CONTEXT_UNKNOWN, contexts_path, load_contexts, save_contexts
+
     path = contexts_path(ctl.environ)
     contexts = load_contexts(path)
     name = _context_of(ctl, contexts)
@@ -175,6 +190,8 @@ def logout(ctl: Ctl) -> None:
 def _context_of(ctl: Ctl, contexts: Contexts) -> str | None:
     """The name of the context. An address that does not belong to exactly one context is an error: the token could be
     another daemon's."""
+    from hypersdk.client.address import URL_VARIABLE, is_at, normal_url
+
     named = ctl.given.get("context")
     address = ctl.given.get("url") or (None if named else ctl.environ.get(URL_VARIABLE))
     if named is not None:

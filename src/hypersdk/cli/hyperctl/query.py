@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.client import Job
 from hypersdk.errors import LookupFailed, UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.client import Job
 
 MAX_SHOWN: Final = 5
 """Ids in one message; the JSON output has all of them."""
@@ -83,6 +84,8 @@ def _without(ids: Iterable[str], found: Sequence[Job]) -> list[str]:
 
 
 def _print(ctl: Ctl, jobs: Sequence[Job]) -> None:
+    from hypersdk.cli.hyperctl.shown import jobs_table
+
     ctl.say(f"Found {len(jobs)} job(s)")
     if jobs:
         ctl.output.print(jobs_table(jobs, ctl.output.width))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import facts_table
 from hypersdk.cli.programs.groups import Command
-from hypersdk.client import DaemonStatus
+
+if TYPE_CHECKING:
+    from hypersdk.client import DaemonStatus
 
 
 @click.command("status", cls=Command)
@@ -21,6 +24,8 @@ def command(ctl: Ctl) -> None:
 
 
 def _print(ctl: Ctl, status: DaemonStatus) -> None:
+    from hypersdk.cli.hyperctl.shown import facts_table
+
     ctl.say("Retrieved daemon status", "bold green")
     facts = (
         ("Version", status.version),

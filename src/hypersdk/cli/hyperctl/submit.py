@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hypersdk.cli.hyperctl.app import daemon_flags, json_option
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl, raise_failures
-from hypersdk.cli.hyperctl.watch import follow
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.cli.remedies import error_dict
 from hypersdk.cli.report import show_error
-from hypersdk.client import Submission
 from hypersdk.errors import Cancelled, UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.client import Submission
 
 FORMATS = ("ovf", "ova", "qcow2", "raw", "vmdk")
 MAX_STDIN_BYTES = 4 * 1024 * 1024
@@ -59,6 +60,8 @@ def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int,
     Each job of a file is accepted or rejected on its own; the reasons are printed. The jobs run in the daemon and
     continue when hyperctl exits.
     """
+    from hypersdk.cli.hyperctl.watch import follow
+
     definition = _definition(ctl, file, machine)
     endpoint_id = None if endpoint is None else ctl.client.endpoints.get(endpoint).id
     done = ctl.client.submit(definition, endpoint_id=endpoint_id, priority=priority)

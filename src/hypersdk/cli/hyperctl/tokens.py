@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
 
-from hypersdk.cli.columns import moment_text
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, for_each, pass_ctl, raise_failures
-from hypersdk.cli.hyperctl.shown import show_table
 from hypersdk.cli.programs.accounts import token_flags
 from hypersdk.cli.programs.groups import Group, flag
-from hypersdk.client import ApiToken, NewToken
 from hypersdk.errors import TARGET_DENIED, HyperSDKError, TargetError
 from hypersdk.secret import Secret
+
+if TYPE_CHECKING:
+    from hypersdk.client import ApiToken, NewToken
 
 
 @click.group("tokens", cls=Group)
@@ -114,10 +114,15 @@ def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
 @pass_ctl
 def list_(ctl: Ctl, everyone: bool) -> None:
     """List tokens, newest first, without the secret itself."""
+    from hypersdk.cli.hyperctl.shown import show_table
+    from hypersdk.client import ApiToken
+
     show_table(ctl, ctl.client.tokens.list(everyone=everyone), ApiToken, expires_at=_expiry)
 
 
 def _expiry(token: ApiToken) -> tuple[str, str]:
+    from hypersdk.cli.columns import moment_text
+
     return ("never" if token.expires_at is None else moment_text(token.expires_at)), ""
 
 

@@ -9,10 +9,8 @@ import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import show_table
 from hypersdk.cli.programs.accounts import ROLES, login_cell, password_flags, user_flags
 from hypersdk.cli.programs.groups import Group
-from hypersdk.client import User
 
 
 @click.group("users", cls=Group)
@@ -40,6 +38,9 @@ def add(ctl: Ctl, name: str, role: str, password_file: Path | None, password_std
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List users."""
+    from hypersdk.cli.hyperctl.shown import show_table
+    from hypersdk.client import User
+
     show_table(ctl, ctl.client.users.list(), User, disabled=login_cell)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import STATUS_STYLES
 from hypersdk.cli.programs.groups import Command
-from hypersdk.cli.progress import Observer, watching
-from hypersdk.client import Client, Job
 from hypersdk.errors import PartlyFailed
-from hypersdk.model import ExportProgress, Phase
+
+if TYPE_CHECKING:
+    from hypersdk.cli.progress import Observer
+    from hypersdk.client import Client, Job
+    from hypersdk.model import ExportProgress
 
 MAX_SHOWN: Final = 500
 STATES_AS_PHASES: Final = frozenset({"failed", "cancelled", "queued", "paused"})
@@ -56,6 +57,8 @@ def _not_ended(client: Client) -> tuple[list[str], int]:
 def follow(ctl: Ctl, ids: Sequence[str]) -> None:
     """Shows the jobs until all have finished. Raises the error of one that did not complete, PartlyFailed for
     several."""
+    from hypersdk.cli.progress import watching
+
     ended: dict[str, Job] = {}
     if ctl.for_people:
         with watching(ctl.output) as show:
@@ -78,6 +81,8 @@ def _watch(client: Client, ids: Sequence[str], jobs: dict[str, Job], show: Obser
 
 
 def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
+    from hypersdk.cli.hyperctl.shown import STATUS_STYLES
+
     if ctl.for_people:
         for job in jobs:
             folder = f": {job.output_path}" if job.state == "completed" else ""
@@ -99,6 +104,8 @@ def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
 
 def machine_of(job: Job) -> ExportProgress:
     """A job as a machine that is being exported."""
+    from hypersdk.model import Phase
+
     progress = job.progress
     if job.state == "completed":
         progress = replace(progress, phase=Phase.DONE, fraction=1.0)

@@ -7,9 +7,6 @@ from typing import Any
 
 import click
 
-from hypersdk.access.records import User
-from hypersdk.access.roles import Role
-from hypersdk.cli.columns import table
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.accounts import login_cell, password_flags, token_flags, user_flags
@@ -30,6 +27,8 @@ def add(
     daemon: Daemon, name: str, role: str, password_file: Path | None, password_stdin: bool, no_password: bool
 ) -> None:
     """Add a user."""
+    from hypersdk.access.roles import Role
+
     password = None
     if not no_password:
         password = daemon.password(f"Password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
@@ -43,6 +42,9 @@ def add(
 @pass_daemon
 def list_(daemon: Daemon) -> None:
     """List users."""
+    from hypersdk.access.records import User
+    from hypersdk.cli.columns import table
+
     with daemon.access() as access:
         users = access.users.list()
     if not users:

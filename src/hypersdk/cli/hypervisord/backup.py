@@ -20,22 +20,22 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
-from sqlalchemy.engine import URL
 
 from hypersdk import __version__
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, check_state, pass_daemon
-from hypersdk.cli.hypervisord.dumps import dump
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
-from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.state.database import copy_sqlite, parse_url
-from hypersdk.state.faults import fault_of
 from hypersdk.transfer.files import target_errors
 from hypersdk.units import format_size
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from hypersdk.jobs.settings import DaemonSettings
 
 FORMAT: Final = 1
 STATE: Final = "state.sqlite3"
@@ -78,6 +78,8 @@ def command(daemon: Daemon, file: Path, with_key: bool, force: bool) -> None:
 
 def database_of(settings: DaemonSettings) -> Path | URL:
     """The SQLite file of the state, or the URL of its PostgreSQL database."""
+    from hypersdk.state.database import parse_url
+
     url = parse_url(settings.url)
     return Path(str(url.database)) if url.get_backend_name() == "sqlite" else url
 
@@ -113,6 +115,10 @@ def _write(file: Path, source: Path | URL, key: Path | None) -> int:
 def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Path]:
     """Consistent copies of the databases. The state comes first: a job without its attempt gets a new one, but an
     attempt without its job is of no use."""
+    from hypersdk.cli.hypervisord.dumps import dump
+    from hypersdk.state.database import copy_sqlite
+    from hypersdk.state.faults import fault_of
+
     found: dict[str, Path] = {}
     if not isinstance(source, Path):
         found[DUMP] = folder / DUMP

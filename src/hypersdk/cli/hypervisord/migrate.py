@@ -7,7 +7,6 @@ import click
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command
-from hypersdk.state.database import Database
 
 
 @click.command("migrate-db", cls=Command)
@@ -19,6 +18,8 @@ def command(daemon: Daemon) -> None:
     Starting the daemon does it too; this command does it separately. An SQLite file is copied beside itself first. A
     database with the schema of a newer version is refused.
     """
+    from hypersdk.state.database import Database
+
     database = Database.open(daemon.state_settings.url)
     try:
         before = database.upgrade()

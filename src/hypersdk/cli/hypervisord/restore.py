@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from sqlalchemy.engine import URL
 
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.backup import (
@@ -29,13 +28,13 @@ from hypersdk.cli.hypervisord.backup import (
     place_of,
 )
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
-from hypersdk.cli.hypervisord.dumps import check_unused, dump, holds_state, restore
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import IntegrityError, UsageError, register
-from hypersdk.jobs.supervisor import one_daemon
-from hypersdk.state.database import Database
 from hypersdk.transfer.files import owned_like_folder, target_errors
 from hypersdk.units import KiB, MiB, TiB
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 BACKUP_UNREADABLE: Final = register(
     "backup_unreadable", "The file is not a backup of a daemon's state, or it is incomplete.", "Use another backup."
@@ -69,6 +68,8 @@ def command(daemon: Daemon, file: Path, force: bool) -> None:
     passwords is missing, the daemon reports it when it starts: restore vault.key, or run `hypervisord reset-vault` and
     set the passwords again.
     """
+    from hypersdk.jobs.supervisor import one_daemon
+
     settings = daemon.state_settings
     target, key = database_of(settings), key_path(settings)
     folder = target.parent if isinstance(target, Path) else settings.state_dir
@@ -167,6 +168,9 @@ def _replace(partials: Mapping[str, Path], targets: Mapping[str, Path], *, force
 
 def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key: Path, *, force: bool) -> list[Path]:
     """Dumps the old state and restores the backup in its place, then the key: the old key belongs to the old state."""
+    from hypersdk.cli.hypervisord.dumps import check_unused, dump, holds_state, restore
+    from hypersdk.state.database import Database
+
     database = Database.open(url.render_as_string(hide_password=False))
     try:
         check_unused(database)
@@ -191,6 +195,8 @@ def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key:
 def _move_on(url: str) -> None:
     """Raises the revision above all that were used since the backup, so that clients that follow changes from one of
     those start over."""
+    from hypersdk.state.database import Database
+
     database = Database.open(url)
     try:
         with database.write() as connection:

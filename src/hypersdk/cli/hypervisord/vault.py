@@ -9,22 +9,20 @@ Rotation::
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.access import keys
-from hypersdk.access.files import write_new_private
-from hypersdk.access.vault import Vault, forget_sealed, known_key
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.backup import key_path
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError, register
-from hypersdk.jobs.rotation import reseal
-from hypersdk.jobs.supervisor import one_daemon
-from hypersdk.state.database import Database
 from hypersdk.transfer.files import target_errors
+
+if TYPE_CHECKING:
+    from hypersdk.access.vault import Vault
+    from hypersdk.state.database import Database
 
 KEY_ELSEWHERE: Final = register(
     "key_elsewhere",
@@ -48,6 +46,10 @@ def rotate_key(daemon: Daemon, new_key: Path | None) -> None:
 
     The old key is kept beside the new one as vault.key.old: existing backups need it.
     """
+    from hypersdk.access import keys
+    from hypersdk.access.files import write_new_private
+    from hypersdk.jobs.supervisor import one_daemon
+
     settings = daemon.state_settings
     with (
         one_daemon(settings.state_dir),
@@ -85,6 +87,8 @@ def _own_key(daemon: Daemon) -> Path:
 
 def _finish(daemon: Daemon, database: Database, waiting: Path) -> bool:
     """Whether an earlier run was interrupted after the database had changed to the new key."""
+    from hypersdk.access.vault import known_key
+
     if not waiting.exists():
         return False
     found = known_key(database) == _vault(daemon, waiting).key_id.hex()
@@ -94,6 +98,9 @@ def _finish(daemon: Daemon, database: Database, waiting: Path) -> bool:
 
 
 def _vault(daemon: Daemon, path: Path) -> Vault:
+    from hypersdk.access import keys
+    from hypersdk.access.vault import Vault
+
     environ = {
         key: value for key, value in daemon.environ.items() if key not in ("CREDENTIALS_DIRECTORY", "HYPERSDK_KEYRING")
     }
@@ -101,6 +108,9 @@ def _vault(daemon: Daemon, path: Path) -> Vault:
 
 
 def _reseal(daemon: Daemon, database: Database, new: Vault) -> int:
+    from hypersdk.access.vault import Vault
+    from hypersdk.jobs.rotation import reseal
+
     settings = daemon.state_settings
     return reseal(database, Vault.load(settings.state_dir, settings.key_file, daemon.environ, database), new)
 
@@ -114,6 +124,9 @@ def reset_vault(daemon: Daemon, yes: bool) -> None:
 
     Users, tokens, jobs and endpoints are kept. Set the passwords of endpoints and waiting jobs again afterwards.
     """
+    from hypersdk.access.vault import forget_sealed
+    from hypersdk.jobs.supervisor import one_daemon
+
     if not yes:
         if not daemon.output.can_ask:
             raise UsageError("this deletes all stored passwords", next_step="Pass --yes to confirm it.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.access.records import User
-from hypersdk.cli.columns import Cell
 from hypersdk.cli.programs.groups import F, flag, flag_group
+
+if TYPE_CHECKING:
+    from hypersdk.access.records import User
+    from hypersdk.cli.columns import Cell
 
 ROLES: Final = ("viewer", "operator", "admin")
 SCOPES: Final = (*ROLES, "metrics")
