@@ -118,6 +118,17 @@ def test_what_a_dead_worker_was_undoing_waits_for_another_outside_of_the_queue(s
     assert claims.undo_due(["root"], 4) == []
 
 
+def test_a_job_whose_pausing_worker_died_is_paused_by_another(store: JobStore) -> None:
+    claims = Claims(store.database, "w1")
+    job = submit(store, new_job())
+    assert claims.claim(job.id, 1) is not None
+    assert store.pause(job.id).state is JobState.PAUSING
+    Claims(store.database, "w2").release_undo("w1")
+    found = store.get(job.id)
+    assert (found.state, found.progress["phase"]) == (JobState.PAUSING, "paused")
+    assert claims.undo_due(["root"], 4) == [(job.id, 2)]
+
+
 def test_a_queued_job_that_was_begun_once_is_undone_outside_of_the_queue(store: JobStore) -> None:
     claims = Claims(store.database, "w1")
     job = submit(store, new_job())

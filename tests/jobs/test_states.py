@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,8 @@ from hypersdk.jobs.states import (
     after,
 )
 from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.transition import lock, transition
+from hypersdk.state.tables import jobs
 from tests.support.jobrecords import new_job, submit
 
 
@@ -49,6 +52,17 @@ def test_what_is_not_in_the_table_is_refused(state: JobState, event: JobEvent) -
     with pytest.raises(JobStateError) as caught:
         after(state, event)
     assert caught.value.code == "job_state"
+
+
+@pytest.mark.parametrize(("state", "event"), TRANSITIONS, ids=str)
+def test_every_transition_of_the_table_can_be_stored(state: JobState, event: JobEvent, store: JobStore) -> None:
+    job = submit(store, new_job())
+    with store.database.write() as connection:
+        connection.execute(sa.update(jobs).values(state=state.value, worker_id="w1"))
+        found = lock(connection, jobs.c.id == job.id)
+        assert found is not None
+        transition(store.database, connection, found, event)
+    assert store.get(job.id).state is TRANSITIONS[state, event]
 
 
 ACTIONS = (

@@ -42,8 +42,9 @@ ATTEMPT_OVER: Final = frozenset(
 )
 """Events after which no worker has the job."""
 _RESTING: Final = frozenset({JobState.QUEUED, JobState.PAUSED, *ENDED})
-_PHASES: Final = {JobState.COMPLETED: "done"}
-"""The phase in the progress of a job at rest, where it is not the state."""
+_PHASES: Final = {JobState.COMPLETED: "done", JobState.PAUSING: "paused"}
+"""The phase in the progress of a job that no worker runs, where it is not the state. A job can be ``pausing`` without a
+worker when the one that undid its changes died."""
 
 
 @dataclass(frozen=True, slots=True)
