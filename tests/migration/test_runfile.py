@@ -56,7 +56,7 @@ def test_everything_is_there_again_after_a_kill(tmp_path: Path) -> None:
     with run.changing() as record:
         record.point = point_of(make_machine(), None)
         record.changes.append(Change(ChangeKind.SNAPSHOT, {"name": record.snapshot_name}))
-        record.disks[0].receipt = receipt
+        record.disks[0].receipt, record.disks[0].size_bytes = receipt, 77
     again = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
     assert again is not None
     assert again.record == run.record
@@ -195,6 +195,22 @@ def test_two_disks_never_have_one_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(fields))
     with pytest.raises(IntegrityError, match="two disks"):
         RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+
+
+@pytest.mark.parametrize(("name", "output"), [("size_bytes", "qcow2"), ("size_bytes", "ova"), ("start", "ova")])
+def test_a_finished_disk_has_a_size_and_a_place(name: str, output: str, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    receipt = Receipt("Hard disk 1", 1 << 30, "aa", None, 1, 1, 1, 1, 0, 0, 1, 1.0, "lease")
+    with run.changing() as record:
+        record.format = OutputFormat(output)
+        (disk,) = record.disks
+        disk.receipt, disk.size_bytes, disk.start = receipt, 512, 4096
+    assert RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state")) is not None
+    with run.changing():
+        setattr(disk, name, None)
+    with pytest.raises(IntegrityError) as caught:
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+    assert caught.value.code == "run_unreadable"
 
 
 @pytest.mark.parametrize(

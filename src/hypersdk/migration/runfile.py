@@ -561,6 +561,10 @@ def _decode(data: Any, folder: Path) -> RunRecord:
         raise ValueError("a file name leads to another folder")
     if len(set(names)) < len(names):
         raise ValueError("two disks have the same file")
+    in_archive = record.format is OutputFormat.OVA
+    for disk in record.disks:
+        if disk.done and (disk.size_bytes is None or (in_archive and disk.start is None)):
+            raise ValueError("a finished disk has no size or place")
     return record
 
 
