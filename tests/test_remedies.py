@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import pytest
 
@@ -54,9 +54,10 @@ def texts(tree: ast.Module) -> Iterator[str]:
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     for node in ast.walk(tree):
-        shown = isinstance(node, ast.Constant) and id(node) not in silent
-        if shown and isinstance(node.value, str) and " " in node.value.strip():
-            yield node.value
+        if isinstance(node, ast.Constant) and id(node) not in silent:
+            text = node.value
+            if isinstance(text, str) and " " in text.strip():
+                yield text
 
 
 def below_the_faces() -> list[Path]:
@@ -115,7 +116,14 @@ def test_both_faces_know_where_to_look(subject: Subject) -> None:
 
 
 def example(kind: type[Remedy]) -> Remedy:
-    values = {"text": "mend it", "name": "format", "value": "qcow2", "limit": "streams", "key": "addr", "at": "jobs"}
+    values: dict[str, Any] = {
+        "text": "mend it",
+        "name": "format",
+        "value": "qcow2",
+        "limit": "streams",
+        "key": "addr",
+        "at": "jobs",
+    }
     needed = [field.name for field in fields(kind) if field.default is MISSING]
     return kind(**{name: values[name] for name in needed})
 

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -37,8 +37,8 @@ def endpoints(sqlite: Database) -> EndpointStore:
     return EndpointStore(sqlite, Vault(bytes(32), environ={"VC_PASSWORD": "from-env"}))
 
 
-def new(vcenter: Simulator, **more: object) -> NewEndpoint:
-    values: dict[str, object] = {
+def new(vcenter: Simulator, **more: Any) -> NewEndpoint:
+    values: dict[str, Any] = {
         "name": "vc1",
         "url": vcenter.url,
         "username": "user",

@@ -128,7 +128,7 @@ def test_keyring(tmp_path: Path, sqlite: Database, monkeypatch: pytest.MonkeyPat
     from keyring.backend import KeyringBackend
 
     class Memory(KeyringBackend):
-        priority = 1  # type: ignore[assignment]
+        priority = 1
         kept: ClassVar[dict[tuple[str, str], str]] = {}
 
         def get_password(self, service: str, username: str) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hypersdk.api.listing import PageQuery, query_of
 from hypersdk.api.views import View, view_of
-from hypersdk.cli.hyperctl.shown import table
+from hypersdk.cli.columns import table
 from hypersdk.client import DaemonError
 from hypersdk.client.records import decode
 from hypersdk.resource import ListColumn, ListRecord, Resource, TableColumn

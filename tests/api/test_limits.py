@@ -66,7 +66,7 @@ def test_a_bucket_fills_again() -> None:
         rate.take("a")
     with pytest.raises(TooMany) as caught:
         rate.take("a")
-    assert caught.value.fields["retry_after_s"] >= 1
+    assert caught.value.fields["retry_after_s"] in (1, 2, 3)
     rate.take("b")
     now += 1.0
     rate.take("a")

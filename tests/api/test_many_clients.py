@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -69,7 +70,7 @@ def _metric(program: ApiProcess, name: str) -> float:
 
 @pytest.mark.slow
 def test_a_thousand_clients_are_one_poll_and_little_memory(
-    tmp_path: Path, record_property: pytest.RecordProperty
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     with api_process(tmp_path) as program:
         httpx.get(f"{program.url}/status", headers={"Authorization": f"Bearer {program.tokens['viewer']}"})

@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -99,7 +100,7 @@ def test_planted_secrets_are_nowhere(
     with served(tmp_path, environ=environ) as found, found.client(found.admin) as client:
         host = vcenter.url.removeprefix("https://").removesuffix("/sdk").rpartition("@")[2]
 
-        def post(path: str, body: object, **headers: str) -> dict[str, object]:
+        def post(path: str, body: object, **headers: str) -> Any:
             answer = client.post(path, json=body, headers=headers)
             texts.append(answer.text + str(answer.headers))
             return json.loads(answer.text or "null")
@@ -148,15 +149,14 @@ def test_planted_secrets_are_nowhere(
         for name in ("vc1", "vc2", "vc3", "vc4"):
             post(f"/api/v1/endpoints/{name}/test", None)
         job = {"name": "a", "vm_path": "/dc/vm/a", "output_path": str(tmp_path / "exports" / "a")}
-        for number, more in enumerate(
-            (
-                {"vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED["job"]}},
-                {"vcenter_url": f"https://u:{PLANTED['url']}@192.0.2.1/sdk"},
-                {"vcenter": {"server": "127.0.0.1", "username": "u", "password": PLANTED["job"]}},
-                {"vcenter": {"server": "192.0.2.1", "pasword": PLANTED["job"]}},
-                {"vcenter": PLANTED["job"]},
-            )
-        ):
+        vcenters: tuple[dict[str, object], ...] = (
+            {"vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED["job"]}},
+            {"vcenter_url": f"https://u:{PLANTED['url']}@192.0.2.1/sdk"},
+            {"vcenter": {"server": "127.0.0.1", "username": "u", "password": PLANTED["job"]}},
+            {"vcenter": {"server": "192.0.2.1", "pasword": PLANTED["job"]}},
+            {"vcenter": PLANTED["job"]},
+        )
+        for number, more in enumerate(vcenters):
             for path in ("/jobs/submit", "/api/v1/jobs"):
                 post(
                     path,
@@ -196,10 +196,10 @@ def test_planted_secrets_are_nowhere(
             assert not [one for one in [*PLANTED.values()] if one.encode() in form], text[:500]
     for text in logged:
         assert not [one for one in shown_once if one in text]
-    for path in (tmp_path / "state").rglob("*"):
-        if path.is_file() and path.name != "admin.token":
-            data = path.read_bytes()
-            assert not [one for one in secrets if one.encode() in data], path
+    for file in (tmp_path / "state").rglob("*"):
+        if file.is_file() and file.name != "admin.token":
+            data = file.read_bytes()
+            assert not [one for one in secrets if one.encode() in data], file
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -342,7 +343,7 @@ def test_a_write_by_cookie_needs_the_csrf_token(running: ServedApi) -> None:
             {"X-CSRF-Token": csrf + "x"},
             {"X-CSRF-Token": "é"},
         ):
-            encoded = {key: value.encode("utf-8") for key, value in headers.items()}
+            encoded = {key.encode(): value.encode() for key, value in headers.items()}
             answer = client.post(path, json={"label": "a"}, headers=encoded)
             assert (answer.status_code, answer.json()["code"]) == (403, "csrf_refused"), headers
         assert client.post(path, json={"label": "a"}, headers={"X-CSRF-Token": csrf}).status_code == 201
@@ -543,7 +544,11 @@ def test_no_auth_lets_everybody_in_and_says_so(serve_api: ServeApi, caplog: pyte
 
 @pytest.mark.parametrize("addr", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:0"])
 def test_no_auth_and_plain_http_are_for_loopback_only(tmp_path: Path, addr: str) -> None:
-    for settings, code in (({"auth": False, "tls_self_signed": True}, "no_auth_public"), ({}, "tls_required")):
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"auth": False, "tls_self_signed": True}, "no_auth_public"),
+        ({}, "tls_required"),
+    ]
+    for settings, code in cases:
         with pytest.raises(UsageError) as caught, served(tmp_path, addr=addr, **settings):
             pass
         assert caught.value.code == code

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from hypersdk import errors
-from hypersdk.cli import report as report_module
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import report
@@ -94,7 +93,7 @@ def test_a_bug_is_told_in_general_and_kept_in_a_crash_file(tmp_path: Path, monke
     monkeypatch.setattr(RootGroup, "resolve_command", broken)
     result = run("list", "--json", env={"XDG_STATE_HOME": str(tmp_path)})
     assert result.status == 1
-    assert result.error["code"] == report_module.INTERNAL
+    assert result.error["code"] == errors.INTERNAL
     assert "the inner detail" not in result.out
     crash = Path(result.error["crash_file"])
     assert "the inner detail" in crash.read_text()

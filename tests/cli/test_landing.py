@@ -9,7 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ IDE = DiskSpec(3 * MiB, controller="ide")
 AHCI = DiskSpec(4 * MiB, controller="ahci")
 # machine -> (file number of the disk, disk_type, boot_order_hint); files are numbered by controller key: IDE, SCSI,
 # SATA
-KNOWN = {
+KNOWN: Final[dict[str, list[tuple[int, str, int | None]]]] = {
     "scsi-before-ide": [(1, "data", 1), (2, "boot", 0)],
     "second-unit": [(1, "data", 1), (2, "boot", 0)],
     "net-then-sata": [(1, "data", 1), (2, "data", 2), (3, "boot", 0)],

@@ -160,10 +160,9 @@ def registered_in_source() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "register":
                 first = node.args[0]
-                assert isinstance(first, ast.Constant), (
-                    f"{path}:{node.lineno}: a code must be a literal, to be searched for"
-                )
-                found.add(first.value)
+                code = first.value if isinstance(first, ast.Constant) else None
+                assert isinstance(code, str), f"{path}:{node.lineno}: a code must be a literal, to be searched for"
+                found.add(code)
     return found
 
 

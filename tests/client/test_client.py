@@ -369,7 +369,7 @@ def test_a_viewer_may_look_and_nothing_else(api: Api) -> None:
         assert viewer.get(job.id).id == job.id
         for write in (viewer.cancel, viewer.pause, viewer.retry, viewer.delete):
             with pytest.raises(AccessError):
-                write(job.id)  # type: ignore[operator]
+                write(job.id)
     with Client(api.url, environ={"HOME": "/nonexistent"}) as nobody, pytest.raises(AccessError):
         nobody.status()
 

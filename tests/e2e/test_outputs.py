@@ -34,7 +34,7 @@ MACHINE: Final = MachineSpec(
         DiskSpec(64 * MiB, allocated_bytes=MiB),
     ),
 )
-OUTPUTS: Final = {
+OUTPUTS: Final[dict[str, dict[str, Any]]] = {
     "ovf": {"format": OutputFormat.OVF},
     "ovf unchecked": {"format": OutputFormat.OVF, "compress": Compression.UNCHECKED},
     "ova": {"format": OutputFormat.OVA},
@@ -65,7 +65,7 @@ def findings(folder: Path) -> set[str]:
 @pytest.mark.parametrize("method", [Method.LEASE, Method.DATASTORE], ids=str)
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_every_output_holds_the_disks(name: str, method: Method, engine: EngineFactory, tmp_path: Path) -> None:
-    spec: dict[str, Any] = OUTPUTS[name]
+    spec = OUTPUTS[name]
     ran = engine(machines=(MACHINE,))
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
     folder = tmp_path / "out"

@@ -92,8 +92,8 @@ def serving(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Ite
     """A daemon without any endpoint of its own."""
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        arguments = ("--export-root", folder / "exports", *flags)
-        url, process = stack.enter_context(daemon(folder, *arguments, env=env))
+        roots = ("--export-root", folder / "exports")
+        url, process = stack.enter_context(daemon(folder, *roots, *flags, env=env))
         token = (folder / "state" / "admin.token").read_text().strip()
         headers = {"Authorization": f"Bearer {token}"}
         http = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=60))

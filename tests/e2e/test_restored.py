@@ -211,7 +211,9 @@ def pending(engine: EngineFactory, folder: Path) -> Engine:
     """A guest that was asked to shut down, and may still do so: reported as not undone."""
     ran = engine(machines=(ON,), shutdown_s=600, settings={"shutdown_timeout_s": 0.2})
     error = failed(ran, folder, state=SourceState.SHUTDOWN)
-    (problem,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
+    not_undone = error.fields["not_undone"]
+    assert isinstance(not_undone, list)
+    (problem,) = not_undone
     assert "cannot be cancelled" in problem
     assert "`hyper2kvm cleanup`" in next_step(error)
     assert power(ran) == "poweredOn"
@@ -293,7 +295,9 @@ def test_what_is_not_undone_is_told_where_the_end_fails_too(
         patched.setattr(*place, Mock(side_effect=TargetError("full", code="no_space")))
         error = failed(ran, tmp_path / "out")
     assert error.code == "no_space"
-    (problem,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
+    not_undone = error.fields["not_undone"]
+    assert isinstance(not_undone, list)
+    (problem,) = not_undone
     assert "remove the temporary snapshot" in problem
     assert "`hyper2kvm cleanup --drop-snapshots`" in next_step(error)
     ran.simulator.set_faults()

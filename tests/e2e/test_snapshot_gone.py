@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_it_is_removed_while_it_is_copied(named: bool, method: Method, engine: E
     ran = engine(machines=(NAMED if named else RUNNING,), rate_bytes_s=8 * MiB)
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
     ran.seen = RemovesAt(ran.simulator, MiB)
-    spec = {"state": SourceState.SNAPSHOT, "snapshot": "nightly"} if named else {}
+    spec: dict[str, Any] = {"state": SourceState.SNAPSHOT, "snapshot": "nightly"} if named else {}
     outcome = ran.export("web-01", tmp_path / "out", method=method, **spec)
     assert outcome.error is not None
     assert outcome.result is None

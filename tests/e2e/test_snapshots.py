@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_disks_that_were_exchanged_since(method: Method, engine: EngineFactory, 
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected", snapshot="then")
     exchange_disks(ran.simulator)
     before = ran.simulator.state()
-    options = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": method}
+    options: dict[str, Any] = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": method}
     result = succeeded(ran.export("web-01", folder, **options))
     assert_holds(folder, expected, result.content, tmp_path / "judged")
     assert_finished(folder)
@@ -46,7 +47,7 @@ def test_disks_that_were_exchanged_since(method: Method, engine: EngineFactory, 
 def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFactory, tmp_path: Path) -> None:
     """The device key is the same, and the file would be the base of the only snapshot: of the other disk."""
     ran = engine(machines=(MACHINE,))
-    options = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": Method.DATASTORE}
+    options: dict[str, Any] = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": Method.DATASTORE}
     succeeded(ran.export("web-01", tmp_path / "as it was", **options))
     exchange_disks(ran.simulator)
     ran.simulator.reset_counters()
@@ -60,7 +61,7 @@ def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFact
 @pytest.mark.parametrize("power", ["poweredOff", "poweredOn"])
 @pytest.mark.parametrize("resized", [False, True])
 def test_a_disk_that_comes_between_plan_and_export_is_not_left_out(
-    power: str, resized: bool, engine: EngineFactory, tmp_path: Path
+    power: Literal["poweredOff", "poweredOn"], resized: bool, engine: EngineFactory, tmp_path: Path
 ) -> None:
     """As while the user has not yet confirmed the plan."""
     ran, folder = engine(machines=(replace(MACHINE, snapshots=(), power=power),)), tmp_path / "out"

@@ -71,7 +71,7 @@ class Bytes:
 
 
 def read(data: bytes) -> list[OvaMember]:
-    return read_ova(Bytes(data))  # type: ignore[arg-type]
+    return read_ova(Bytes(data))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_descriptor_first_disks_in_order_mf_last(ova: tuple[Path, FdFile]) -> No
     with tarfile.open(path) as archive:
         assert archive.getnames() == ["web.ovf", *DISKS, "web.mf"]
         assert all(member.isreg() and member.mode == 0o640 and member.mtime == 1_700_000_000 for member in archive)
-        content = {name: archive.extractfile(name).read() for name in archive.getnames()}  # type: ignore[union-attr]
+        content = {name: archive.extractfile(name).read() for name in archive.getnames()}
     assert {name: content[name] for name in DISKS} == DISKS
     assert content["web.mf"] == mf
     assert content["web.ovf"].rstrip() == DESCRIPTOR.rstrip()
@@ -150,7 +150,7 @@ def test_sizes_from_8_gib_on_are_read_by_tar_and_tarfile(ova: tuple[Path, FdFile
     assert f" {size} " in run_tool("tar", "-tvf", path, "big-disk1.vmdk")
     with tarfile.open(path) as archive:
         assert archive.getmember("big-disk1.vmdk").size == size
-        assert archive.extractfile("big-disk2.vmdk").read() == b"after"  # type: ignore[union-attr]
+        assert archive.extractfile("big-disk2.vmdk").read() == b"after"
     assert [(member.offset, member.size) for member in read_ova(file)][1:3] == [(start, size), (second, 5)]
 
 
@@ -178,7 +178,7 @@ def test_a_resumed_export_finds_the_next_disk_where_it_was(ova: tuple[Path, FdFi
     again.add_member("web-disk2.vmdk", 1000)
     again.finish(DESCRIPTOR, {})
     with tarfile.open(path) as archive:
-        assert archive.extractfile("web-disk2.vmdk").read() == b"B" * 1000  # type: ignore[union-attr]
+        assert archive.extractfile("web-disk2.vmdk").read() == b"B" * 1000
         assert archive.getnames() == ["web.ovf", "web-disk1.vmdk", "web-disk2.vmdk", "web.mf"]
     assert not path.read_bytes()[read_ova(file)[-1].offset + TAR_BLOCK :].strip(b"\0")
 
@@ -216,7 +216,7 @@ def test_any_names_and_sizes_come_back(disks: dict[str, bytes]) -> None:
         write_ova(file, disks)
         members = {member.name: file.pread(member.size, member.offset) for member in read_ova(file)}
         with os.fdopen(os.dup(descriptor), "rb") as stream, tarfile.open(fileobj=stream) as archive:
-            theirs = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+            theirs = {entry.name: archive.extractfile(entry).read() for entry in archive}
     finally:
         os.close(descriptor)
     assert members == theirs

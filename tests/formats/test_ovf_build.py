@@ -30,7 +30,7 @@ def built(machine: Machine) -> etree._Element:
 
 
 def texts(root: etree._Element, path: str) -> list[str]:
-    return [str(found) for found in root.xpath(path, namespaces=NS)]  # type: ignore[union-attr]
+    return [str(found) for found in root.xpath(path, namespaces=NS)]
 
 
 THREE_BUSES = (

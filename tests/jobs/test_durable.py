@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -209,7 +210,7 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
         taken = sum(made.store.get(job.id).epoch for job in jobs)
         worker = made.start()
         if number % 2:
-            made.until(lambda taken=taken: sum(made.store.get(job.id).epoch for job in jobs) > taken)
+            made.until(partial(_taken_again, made, jobs, taken))
         time.sleep(draw.uniform(0.0, 4.5 if number % 2 else 2.0) if number < kills else draw.uniform(3.0, 8.0))
         assert any(made.store.get(job.id).state not in ENDED for job in jobs), "nothing was left to kill"
         worker.end(signal.SIGKILL)
@@ -221,6 +222,10 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
         assert_exported(made, job, expected[job.subject])
     assert {disk: fetches(made.simulator, *disk) for disk in finished} == finished
     assert source(made) == before
+
+
+def _taken_again(site: Site, jobs: list[JobRecord], epochs: int) -> bool:
+    return sum(site.store.get(job.id).epoch for job in jobs) > epochs
 
 
 def _finished(site: Site, jobs: list[JobRecord]) -> dict[tuple[str, int], int]:
@@ -322,7 +327,9 @@ def test_limits_hold_over_all_roots(site: SiteFactory, tmp_path: Path) -> None:
     made.worker()
     jobs = made.submit(*({"vm_path": f"web-{n}", "output_path": str(roots[n] / "x")} for n in range(3)))
     made.until_ended(jobs)
-    lives = sorted((made.store.get(job.id).started_at or 0, made.store.get(job.id).completed_at or 0) for job in jobs)
+    records = [made.store.get(job.id) for job in jobs]
+    lives = sorted((job.started_at, job.completed_at) for job in records if job.started_at and job.completed_at)
+    assert len(lives) == len(jobs)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(lives)), lives
 
 

@@ -477,7 +477,7 @@ def _finished(folder: Path, server: Simulator, ids: list[str]) -> dict[tuple[str
 
 
 @contextlib.contextmanager
-def _daemon(folder: Path, config: Path, server: Simulator) -> Iterator[tuple[str, object]]:
+def _daemon(folder: Path, config: Path, server: Simulator) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     (folder / "notify").unlink(missing_ok=True)
     with daemon(folder, "--no-auth", "--config", config, env=environ_of(server)) as found:
         yield found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def test_a_job_whose_worker_sleeps_is_cancelled_by_another(site: SiteFactory) ->
 
 
 @contextmanager
-def written_by(folder: Path) -> Iterator[object]:
+def written_by(folder: Path) -> Iterator[Callable[[], dict[str, tuple[int, int]]]]:
     """What the sleeper had open, also once it has no name any more: a function that tells size and time of the last
     write of each."""
     handles = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +25,7 @@ from tests.support.simulator import SimulatorFactory
 from tests.support.writers import ALL_KINDS, BLOCK_KINDS, Guest, Step, WriterKind, block_file, perform
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-MODES = {
+MODES: Final[dict[str, dict[str, Any]]] = {
     "raw": {},
     "qcow2-none": {"format": OutputFormat.QCOW2},
     "qcow2-pass": {"format": OutputFormat.QCOW2, "compress": Compression.CHECKED},

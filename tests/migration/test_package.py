@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Literal
 from unittest.mock import patch
 
 import pytest
@@ -411,7 +412,7 @@ def test_files_in_folders_below(tmp_path: Path, streams: tuple[bytes, bytes], hr
 
 @pytest.mark.parametrize(("told", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_a_name_is_the_same_however_its_accents_are_stored(
-    tmp_path: Path, streams: tuple[bytes, bytes], told: str, lies: str
+    tmp_path: Path, streams: tuple[bytes, bytes], told: Literal["NFC", "NFD"], lies: Literal["NFC", "NFD"]
 ) -> None:
     told_name, name = (unicodedata.normalize(form, "disqué.vmdk") for form in (told, lies))
     files = {"m.ovf": descriptor({told_name: len(streams[0])}), name: streams[0]}
@@ -515,7 +516,7 @@ def test_a_folder_that_cannot_be_listed_is_read_all_the_same(
     def refuse(_: int) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(stored.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     files = two_disks(streams)
     path = write_folder(tmp_path / "in", {**files, "m.mf": manifest(files)})
     assert convert(path, tmp_path / "out").proof == f"{PROVED} (SHA256)"
@@ -616,7 +617,7 @@ def test_a_file_that_becomes_a_pipe_after_it_was_looked_at_is_not_waited_for(
             os.mkfifo(path)
         return real(name, *rest, **options)
 
-    monkeypatch.setattr(stored.os, "open", swapped)
+    monkeypatch.setattr(os, "open", swapped)
     assert refused(path, tmp_path / "out").code == "input_not_a_file"
 
 
@@ -651,7 +652,8 @@ def test_damage_to_a_proved_package_never_becomes_a_proof(
     else:
         data[at] ^= mask
     (tmp_path / "m.ova").write_bytes(data)
-    proof, disks = "", []
+    proof = ""
+    disks: list[Any] = []
     with contextlib.suppress(IntegrityError, TargetError):
         disks, result = converted(tmp_path / "m.ova", tmp_path / "out")
         proof = result.proof

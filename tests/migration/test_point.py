@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
@@ -26,7 +27,7 @@ def test_a_machine_that_nobody_touched_is_at_the_same_point() -> None:
         ({"change_version": None}, "reconfigured"),
     ],
 )
-def test_what_changes_the_bytes_changes_the_point(changes: dict[str, object], reason: str) -> None:
+def test_what_changes_the_bytes_changes_the_point(changes: dict[str, Any], reason: str) -> None:
     before, after = point_of(make_machine(), None), point_of(make_machine(**changes), None)
     assert reason in (before.difference(after) or "")
     assert before.identity(2000) != after.identity(2000) or "disks" in changes

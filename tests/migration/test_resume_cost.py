@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hypersdk.formats.image import BLOCK
-from hypersdk.migration.copying import ResumeCost
 from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.heldfile import blocks_path, partial_path
+from hypersdk.migration.resumption import ResumeCost
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.ledger import BlockLedger

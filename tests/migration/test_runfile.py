@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -263,7 +264,8 @@ def test_a_lock_whose_file_is_gone_keeps_nobody_out_and_is_not_taken_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process ends, and removes its lock file, between our opening of it and our locking."""
-    flock, gone = fcntl.flock, []
+    flock = fcntl.flock
+    gone: list[Any] = []
 
     def late(descriptor: int, how: int) -> None:
         if not gone:

@@ -103,7 +103,7 @@ def events(loader: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One line for each event that is read, with at most 1,000 values allowed."""
     read: list[str] = []
 
-    class Counting(loader):  # type: ignore[misc]
+    class Counting(loader):
         def get_event(self) -> Any:
             read.append("event")
             return super().get_event()
@@ -154,7 +154,7 @@ def test_one_text_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
             most.append(len(now))
             time.sleep(0.001)
             now.pop()
-            return super().get_event()  # type: ignore[no-untyped-call]
+            return super().get_event()
 
     monkeypatch.setattr(yamltext, "_Loader", Slow)
     threads = [threading.Thread(target=read_yaml, args=("- a\n" * 20,)) for _ in range(4)]

@@ -224,7 +224,7 @@ def test_faults_come_by_their_class(server: Simulator, instance: Any) -> None:
     )
     stranger = vim.ServiceInstance("ServiceInstance", stub)
     with pytest.raises(vim.fault.InvalidLogin):
-        stranger.content.sessionManager.Login("x", "y")
+        stranger.content.sessionManager.Login("x", "y")  # type: ignore[call-arg]
     with pytest.raises(vim.fault.NotAuthenticated):
         _ = find(stranger, server, "on").name
     stub.DropConnections()
@@ -234,7 +234,7 @@ def test_faults_come_by_their_class(server: Simulator, instance: Any) -> None:
     assert denied.value.privilegeId == "VirtualMachine.Interact.Suspend"
     assert denied.value.object == machine
     with pytest.raises(vmodl.fault.ManagedObjectNotFound) as missing:
-        vim.VirtualMachine("vm-999", instance._stub).PowerOn()
+        vim.VirtualMachine("vm-999", instance._stub).PowerOn()  # type: ignore[call-arg]
     assert missing.value.obj._moId == "vm-999"
     with pytest.raises(vim.fault.InvalidPowerState) as state:
         machine.PowerOn()

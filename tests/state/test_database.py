@@ -139,10 +139,10 @@ def test_an_sqlite_file_is_copied_before_its_schema_changes(
     assert copies
     for copy in copies:
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-        connection = sqlite3.connect(copy)
-        assert connection.execute("SELECT * FROM meta WHERE name = 'x'").fetchall() == [("x", "1")]
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
-        connection.close()
+        found = sqlite3.connect(copy)
+        assert found.execute("SELECT * FROM meta WHERE name = 'x'").fetchall() == [("x", "1")]
+        assert found.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
+        found.close()
 
 
 def test_a_file_that_cannot_be_copied_keeps_its_schema(
@@ -217,9 +217,9 @@ def test_nobody_else_reads_the_file_and_a_copy_is_whole(sqlite_url: str, tmp_pat
     copy_sqlite(database.path, tmp_path / "copy.sqlite3")
     database.close()
     assert stat.S_IMODE((tmp_path / "copy.sqlite3").stat().st_mode) == 0o600
-    connection = sqlite3.connect(tmp_path / "copy.sqlite3")
-    assert connection.execute("SELECT value FROM meta WHERE name = 'x'").fetchone() == ("1",)
-    connection.close()
+    copied = sqlite3.connect(tmp_path / "copy.sqlite3")
+    assert copied.execute("SELECT value FROM meta WHERE name = 'x'").fetchone() == ("1",)
+    copied.close()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "mysql://h/d", "not a url", "sqlite:///:memory:"])

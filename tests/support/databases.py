@@ -67,7 +67,7 @@ class PostgresServer:
     def stop(self) -> None:
         """As a crash of the machine: every connection breaks, nothing is written down first."""
         programs = _programs()
-        command = [programs / "pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop"]
+        command: list[str | Path] = [programs / "pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop"]
         subprocess.run(
             _as_server_user(command), check=True, capture_output=True, timeout=START_TIMEOUT_S, cwd=self.folder
         )
@@ -112,7 +112,8 @@ def postgres_of_its_own(*, durable: bool = False) -> Iterator[PostgresServer]:
         cwd=folder,
     )
     fsync = "on" if durable else "off"
-    options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", f"fsync={fsync}", "-c", "max_connections=200"]
+    address: list[str | Path] = ["-h", "127.0.0.1", "-p", str(port), "-k", folder]
+    options = [*address, "-c", f"fsync={fsync}", "-c", "max_connections=200"]
     server = PostgresServer(folder, user, port, options)
     try:
         server.start()

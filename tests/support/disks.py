@@ -177,10 +177,10 @@ class MemoryRanges:
     label: str = "Hard disk 1"
     host: str = "esx1.example.com"
     reads: list[tuple[int, int]] = field(default_factory=list)
+    capacity_bytes: int = field(init=False)
 
-    @property
-    def capacity_bytes(self) -> int:
-        return len(self.data)
+    def __post_init__(self) -> None:
+        self.capacity_bytes = len(self.data)
 
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
         cancel.check()

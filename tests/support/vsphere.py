@@ -45,7 +45,7 @@ def endpoint_of(server: Vcsim, **changes: str) -> Endpoint:
     return resolve_endpoint(environ, None)
 
 
-def connect(server: Vcsim, **options: float) -> Session:
+def connect(server: Vcsim, **options: Any) -> Session:
     """A session on a vcsim; to be closed by the caller."""
     return Session.connect(endpoint_of(server), cancel=CancelToken(), **options)
 

@@ -31,7 +31,7 @@ from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
 from hypersdk.transfer.source import DiskSource
 from hypersdk.units import MiB
-from tests.support.disks import Disk, MemoryRanges, MemorySource, breaks_at, hangs_at, runs_at
+from tests.support.disks import Disk, MemoryRanges, MemorySource, MemoryStream, breaks_at, hangs_at, runs_at
 
 QUICK = RetryPolicy(retries=3, first_s=0.01, max_s=0.05)
 PART = 5 * MiB
@@ -310,7 +310,7 @@ def test_a_bug_in_a_thread_comes_out_as_it_is(bench: Bench) -> None:
 def test_a_source_that_cannot_be_opened(bench: Bench) -> None:
     class Closed(MemorySource):
         @contextmanager
-        def open(self, cancel: CancelToken) -> Iterator[object]:  # type: ignore[override]
+        def open(self, cancel: CancelToken) -> Iterator[MemoryStream]:
             self.opened += 1
             raise TransientError("closed")
             yield

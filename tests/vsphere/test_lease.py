@@ -163,7 +163,8 @@ def test_a_host_that_cannot_prepare_it(simulator: SimulatorFactory, log_in: LogI
 
 def test_what_passes_is_asked_again(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(Fault(FaultKind.CALL, method="ExportVm", fault="Timedout", times=2),))
-    book, heard = Book(), []
+    book = Book()
+    heard: list[Any] = []
     with lease_on(log_in(server), moref_of(server), book, on_wait=heard.append):
         assert len(book.left) == 1
     assert len(heard) == 2
@@ -199,7 +200,8 @@ def test_refusals_by_name(
 def test_a_busy_machine_is_waited_for(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
     first, second = log_in(server), log_in(server)
-    moref, heard = moref_of(server), []
+    moref = moref_of(server)
+    heard: list[Any] = []
     with lease_on(first, moref, Book()) as earlier:
         done = threading.Timer(0.3, earlier.complete)
         done.start()
@@ -306,7 +308,7 @@ def test_kept_alive_while_nothing_moves(simulator: SimulatorFactory, log_in: Log
         received = read_all(lease.sources[0])
         assert server.faults.applied[FaultKind.STALL] == 1
         with server.platform.world.lock:
-            assert server.vm("web").lease.task.info.progress == 42  # type: ignore[union-attr]
+            assert server.vm("web").lease.task.info.progress == 42
         assert lease.age_s > 5.5
         assert lease.verify({lease.sources[0].lease_key: received})[lease.sources[0].lease_key] is Verdict.PROVED
         lease.complete()

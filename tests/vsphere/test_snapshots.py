@@ -109,7 +109,8 @@ def test_after_a_lost_task_consolidation_is_looked_at(
 
 def lose_first_answer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call is made, and its answer lost."""
-    real, lost = session.call, []
+    real = session.call
+    lost: list[Any] = []
 
     def call(ask: Any) -> Any:
         answer = real(ask)
@@ -137,7 +138,8 @@ def test_a_server_lost_while_the_task_runs_is_waited_for(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = simulator(machines=(SMALL,), task_s=0.5)
-    session, real, lost = log_in(server), tasks_module.wait_for_task, []
+    session, real = log_in(server), tasks_module.wait_for_task
+    lost: list[Any] = []
 
     def wait(*args: Any, **more: Any) -> Any:
         if not lost:

@@ -246,7 +246,7 @@ def test_an_answer_that_announces_less_is_tried_again(tls_server: ServerFactory)
 @pytest.mark.parametrize(
     "changed", [{"ETag": '"2"'}, {"ETag": None}, {"Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}]
 )
-def test_another_validator_means_another_file(tls_server: ServerFactory, changed: dict[str, str | None]) -> None:
+def test_another_validator_means_another_file(tls_server: ServerFactory, changed: dict[str, Any]) -> None:
     server = tls_server(served())
     source = source_on(server)
     fetch(source, 0, 10)

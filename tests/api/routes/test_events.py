@@ -61,7 +61,8 @@ def test_a_client_that_comes_back_gets_what_it_missed_once(api: Api) -> None:
     gone = api.add_job()
     api.services.jobs.cancel(gone.id)
     api.services.jobs.delete(gone.id)
-    for more in ({"headers": {"Last-Event-ID": seen}}, {"params": {"after": seen}}):
+    ways: list[dict[str, Any]] = [{"headers": {"Last-Event-ID": seen}}, {"params": {"after": seen}}]
+    for more in ways:
         with listening(api.client(), **more) as events:
             assert events.next()[0] == "hello"
             names = [events.next("job", "removed") for _ in range(3)]

@@ -237,7 +237,8 @@ def test_the_trail_is_followed_by_number_whatever_comes_meanwhile(filled: Api) -
     second = page(client, "entries", limit=2, address=["192.0.2.1", "192.0.2.2"], before=first["next"])
     assert [row["actor"] for row in first["entries"] + second["entries"]] == ["bob", "eve", "ann"]
     assert second["next"] is None
-    for wrong in ({"before": 1, "offset": 1}, {"before": 1, "sort": "actor"}):
+    either: list[dict[str, str | int]] = [{"before": 1, "offset": 1}, {"before": 1, "sort": "actor"}]
+    for wrong in either:
         answer = client.get(address("entries"), params=wrong)
         assert (answer.status_code, answer.json()["code"]) == (400, "list_query")
 

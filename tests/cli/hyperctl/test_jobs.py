@@ -14,6 +14,7 @@ from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.client import Client
 from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
+from hypersdk.jobs.store import Filter
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, job_file
 
@@ -332,7 +333,7 @@ def test_watch_of_many_jobs_begins_with_those_that_run(
 
 def test_submit_and_watch_in_one(api: Api, ctl: Hyperctl) -> None:
     def work() -> None:
-        while not (ids := api.services.jobs.ids(_all())):
+        while not (ids := api.services.jobs.ids(Filter())):
             pass
         worked(api, ids[0])
 
@@ -353,16 +354,10 @@ def test_an_interrupted_submit_is_not_told_to_submit_again(
 
     monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", interrupted)
     done = ctl("submit", "-f", "-", "--watch", stdin=job_file(api, "a"))
-    (job,) = api.services.jobs.ids(_all())
+    (job,) = api.services.jobs.ids(Filter())
     assert done.status == 130
     assert "same command" not in done.err
     assert f"`hyperctl watch {job}`" in done.err
-
-
-def _all() -> object:
-    from hypersdk.jobs.store import Filter
-
-    return Filter()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

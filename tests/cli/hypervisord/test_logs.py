@@ -66,7 +66,7 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
         found = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
         assert to_journal(stream, environ)
-        written("auto", environ, stream)  # type: ignore[arg-type]
+        written("auto", environ, stream)
     lines = path.read_text().splitlines()
     assert lines[0].startswith("<6>jobs.worker: took hst_***")
     assert {line[:3] for line in lines[1:]} == {"<3>"}

@@ -157,7 +157,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_with_the_pid_of_the_first(
             "-addr",
             f"127.0.0.1:{free_port()}",
             "--state-dir",
-            tmp_path / "state",
+            str(tmp_path / "state"),
         ]
         done = subprocess.run(
             command, capture_output=True, text=True, env={"HOME": str(tmp_path)}, check=False, timeout=START_S

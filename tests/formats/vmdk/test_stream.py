@@ -150,7 +150,7 @@ def test_more_than_two_terabytes(tmp_path: Path) -> None:
     found: dict[int, bytes] = {}
     with image.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            found |= {grain.offset: inflate(grain) for grain in decoder.feed(buffer[:count])}
+            found |= {grain.offset: bytes(inflate(grain)) for grain in decoder.feed(buffer[:count])}
     decoder.close()
     for offset, data in parts.items():
         held = b"".join(found.get(start, b"") for start in range(offset // 65536 * 65536, offset + len(data), 65536))

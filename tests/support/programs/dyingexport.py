@@ -80,7 +80,7 @@ class Death:
                 self.call("create" if flags & os.O_CREAT else "open", Path(os.fspath(path)).name)
             return real(path, flags, *more, **options)
 
-        os.open = call  # type: ignore[assignment]
+        os.open = call
 
 
 def _half(data: Any) -> Any:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from hypersdk.jobs.settings import load_settings
 from hypersdk.jobs.worker import run_worker
@@ -33,8 +34,8 @@ def _die_after_enqueue() -> None:
 
     enqueue = DBOS.enqueue_workflow
 
-    def last(*args: object, **options: object) -> None:
-        enqueue(*args, **options)  # type: ignore[call-overload]
+    def last(*args: Any, **options: Any) -> None:
+        enqueue(*args, **options)
         os.kill(os.getpid(), signal.SIGKILL)
 
     DBOS.enqueue_workflow = last  # type: ignore[method-assign, assignment]
