@@ -46,7 +46,7 @@ def _check(path: Path, found: os.stat_result, environ: Mapping[str, str]) -> Non
     if directory and path.parent == Path(directory):
         return
     owners = {os.geteuid(), 0}
-    if os.geteuid() == 0:  # looks after the state of a service that runs as another user
+    if os.geteuid() == 0:  # manages the state of a service that runs as another user
         owners.add(path.parent.stat().st_uid)
     if found.st_uid not in owners:
         raise UsageError(f"{path} belongs to another user", code=SECRET_FILE)

@@ -55,7 +55,7 @@ class Patience:
         self.reached()
 
     def reached(self) -> None:
-        """The daemon was reached: starts anew."""
+        """The daemon was reached: the waiting times start again."""
         self._reached_at, self._pause_s = self.clock(), FIRST_PAUSE_S
 
     def wait(self, error: HyperSDKError, longest_s: float = LONGEST_PAUSE_S) -> None:

@@ -47,7 +47,7 @@ _execute: Execute | None = None
 @DBOS.workflow(name="attempt", max_recovery_attempts=MAX_RECOVERIES)
 def attempt(job_id: str, number: int) -> dict[str, Any]:
     """One attempt of a job. Its steps are steps of the engine. The claim is not: a worker that resumes the attempt must
-    claim the job anew."""
+    claim the job again."""
     assert _execute is not None
     return _execute(job_id, number, _durable)
 

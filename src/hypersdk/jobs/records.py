@@ -59,7 +59,7 @@ class JobColumns(ListRecord):
     subject: Annotated[
         str,
         ListColumn(
-            "What it is done to: of an export the machine's path",
+            "What the job works on; for an export, the machine's path",
             part=True,
             table=TableColumn("VM Path", 3, least=12, optional=True),
         ),
@@ -89,7 +89,7 @@ class JobColumns(ListRecord):
     result: Mapping[str, Any] | None = None
     error: Annotated[Mapping[str, Any] | None, ListColumn("Why it failed")] = None
     source_changes: Annotated[
-        int, ListColumn("Changes at the source that are not undone (yet); 0: it is as it was found")
+        int, ListColumn("Changes at the source that are not undone (yet); 0 if there are none")
     ] = 0
     created_at: datetime
     started_at: Annotated[datetime | None, ListColumn(table=TableColumn("Started", 6, optional=True))] = None

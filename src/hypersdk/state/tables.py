@@ -51,7 +51,7 @@ jobs = sa.Table(
     sa.Column("owner", Key, nullable=True),  # user who submitted it
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("keep_partial", sa.Boolean, nullable=False),
-    sa.Column("discard", sa.Boolean, nullable=False),  # the next attempt begins anew
+    sa.Column("discard", sa.Boolean, nullable=False),  # the next attempt starts from the beginning
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("enqueued", sa.Integer, nullable=False),  # the last attempt that the engine knows of
     sa.Column("epoch", Big, nullable=False),  # rises each time a worker takes it up: the fence
@@ -230,7 +230,7 @@ outbox = sa.Table(
     sa.Column("revision", Big, primary_key=True, autoincrement=False),
     sa.Column("topic", sa.String(32), nullable=False),
     sa.Column("id", Key, nullable=False),
-    sa.Column("event", sa.String(32), nullable=False),  # what happened: start, finish, removed ...
+    sa.Column("event", sa.String(32), nullable=False),  # start, finish, removed ...
     sa.Column("data", Json, nullable=False),
     sa.Column("at", Time, nullable=False),
 )

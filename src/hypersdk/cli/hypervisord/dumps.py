@@ -32,7 +32,7 @@ STATE_USED: Final = register(
     "A running daemon is using this database.",
     "Stop `hypervisord` on every host that uses it, then restore again.",
 )
-MAX_SAID: Final = 1000
+MAX_OUTPUT: Final = 1000
 TIMEOUT_S: Final = 6 * 3600
 
 
@@ -95,5 +95,5 @@ def _run(program: str, url: URL, *arguments: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise DatabaseError(f"{program} did not finish within {TIMEOUT_S // 3600} hours", code=DUMP_FAILED) from error
     if done.returncode:
-        said = " ".join(done.stderr.split())[:MAX_SAID]
-        raise DatabaseError(f"{program} ended with {done.returncode}: {said}", code=DUMP_FAILED)
+        output = " ".join(done.stderr.split())[:MAX_OUTPUT]
+        raise DatabaseError(f"{program} ended with {done.returncode}: {output}", code=DUMP_FAILED)
