@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hypersdk.cli import exporting
+from hypersdk.migration.jobfile import load_jobs
 from tests.support.cli.commandline import Run
 from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
@@ -37,14 +38,17 @@ def planned(run: Run) -> list[dict[str, Any]]:
 
 def test_the_example_of_the_documentation_works_as_it_is(shell: Shell, tmp_path: Path) -> None:
     job = tmp_path / "example-job.yaml"
-    job.write_text(EXAMPLE)
+    (entry,) = load_jobs(EXAMPLE, environ={})
+    assert entry.definition is not None, entry.error
+    assert entry.definition.folder == "/tmp/export-test-vm"
+    # The folder of the example may hold an export of somebody who tried it.
+    job.write_text(EXAMPLE.replace("/tmp/export-test-vm", str(tmp_path / "out")))
     (plan,) = planned(shell.good("export", "-f", job, "--dry-run", "--json"))
     assert (plan["machine"], plan["output_dir"], plan["format"]) == (
         "win2019-x86_64 - Clone",
-        "/tmp/export-test-vm",
+        str(tmp_path / "out"),
         "ovf",
     )
-    job.write_text(EXAMPLE.replace("/tmp/export-test-vm", str(tmp_path / "out")))
     (result,) = [e for e in shell.good("export", "-f", job, "--json").events if e["type"] == "result"]
     assert result["main_file"].endswith(".ovf")
     shell.good("verify", tmp_path / "out")
