@@ -73,7 +73,7 @@ def _has(site: Site, job: JobRecord, worker_id: str) -> bool:
 @pytest.mark.parametrize("number", [0, 1], ids=["off", "running"])
 def test_a_worker_that_slept_through_the_take_over_touches_nothing_again(site: SiteFactory, number: int) -> None:
     """SIGSTOP for longer than the take-over time, then SIGCONT: no call to vSphere, not a byte into the job's files."""
-    made = site(machines=machines(2), rate_bytes_s=SLOW, postgres=True, options={"take_over_s": 4.0})
+    made = site(machines=machines(2), rate_bytes_s=SLOW, postgres=True, options={"take_over_s": 8.0})
     name = f"web-{number}"
     before = source(made)
     expected = expected_raw(made.simulator, name, made.folder / "expected")
@@ -83,11 +83,10 @@ def test_a_worker_that_slept_through_the_take_over_touches_nothing_again(site: S
     stale.send(signal.SIGSTOP)
     sessions = made.simulator.platform.sessions.all
     theirs = {session.key for session in sessions()}
-    made.worker("two")
-    made.until(lambda: made.store.get(job.id).epoch == 2)
-    folder = made.root / name
-    with written_by(folder) as their_files:
+    with written_by(made.root / name) as their_files:
         assert their_files()
+        made.worker("two")
+        made.until(lambda: made.store.get(job.id).epoch == 2)
         made.copied(job, MiB)
         calls = {session.key: session.call_count for session in sessions() if session.key in theirs}
         left = their_files()
