@@ -58,6 +58,19 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize("module", ["hypersdk.cli", "hypersdk.cli.hyperctl", "hypersdk.cli.hypervisord"])
+def test_the_short_help_flag_works_without_a_command_too(module: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [program()[0], "-c", f"from {module}.main import run; raise SystemExit(run())", "-h"],
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "-h, --help" in done.stdout
+
+
 @pytest.mark.parametrize("module", ["hypersdk.cli.app", "hypersdk.cli.hyperctl.app", "hypersdk.cli.hypervisord.app"])
 def test_the_help_of_a_command_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
     """Nor does completion. Modules with commands import what only a run needs in their functions."""

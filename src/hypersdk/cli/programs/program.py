@@ -142,7 +142,8 @@ class Program:
             run.close()
 
     def _wants_json(self, arguments: Sequence[str]) -> bool:
-        ctx = click.Context(self.root, info_name=self.name, resilient_parsing=True)
+        # with the settings: a command keeps the help option that its first context makes
+        ctx = click.Context(self.root, info_name=self.name, resilient_parsing=True, **self.root.context_settings)
         _, rest, _ = self.root.make_parser(ctx).parse_args(list(arguments))
         before = arguments[: len(arguments) - len(rest)]
         options = () if rest and rest[0] in self.folders else self.output_flags
