@@ -161,7 +161,7 @@ def step(*remedies: Remedy) -> str:
 
 
 def test_a_preparation_belongs_to_the_remedy_after_it() -> None:
-    assert step(First("check the path"), Resume()) == "Check the path, then run the command again with --resume."
+    assert step(First("check the path"), Resume()) == "Check the path, then run the export again with --resume."
     assert step(FreeSpace(3 << 30, "/srv/a"), Retry(), SetOption("compress", True)) == (
         "Free 3.0 GiB in /srv/a, then run the command again, or use --compress."
     )
@@ -169,14 +169,14 @@ def test_a_preparation_belongs_to_the_remedy_after_it() -> None:
 
 def test_what_is_left_at_the_source_is_told_apart() -> None:
     assert step(Resume(), RestoreSource(snapshots=True)) == (
-        "Run the command again with --resume. Run `hyper2kvm cleanup --drop-snapshots`, which undoes what is left"
+        "Run the export again with --resume. Run `hyper2kvm cleanup --drop-snapshots`, which undoes what is left"
         " at the source."
     )
 
 
 def test_advice_stands_alone_as_it_was_written() -> None:
     assert step(Advice("qcow2 takes it."), Resume(), Advice("Keep it."), Discard()) == (
-        "qcow2 takes it. Run the command again with --resume. Keep it. Start over with --discard."
+        "qcow2 takes it. Run the export again with --resume. Keep it. Start over with --discard."
     )
 
 

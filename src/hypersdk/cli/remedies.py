@@ -73,7 +73,7 @@ def _of_export(remedy: Remedy) -> str | None:
     """In the flags of ``hyper2kvm``."""
     match remedy:
         case fix.Resume():
-            return "run the command again with --resume"
+            return "run the export again with --resume"
         case fix.Discard():
             return "start over with --discard"
         case fix.RestoreSource(snapshots):

@@ -124,7 +124,7 @@ class AuditView(PageView):
 # Sessions
 
 
-@router.post("/login", responses=problems())
+@router.post("/login", summary="Log in", responses=problems())
 def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginView:
     """Starts a session; the cookie is HttpOnly, the CSRF token is in the response."""
     password = _secret(body.password)
@@ -150,7 +150,7 @@ def login(body: LoginBody, request: Request, response: Response, use: Use) -> Lo
     )
 
 
-@router.post("/logout", status_code=204, responses=problems())
+@router.post("/logout", summary="Log out", status_code=204, responses=problems())
 def logout(request: Request, response: Response, caller: Viewer, use: Use) -> None:
     """Ends the session of the cookie. Tokens are not revoked."""
     cookie = request.cookies.get(COOKIE)
@@ -160,7 +160,7 @@ def logout(request: Request, response: Response, caller: Viewer, use: Use) -> No
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
 
-@router.get("/me", responses=problems())
+@router.get("/me", summary="The caller and its role", responses=problems())
 async def me(caller: Viewer) -> MeView:
     """The caller's identity and permissions."""
     return MeView(
@@ -174,7 +174,7 @@ async def me(caller: Viewer) -> MeView:
     )
 
 
-@router.get("/permissions", responses=problems())
+@router.get("/permissions", summary="What the caller may do", responses=problems())
 async def list_permissions(caller: Viewer) -> list[PermissionView]:
     """All actions: whether the caller may perform them, and the reason if not."""
     return _permissions(caller.role)
@@ -275,7 +275,7 @@ def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 # Audit
 
 
-@router.get("/audit", responses=problems())
+@router.get("/audit", summary="Read the audit trail", responses=problems())
 def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditView:
     """The audit trail, filtered and sorted by any column. Paged by `before` for programs, by `offset` for a scroll
     bar."""
