@@ -8,6 +8,7 @@ error at once.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 import uuid
@@ -180,7 +181,7 @@ class Transport:
             return self._untrusted(error)
         if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
             return ConnectError(f"{self.target.url} does not answer like a daemon", code=ANSWER_UNREADABLE)
-        reason = str(error) or type(error).__name__
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
         return ConnectError(f"{self.target.url} cannot be reached: {reason[:200]}", code=DAEMON_UNREACHABLE)
 
     def _untrusted(self, error: httpx.RequestError) -> ConnectError:
