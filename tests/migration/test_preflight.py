@@ -103,7 +103,7 @@ def test_the_floor_is_the_larger_of_the_two() -> None:
 def test_warnings_say_what_the_copy_is_of() -> None:
     running = make_machine(power=Power.ON, snapshots=(make_snapshot(), make_snapshot("after", depth=1)))
     texts = told(running, spec())
-    assert "2 snapshot(s), 2 deep" in texts
+    assert "2 snapshots, 2 deep" in texts
     assert "crash-consistent" not in texts
     silent = replace(running, guest=replace(running.guest, tools_running=False))
     assert "crash-consistent" in told(silent, spec())

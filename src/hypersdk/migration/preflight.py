@@ -13,6 +13,7 @@ from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import ExportSpec, SourceState
 from hypersdk.model import Backing, Disk, Machine, Power, boot_sequence
 from hypersdk.remedies import ChooseFolder, ExcludeDisk, First, FreeSpace, LowerLimit, Notice, Retry, SetOption
+from hypersdk.text import count
 from hypersdk.units import SECTOR, GiB, format_size
 from hypersdk.vsphere.machine import DatastoreFacts
 
@@ -238,8 +239,8 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[Notice]:
     if snapshots and spec.state is not SourceState.SNAPSHOT:
         depth = max(node.depth for node in snapshots) + 1
         yield Notice(
-            f"the machine has {len(snapshots)} snapshot(s), {depth} deep; its current state is exported, not one of"
-            " them"
+            f"the machine has {count(len(snapshots), 'snapshot')}, {depth} deep; its current state is exported, not one"
+            " of them"
         )
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
         yield Notice("an ISO image is inserted; it is not exported", (SetOption("remove_cdrom", True),))

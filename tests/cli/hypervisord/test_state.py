@@ -277,7 +277,7 @@ def test_the_key_is_changed_and_the_old_one_opens_nothing_any_more(state: Path, 
     before = (state / "vault.key").read_text()
     done = hypervisord("rotate-key", "--state-dir", state, home=tmp_path)
     assert done.status == 0, done.err
-    assert done.out.startswith("1 passwords are encrypted with a new key")
+    assert done.out.startswith("1 password encrypted with a new key")
     assert (state / "vault.key").read_text() != before
     assert (state / "vault.key.old").read_text() == before
     assert passwords(state) == [PLANTED]
@@ -333,7 +333,7 @@ def test_a_lost_key_costs_the_passwords_and_nothing_else(state: Path, tmp_path: 
     )
     assert hypervisord("reset-vault", "--state-dir", state, home=tmp_path).status == 2
     done = hypervisord("reset-vault", "--yes", "--state-dir", state, home=tmp_path)
-    assert done.out.startswith("1 stored passwords were deleted")
+    assert done.out.startswith("1 stored password deleted")
     assert "ops" in hypervisord("user", "list", "--state-dir", state, home=tmp_path).out
 
 

@@ -18,6 +18,7 @@ from hypersdk.cli.hypervisord.backup import key_path
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError, register
+from hypersdk.text import count
 from hypersdk.transfer.files import target_errors
 
 if TYPE_CHECKING:
@@ -57,18 +58,16 @@ def rotate_key(daemon: Daemon, new_key: Path | None) -> None:
         target_errors(f"writing in {settings.state_dir}"),
     ):
         if new_key is not None:
-            count = _reseal(daemon, database, _vault(daemon, new_key))
-            daemon.output.line(
-                f"{count} passwords are encrypted with the key in {new_key}; store it where the daemon reads its key"
-            )
+            done = count(_reseal(daemon, database, _vault(daemon, new_key)), "password")
+            daemon.output.line(f"{done} encrypted with the key in {new_key}; store it where the daemon reads its key")
             return
         path = _own_key(daemon)
         waiting = path.with_name(f"{path.name}.new")
         if not _finish(daemon, database, waiting):
             waiting.unlink(missing_ok=True)
             write_new_private(waiting, keys.new_key() + "\n")
-            count = _reseal(daemon, database, _vault(daemon, waiting))
-            daemon.output.line(f"{count} passwords are encrypted with a new key")
+            done = count(_reseal(daemon, database, _vault(daemon, waiting)), "password")
+            daemon.output.line(f"{done} encrypted with a new key")
         path.replace(path.with_name(f"{path.name}.old"))
         waiting.replace(path)
     daemon.output.note(
@@ -133,5 +132,5 @@ def reset_vault(daemon: Daemon, yes: bool) -> None:
         if not daemon.confirmed("This deletes all stored passwords."):
             return
     with one_daemon(daemon.state_settings.state_dir), daemon.database() as database:
-        count = forget_sealed(database)
-    daemon.output.line(f"{count} stored passwords were deleted; the next start creates a new key")
+        deleted = forget_sealed(database)
+    daemon.output.line(f"{count(deleted, 'stored password')} deleted; the next start creates a new key")
