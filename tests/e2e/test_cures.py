@@ -160,7 +160,7 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(OFF)
     advice = bench.advice_of("nothing_to_resume", hyper2kvm.export("web-01", "-o", bench.out, "--resume"))
-    advice.words("Leave --resume out")
+    advice.words("Omit --resume")
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import ssl
+import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -66,13 +66,13 @@ class Authority:
 
 
 def _context(chain_pem: bytes) -> ssl.SSLContext:
-    """A server-side context. OpenSSL reads keys from files only: this one is in memory and has no name."""
+    """A server-side context. OpenSSL reads keys from files only, and not each place where the demo runs has /proc."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with os.fdopen(os.memfd_create("server.pem"), "wb") as chain:
+    with tempfile.NamedTemporaryFile(prefix="hypersdk-simulator-", suffix=".pem") as chain:
         chain.write(chain_pem)
         chain.flush()
-        context.load_cert_chain(f"/proc/self/fd/{chain.fileno()}")
+        context.load_cert_chain(chain.name)
     return context
 
 

@@ -288,7 +288,7 @@ def test_logs_and_logs_that_are_followed(api: Api, ctl: Hyperctl) -> None:
 
 def test_watch_follows_to_the_end_and_its_status_is_the_jobs(api: Api, ctl: Hyperctl) -> None:
     good, bad = api.add_job(name="good"), api.add_job(name="bad")
-    worker = threading.Timer(1.0, lambda: (worked(api, good.id), worked(api, bad.id, JobEvent.FAIL)))
+    worker = threading.Timer(3.0, lambda: (worked(api, good.id), worked(api, bad.id, JobEvent.FAIL)))
     worker.start()
     done = ctl("watch")
     worker.join()
