@@ -82,6 +82,36 @@ def test_it_is_gone_when_it_is_to_be_removed(
     assert (result.blocks_skipped, result.proof) == (0, "proved")
 
 
+class CancelsAt(list[ExportProgress]):
+    """An observer that cancels once that many bytes are received."""
+
+    def __init__(self, cancel: CancelToken, wire_bytes: int) -> None:
+        super().__init__()
+        self._cancel, self._wire_bytes = cancel, wire_bytes
+
+    def extend(self, seen: object) -> None:
+        super().extend(seen)  # type: ignore[arg-type]
+        if any(progress.wire_bytes >= self._wire_bytes for progress in self):
+            self._cancel.cancel("enough")
+
+
+def test_a_resume_after_the_kept_one_was_removed_exports_a_new_one(engine: EngineFactory, tmp_path: Path) -> None:
+    """The undo of the snapshot that is gone proves nothing about the new one, which is what was copied."""
+    ran = engine(machines=(RUNNING,), rate_bytes_s=8 * MiB)
+    before = ran.simulator.state()
+    cancel = CancelToken()
+    ran.seen = CancelsAt(cancel, MiB)
+    outcome = ran.export("web-01", tmp_path / "out", cancel=cancel)
+    assert outcome.error is not None
+    assert outcome.error.fields["kept_snapshot"]
+    remove_snapshots(ran.simulator, "web-01")
+    ran.seen = []
+    result = succeeded(ran.export("web-01", tmp_path / "out", resume=ResumeMode.RESUME))
+    assert (result.blocks_skipped, result.proof) == (0, "proved")
+    assert_finished(tmp_path / "out")
+    assert ran.simulator.state() == before
+
+
 def test_another_snapshot_that_goes_meanwhile_harms_nobody(engine: EngineFactory, tmp_path: Path) -> None:
     ran = engine(machines=(NAMED,), rate_bytes_s=8 * MiB)
     machine = ran.simulator.vm("web-01")

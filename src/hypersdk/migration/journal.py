@@ -81,7 +81,7 @@ class SourceJournal:
         self._run = run
         self._note = note
         self.snapshot_was_gone = False
-        """Whether the temporary snapshot was already gone when the undo looked for it."""
+        """Whether the exported snapshot, a temporary one, was already gone when the undo looked for it."""
 
     @property
     def _moref(self) -> str:
@@ -306,7 +306,10 @@ class SourceJournal:
         there = [
             node for node in read_machine(self._session, self._moref).snapshots if node.name == change.data["name"]
         ]
-        self.snapshot_was_gone = change.made and all(node.moref != change.data.get("moref") for node in there)
+        moref, point = change.data.get("moref"), self._run.record.point
+        # A change of an earlier attempt may be of another snapshot, of which nothing was copied.
+        if change.made and point is not None and point.snapshot == moref and all(n.moref != moref for n in there):
+            self.snapshot_was_gone = True
         for node in there:
             self._note(f"removing snapshot {node.name}")
             remove_snapshot(self._session, node.moref, cancel=cancel)
