@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from hypersdk.migration.spec import Compression, OutputFormat
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
+from hypersdk.vsphere.cdrom import CdromChange
+from hypersdk.vsphere.stale import LeaseRecord
 from tests.support.machines import make_machine
 
 
@@ -112,6 +115,55 @@ def test_pointers_to_runs_that_are_gone_are_dropped(tmp_path: Path) -> None:
     assert list((tmp_path / "state" / "runs").iterdir()) == []
 
 
+GUEST_ASKED = {"connected": {"4000": True}, "asked": "2026-01-02T03:04:05+00:00", "timeout_s": 600, "booted": None}
+DRIVE = asdict(CdromChange(3000, "CD/DVD drive 1", "[a] b.iso", None, None, True, True, True, None))
+LEASE = asdict(LeaseRecord("key", "", None, "2026-01-02T03:04:05Z", "vm-1"))
+CHANGES: list[tuple[ChangeKind, dict[str, Any]]] = [
+    (ChangeKind.POWER, {}),
+    (ChangeKind.POWER, {"connected": {"4000": False}}),
+    (ChangeKind.POWER, GUEST_ASKED),
+    (ChangeKind.CDROM, {"drives": [DRIVE]}),
+    (ChangeKind.SNAPSHOT, {"name": "hypersdk-1"}),
+    (ChangeKind.SNAPSHOT, {"name": "hypersdk-1", "moref": "snapshot-1"}),
+    (ChangeKind.LEASE, LEASE),
+]
+
+
+def loads(tmp_path: Path, kind: ChangeKind, data: dict[str, Any]) -> bool:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    with run.changing() as record:
+        record.changes.append(Change(kind, data))
+    loaded = None
+    with suppress(IntegrityError):  # its code is tested above
+        loaded = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+    assert loaded is None or loaded.record.changes[0].data == data
+    return loaded is not None
+
+
+@pytest.mark.parametrize(("kind", "data"), CHANGES)
+def test_a_change_has_the_data_that_its_undo_needs(kind: ChangeKind, data: dict[str, Any], tmp_path: Path) -> None:
+    """Others may write in the folder: a record that the undo could not use is refused as a whole."""
+    assert loads(tmp_path, kind, data)
+    assert not loads(tmp_path, kind, {**data, "later": 1})
+    for name in data:
+        assert not loads(tmp_path, kind, {**data, name: {"a": [7]}}), name
+    for name in set(data) - {"connected", "moref"}:
+        assert not loads(tmp_path, kind, {key: value for key, value in data.items() if key != name}), name
+
+
+def test_a_drive_of_a_change_has_all_its_fields(tmp_path: Path) -> None:
+    for name in DRIVE:
+        drive = {key: value for key, value in DRIVE.items() if key != name}
+        assert not loads(tmp_path, ChangeKind.CDROM, {"drives": [drive]}), name
+        assert not loads(tmp_path, ChangeKind.CDROM, {"drives": [{**DRIVE, name: {"a": 7}}]}), name
+    assert not loads(tmp_path, ChangeKind.CDROM, {"drives": [{**DRIVE, "later": 1}]})
+
+
+@pytest.mark.parametrize("asked", ["", "yesterday", "2026-01-02T03:04:05"])
+def test_the_time_of_a_change_has_a_time_zone(asked: str, tmp_path: Path) -> None:
+    assert not loads(tmp_path, ChangeKind.POWER, {**GUEST_ASKED, "asked": asked})
+
+
 @pytest.mark.parametrize("where", ["state", "state/runs"])
 def test_a_state_that_cannot_be_read_is_not_one_without_runs(where: str, tmp_path: Path) -> None:
     """Else `cleanup --stray` would take the snapshots of all unfinished runs for stray ones."""
@@ -170,7 +222,7 @@ def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: s
 def test_no_bit_of_a_record_can_turn_unseen(tmp_path: Path) -> None:
     """A name of a disk's file, or a snapshot's id, is another after one bit, and all of it still JSON."""
     run = new_run(tmp_path / "out", tmp_path / "state")
-    run.record.changes.append(Change(ChangeKind.CDROM, {"connected": {12000: True, 4000: False}}))
+    run.record.changes.append(Change(ChangeKind.POWER, {"connected": {"12000": True, "4000": False}}))
     run.save()
     path = tmp_path / "out" / RUN_FILE
     whole = path.read_bytes()

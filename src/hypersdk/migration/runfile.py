@@ -26,9 +26,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol
+from typing import Annotated, Any, ClassVar, Final, Protocol
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
@@ -51,6 +51,8 @@ from hypersdk.transfer.files import (
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import MiB
+from hypersdk.vsphere.cdrom import CdromChange
+from hypersdk.vsphere.stale import LeaseRecord
 
 RUN_FILE: Final = ".hypersdk-run.json"
 LOCK_FILE: Final = ".hypersdk-run.lock"
@@ -548,6 +550,8 @@ def _decode(data: Any, folder: Path) -> RunRecord:
     fields["attempt_suffix"] = fields.pop("lane", "")
     try:
         record = _RECORD.validate_python({**fields, "folder": folder})
+        for change in record.changes:
+            _check_data(change)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
     if not RUN_ID.fullmatch(record.run_id):
@@ -566,6 +570,46 @@ def _decode(data: Any, folder: Path) -> RunRecord:
         if disk.done and (disk.size_bytes is None or (in_archive and disk.start is None)):
             raise ValueError("a finished disk has no size or place")
     return record
+
+
+def _aware(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("the time has no time zone")
+    return text
+
+
+class _Power(BaseModel):
+    connected: dict[str, bool] = {}
+
+
+class _GuestAsked(_Power):
+    asked: Annotated[str, AfterValidator(_aware)]
+    timeout_s: FiniteFloat
+    booted: str | None
+
+
+class _Ejected(BaseModel):
+    drives: list[CdromChange]
+
+
+class _Snapshot(BaseModel):
+    name: str
+    moref: str = ""
+
+
+_DATA: Final = {
+    ChangeKind.POWER: TypeAdapter[Any](_GuestAsked | _Power),
+    ChangeKind.CDROM: TypeAdapter[Any](_Ejected),
+    ChangeKind.SNAPSHOT: TypeAdapter[Any](_Snapshot),
+    ChangeKind.LEASE: TypeAdapter[Any](LeaseRecord),
+}
+
+
+def _check_data(change: Change) -> None:
+    """Raises ValueError unless the data of the change is as the undo of its kind needs it."""
+    adapter = _DATA[change.kind]
+    if adapter.dump_python(adapter.validate_python(change.data), exclude_unset=True) != change.data:
+        raise ValueError(f"a change of kind {change.kind} has other data than its undo needs")
 
 
 def first_problem(error: ValidationError) -> str:
