@@ -13,6 +13,7 @@ from hypersdk.access.roles import ACTIONS, Role
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEvent, JobState, before
 from hypersdk.jobs.store import Filter
+from hypersdk.text import count
 
 
 class AllowedActionView(BaseModel):
@@ -72,6 +73,6 @@ def _permission(action: str, job: JobRecord, role: Role | None) -> AllowedAction
     if job.state not in states or (action == "cancel" and undone):
         return AllowedActionView(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
     if action == "delete" and job.source_changes:
-        reason = f"{job.source_changes} change(s) at the source are not undone"
+        reason = f"not undone at the source: {count(job.source_changes, 'change')}"
         return AllowedActionView(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
     return AllowedActionView(allowed=True, code=None, reason=None)

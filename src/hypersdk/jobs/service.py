@@ -23,6 +23,7 @@ from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.workerfault import PROCESS_DIES, SharedFault
 from hypersdk.migration.jobfile import fields_of, load_documents
 from hypersdk.remedies import Advice, Look, Resume, StartWorker, as_json
+from hypersdk.text import count
 
 AT_ONCE: Final = 200
 """Jobs that are changed in one transaction: it takes a second at most, in which other writers wait."""
@@ -153,7 +154,7 @@ class JobService:
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
             message, step, remedies = str(error["message"]), str(error["next_step"]), list(error.get("remedies", ()))
             if job.source_changes and job.state is JobState.FAILED:
-                message += f"; {job.source_changes} change(s) at the source are not undone"
+                message += f"; not undone at the source: {count(job.source_changes, 'change')}"
                 step += f" {next_step(CODES[SOURCE_CHANGED_STILL])}"
                 remedies += as_json(CODES[SOURCE_CHANGED_STILL].remedies)
             return JobExplanation(str(error["code"]), message, str(error["cause"]), step, remedies, history)

@@ -31,6 +31,7 @@ from hypersdk.state.pages import (
     current_revision,
 )
 from hypersdk.state.tables import attempts, job_log, jobs, locks, runs
+from hypersdk.text import count
 
 JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", Look("jobs"))
 JOB_EXISTS: Final = register(
@@ -367,7 +368,7 @@ class JobStore:
                 raise JobStateError(f"job '{job_id}' is {job.state}; cancel it first", state=job.state.value)
             if job.source_changes and not give_up:
                 raise JobStateError(
-                    f"{job.source_changes} change(s) of job '{job_id}' at its source are not undone",
+                    f"job '{job_id}' has not undone {count(job.source_changes, 'change')} at its source",
                     code=SOURCE_CHANGED_STILL,
                 )
             self.remove_rows(connection, [job_id])

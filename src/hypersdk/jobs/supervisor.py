@@ -42,7 +42,7 @@ LOG: Final = logging.getLogger(__name__)
 DAEMON_RUNS: Final = register(
     "daemon_runs",
     "Another daemon is already using this state directory.",
-    "Stop the other daemon, or give this one a state directory of its own.",
+    "Stop the daemon that uses it, or use another state directory.",
     Configure("state_dir"),
 )
 LOOK_S: Final = 0.2

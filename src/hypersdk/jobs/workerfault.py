@@ -19,7 +19,7 @@ PROCESS_DIES: Final = register(
 WORKER_ID_HELD: Final = register(
     "worker_id_held",
     "All worker identities of this state directory are in use by running processes.",
-    "Stop the other daemon, or give this one a state directory of its own.",
+    "Stop the daemon that uses it, or use another state directory.",
     Configure("state_dir"),
 )
 VARIABLE: Final = "HYPERSDK_WORKER_FAULT"

@@ -393,5 +393,5 @@ def test_a_job_that_is_given_up_names_what_stays_behind(api: Api, ctl: Hyperctl,
     done = ctl("delete", "--give-up", job_id)
     assert done.status == 0, done.err
     assert "left at the source: snapshot hypersdk-1; `hyper2kvm cleanup --snapshot hypersdk-1` removes it" in done.err
-    assert ("1 other change(s) of '/data/vm/a'" in done.err) == bool(others)
+    assert ("1 other change of '/data/vm/a'" in done.err) == bool(others)
     assert "full" not in done.err

@@ -11,6 +11,7 @@ from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, for_each, pass_ctl, raise_failures
 from hypersdk.cli.programs.groups import Command, flag, flag_group
 from hypersdk.errors import UsageError
+from hypersdk.text import count
 
 if TYPE_CHECKING:
     from hypersdk.client import Job
@@ -121,5 +122,5 @@ def _left_behind(ctl: Ctl, job_id: str) -> Iterator[str]:
         message = error.get("message") if error.get("code") == "not_restored" else None
         yield (
             message
-            or f"{changes - len(snapshots)} other change(s) of '{job.subject}'; the deleted log of the job named them"
+            or f"{count(changes - len(snapshots), 'other change')} of '{job.subject}', named only in its deleted log"
         )
