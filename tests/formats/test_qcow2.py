@@ -291,6 +291,25 @@ def test_a_table_that_a_power_cut_lost_is_dropped(tmp_path: Path) -> None:
     assert_same(guest, image, "qcow2")
 
 
+@pytest.mark.parametrize("left", range(9))
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("compression", ["none", "pass"])
+def test_a_file_that_was_cut_within_an_entry_is_resumed(
+    compression: Compression, level: int, left: int, tmp_path: Path
+) -> None:
+    guest = Guest(20 * BLOCK, dict.fromkeys(range(5), "half"))
+    with block_file(image := tmp_path / "image") as file:
+        perform(Qcow2Writer.create(file, guest.capacity, compression=compression), guest, Step(0, 4, deflated=True))
+        (entry,) = struct.unpack(">Q", file.pread(8, 3 * CLUSTER))
+        file.truncate(3 * CLUSTER + left if level == 1 else entry % (1 << 56) + 2 * 8 + left)
+        writer = Qcow2Writer.resume(file, guest.capacity, compression=compression, trusted=lambda index: True)
+        left_over = [index for run in writer.stored() for index in run]
+        for index in sorted(set(range(5)) - set(left_over)):
+            perform(writer, guest, Step(index, index, deflated=True))
+        writer.finish()
+    assert_same(guest, image, "qcow2")
+
+
 def far_writer(file: FdFile, capacity: int, first_clusters: int, compression: Compression) -> Qcow2Writer:
     """A writer whose next cluster lies behind ``first_clusters`` others that stay holes."""
     Qcow2Writer.create(file, capacity, compression=compression)

@@ -98,7 +98,9 @@ class GuestMap:
         or two L1 entries to one table.
         """
         length = len(self._tables) * _L1_ENTRY.size
-        data = self._file.pread(length, self._geometry.l1_offset).ljust(length, b"\0")
+        size = self._file.size()
+        data = self._file.pread(min(length, max(0, size - self._geometry.l1_offset) // 8 * 8), self._geometry.l1_offset)
+        data = data.ljust(length, b"\0")
         for table_index, entry in enumerate(_words(data)):
             if not entry:
                 continue
@@ -109,16 +111,17 @@ class GuestMap:
                 continue
             self._claim_table(entry)
             self._tables[table_index] = entry & OFFSET_MASK
-            self._load_table(table_index, trusted)
+            self._load_table(table_index, trusted, size)
 
-    def _load_table(self, table_index: int, trusted: Callable[[int], bool]) -> None:
+    def _load_table(self, table_index: int, trusted: Callable[[int], bool], size: int) -> None:
         offset = self._tables[table_index]
+        whole = (size - offset) // 8  # the file may have been cut within an entry
         page = self._pages.page(offset)
         cleared = False
         first = table_index * L2_ENTRIES
         for index, entry in _entries(page):
             on_disk = first + index < self._geometry.guest_clusters
-            if on_disk and trusted(first + index) and self._is_usable(entry):
+            if on_disk and index < whole and trusted(first + index) and self._is_usable(entry):
                 self._clusters.retain(*entry_span(entry))
             else:
                 page[index * 8 : index * 8 + 8] = bytes(8)
