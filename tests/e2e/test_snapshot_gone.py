@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from hypersdk.errors import TargetError
 from hypersdk.migration.copying import MachineCopy
+from hypersdk.migration.runfile import RunFile
 from hypersdk.migration.spec import Method, ResumeMode, SourceState
 from hypersdk.model import ExportProgress
 from hypersdk.simulator import Simulator
@@ -109,6 +111,31 @@ def test_a_resume_after_the_kept_one_was_removed_exports_a_new_one(engine: Engin
     result = succeeded(ran.export("web-01", tmp_path / "out", resume=ResumeMode.RESUME))
     assert (result.blocks_skipped, result.proof) == (0, "proved")
     assert_finished(tmp_path / "out")
+    assert ran.simulator.state() == before
+
+
+def test_a_resume_after_a_removal_that_could_not_be_recorded(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full: the export fails and removes its snapshot, and the record still has it."""
+    ran = engine(machines=(RUNNING,))
+    before = ran.simulator.state()
+
+    def full(*_: object) -> None:
+        raise TargetError("no space left", code="no_space")
+
+    with monkeypatch.context() as patched:
+
+        def copy_fails(*_: object) -> None:
+            patched.setattr(RunFile, "save", full)
+            full()
+
+        patched.setattr(MachineCopy, "run", copy_fails)
+        outcome = ran.export("web-01", tmp_path / "out")
+    assert outcome.error is not None
+    assert outcome.error.code == "no_space"
+    assert ran.simulator.state() == before
+    assert succeeded(ran.export("web-01", tmp_path / "out", resume=ResumeMode.RESUME)).proof == "proved"
     assert ran.simulator.state() == before
 
 

@@ -99,8 +99,8 @@ class GuestMap:
         """
         length = len(self._tables) * _L1_ENTRY.size
         size = self._file.size()
-        data = self._file.pread(min(length, max(0, size - self._geometry.l1_offset) // 8 * 8), self._geometry.l1_offset)
-        data = data.ljust(length, b"\0")
+        data = self._file.pread(length, self._geometry.l1_offset)
+        data = data[: len(data) // _L1_ENTRY.size * _L1_ENTRY.size].ljust(length, b"\0")
         for table_index, entry in enumerate(_words(data)):
             if not entry:
                 continue
@@ -115,7 +115,7 @@ class GuestMap:
 
     def _load_table(self, table_index: int, trusted: Callable[[int], bool], size: int) -> None:
         offset = self._tables[table_index]
-        whole = (size - offset) // 8  # the file may have been cut within an entry
+        whole = (size - offset) // _L1_ENTRY.size  # of L2 entries, which are as long: the file may end within one
         page = self._pages.page(offset)
         cleared = False
         first = table_index * L2_ENTRIES
