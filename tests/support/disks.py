@@ -14,6 +14,7 @@ from hypersdk.errors import TransientError
 from hypersdk.formats.image import BLOCK
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of
+from hypersdk.transfer.source import StreamAlgorithm
 from hypersdk.units import MiB
 from tests.support.tools import run_tool
 
@@ -116,7 +117,7 @@ class MemorySource:
     with_length: bool = True
     allocated_bytes: int | None = None
     step: int = MiB
-    wants_sha1: bool = False
+    algorithm: StreamAlgorithm = "sha256"
     label: str = "Hard disk 1"
     host: str = "esx1.example.com"
     opened: int = 0

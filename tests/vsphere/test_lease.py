@@ -527,26 +527,39 @@ def test_a_lost_answer_does_not_make_the_machine_look_busy(
 # The manifest
 
 
-def received_and_verdict(server: Simulator, session: Session, **more: Any) -> tuple[StreamDigests, Verdict, bool]:
+def received_and_verdict(server: Simulator, session: Session, **more: Any) -> tuple[StreamDigests, Verdict, str]:
     with lease_on(session, moref_of(server), Book(), **more) as lease:
         (source,) = lease.sources
         received = read_all(source)
-        # Only what the transfer would have made: SHA-1 where it was asked for.
-        made = replace(received, sha1=received.sha1 if source.wants_sha1 else None)
+        kept_sha256 = source.algorithm == "sha256"  # as the transfer does
+        made = replace(received, sha1=None) if kept_sha256 else replace(received, sha256=None)
         verdict = lease.verify({source.lease_key: made})[source.lease_key]
         lease.complete()
-    return received, verdict, source.wants_sha1
+    return received, verdict, source.algorithm
 
 
 @pytest.mark.parametrize(
-    ("manifest", "wants_sha1", "verdict"),
-    [("sha256", False, Verdict.PROVED), ("sha1", True, Verdict.PROVED), ("absent", False, Verdict.UNPROVED)],
+    ("manifest", "algorithm", "verdict"),
+    [("sha256", "sha256", Verdict.PROVED), ("sha1", "sha1", Verdict.PROVED), ("absent", "sha256", Verdict.UNPROVED)],
 )
 def test_the_verdict_of_the_servers_manifest(
-    simulator: SimulatorFactory, log_in: LogIn, manifest: str, wants_sha1: bool, verdict: Verdict
+    simulator: SimulatorFactory, log_in: LogIn, manifest: str, algorithm: str, verdict: Verdict
 ) -> None:
     server = simulator(machines=(SMALL,), manifest=manifest)
-    assert received_and_verdict(server, log_in(server))[1:] == (verdict, wants_sha1)
+    assert received_and_verdict(server, log_in(server))[1:] == (verdict, algorithm)
+
+
+def test_the_digest_is_that_of_the_lease_that_serves_the_stream(simulator: SimulatorFactory, log_in: LogIn) -> None:
+    server = simulator(machines=(SMALL,))
+    session, book = log_in(server), Book()
+    with lease_on(session, moref_of(server), book) as lease:
+        (source,) = lease.sources
+        time_out(server, session, book)
+        server.set_faults(Fault(FaultKind.CALL, method="HttpNfcLeaseSetManifestChecksumType", fault="NotSupported"))
+        received = replace(read_all(source), sha256=None)
+        assert source.algorithm == "sha1"
+        assert lease.verify({source.lease_key: received}) == {source.lease_key: Verdict.PROVED}
+        lease.complete()
 
 
 @pytest.mark.parametrize("manifest", ["sha256", "sha1"])

@@ -152,9 +152,9 @@ def test_a_server_that_keeps_to_sha1(simulator: SimulatorFactory, log_in: LogIn,
     lease = nfc.request_lease(session, moref_of(server), None)
     info = nfc.wait_until_ready(session, lease, cancel=CancelToken())
     keys = [file.key for file in info.files.values() if file.is_disk]
-    assert nfc.ask_for_sha256(session, lease, keys) is True
+    assert nfc.manifest_algorithm(session, lease, keys) == "sha256"
     server.set_faults(Fault(FaultKind.CALL, method="HttpNfcLeaseSetManifestChecksumType", fault=fault))
-    assert nfc.ask_for_sha256(session, lease, keys) is False
+    assert nfc.manifest_algorithm(session, lease, keys) == "sha1"
 
 
 def test_states(simulator: SimulatorFactory, log_in: LogIn) -> None:

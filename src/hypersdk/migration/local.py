@@ -40,7 +40,7 @@ from hypersdk.migration.stored import (
 from hypersdk.model import Backing, Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Nic, Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import named
-from hypersdk.transfer.source import ByteStream, DiskSource
+from hypersdk.transfer.source import ByteStream, DiskSource, StreamAlgorithm
 from hypersdk.units import SECTOR, KiB, align_up, format_size
 
 UNKNOWN_INPUT: Final = register(
@@ -183,8 +183,8 @@ def _image(package: Package, file: EnvelopeFile) -> Image:
 def _vmdk_source(image: Image, label: str, package: Package) -> DiskSource:
     kind = sniff(image.file.pread(64 * KiB, 0))
     if kind is VmdkKind.STREAM:
-        wants_sha1 = image.stored is not None and package.wants_sha1(image.stored)
-        return FileStreamSource(image, label, stream_capacity(image.file), wants_sha1=wants_sha1)
+        algorithm = package.algorithm_of(image.stored) if image.stored is not None else "sha256"
+        return FileStreamSource(image, label, stream_capacity(image.file), algorithm)
     image.file.size()  # reads a compressed file to its end, where its checksum is
     return ReaderSource(open_vmdk(image.file, image.beside), label)
 
@@ -192,11 +192,11 @@ def _vmdk_source(image: Image, label: str, package: Package) -> DiskSource:
 class FileStreamSource:
     """A streamOptimized VMDK on disk, as a StreamSource. ``size_bytes`` is the number of bytes to read."""
 
-    def __init__(self, image: Image, label: str, capacity_bytes: int, *, wants_sha1: bool) -> None:
+    def __init__(self, image: Image, label: str, capacity_bytes: int, algorithm: StreamAlgorithm) -> None:
         self.label = label
         self.capacity_bytes = capacity_bytes
         self.allocated_bytes: int | None = None
-        self.wants_sha1 = wants_sha1
+        self.algorithm = algorithm
         self.host = "local"
         self.size_bytes = image.stored_bytes
         self.stored = image.stored

@@ -29,6 +29,7 @@ from hypersdk.formats.vmdk.reader import ExtentOpener
 from hypersdk.migration.readback import digests_of
 from hypersdk.migration.stored import Joined, Store, Stored, input_errors, shown_name
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.source import StreamAlgorithm
 from hypersdk.units import MiB
 
 MISSING_DISK_FILE: Final = register(
@@ -116,9 +117,11 @@ class Package:
             return Image(GzipReader(file, self._check), None, file.size(), None, beside)
         return Image(file, file if isinstance(file, Stored) else None, file.size(), file.size(), beside)
 
-    def wants_sha1(self, file: Stored) -> bool:
-        """Whether the ``.mf`` has a SHA-1 of ``file``, which is then computed while the file is read."""
-        return any(line.algorithm == "SHA1" for line in self._lines_of(file.name))
+    def algorithm_of(self, file: Stored) -> StreamAlgorithm:
+        """The digest of ``file`` that is computed while the file is read: the one that the ``.mf`` has; SHA-256 where
+        it has none, as a record of what was read."""
+        listed = {line.algorithm for line in self._lines_of(file.name)}
+        return "sha1" if "SHA1" in listed and "SHA256" not in listed else "sha256"
 
     def received(self, file: Stored, digests: Mapping[str, str]) -> None:
         """Sets the digests (by algorithm, of all bytes of ``file``) that were computed during the conversion."""

@@ -14,7 +14,7 @@ slow source.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -93,13 +93,12 @@ class Policies:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOptions:
     """How a copy is run. ``check=False`` passes grains through unchecked: then there is no content digest. ``workers``
-    threads inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it. An
-    attempt that stored ``checkpoint_bytes`` made progress: the count of failures starts again."""
+    threads inflate and hash. An attempt that stored ``checkpoint_bytes`` made progress: the count of failures starts
+    again."""
 
     check: bool = True
     workers: int = 2
     range_streams: int = 4
-    hashes: Collection[str] = ("sha256",)
     checkpoint_bytes: int = 64 * MiB
     clock: Callable[[], float] = time.monotonic
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from hypersdk.transfer.cancel import CancelToken
+
+StreamAlgorithm: TypeAlias = Literal["sha256", "sha1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class StreamSource(Protocol):
     capacity_bytes: int
     allocated_bytes: int | None
     """Bytes the source says are allocated: the basis of the percentage when no length is known."""
-    wants_sha1: bool
-    """Whether the manifest of the server only has SHA-1."""
+    algorithm: StreamAlgorithm
+    """The digest that the manifest of the source has. Read once the stream is open: another lease may have another."""
     host: str
     """The ESXi host that serves it, for the budget (streams per host)."""
 

@@ -3,7 +3,7 @@
 ::
 
     socket ──chunk 4 MiB──> decoder ──16 grains a batch──> channel ──> 2 workers: inflate, hash, sink
-               └──────────> hash thread (SHA-256 of the stream; SHA-1 where the server only has that)
+               └──────────> hash thread (SHA-256 of the stream, or SHA-1 where the server only has that)
 
 Memory: the chunks, which are reused as soon as their bytes are not needed any more; a few batches; what the workers
 inflate. Grains are views into the chunk, so the stream is not copied between the socket and the inflater.
@@ -87,8 +87,7 @@ class StreamPass:
         self._meter = meter
         self._options = options
         self._decoder = GrainDecoder(expected_capacity=source.capacity_bytes)
-        names = dict.fromkeys([*options.hashes, *(["sha1"] if source.wants_sha1 else [])])
-        self._hashers = [hashlib.new(name, usedforsecurity=False) for name in names]
+        self._hasher = hashlib.new(source.algorithm, usedforsecurity=False)
         self._free = group.adopt(Channel[_Chunk](CHUNKS))
         for _ in range(CHUNKS):
             self._free.put(_Chunk(self._free, CHUNK))
@@ -105,15 +104,14 @@ class StreamPass:
         ``truncated_stream``, only after everything received was stored.
         """
         self._group.start("read", self._read)
-        if self._hashers:
-            self._group.start("hash", self._hash)
+        self._group.start("hash", self._hash)
         for number in range(self._options.workers):
             self._group.start(f"work {number + 1}", self._work)
         self._group.wait()
         if self._broken is not None:
             raise self._broken
         self._meter.complete_pass()
-        found = {hasher.name: hasher.hexdigest() for hasher in self._hashers}
+        found = {self._hasher.name: self._hasher.hexdigest()}
         return StreamDigests(found.get("sha256"), found.get("sha1"), self._received)
 
     # Reader
@@ -178,7 +176,7 @@ class StreamPass:
 
     def _hand_out(self, chunk: _Chunk, view: memoryview, grains: list[Grain]) -> None:
         starts = range(0, len(grains), BATCH_GRAINS)
-        hashed = bool(self._hashers and view)
+        hashed = bool(view)
         chunk.hold(len(starts) + hashed)
         if hashed:
             self._to_hash.put((chunk, view))
@@ -193,8 +191,7 @@ class StreamPass:
             while (item := self._to_hash.get()) is not None:
                 time.switch(Activity.CPU)
                 chunk, view = item
-                for hasher in self._hashers:
-                    hasher.update(view)
+                self._hasher.update(view)
                 chunk.release()
                 time.switch(Activity.IDLE)
 

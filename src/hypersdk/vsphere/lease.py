@@ -41,7 +41,7 @@ from hypersdk.model import Disk
 from hypersdk.remedies import First, Resume
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.retry import RetryPolicy
-from hypersdk.transfer.source import ByteStream, StreamDigests
+from hypersdk.transfer.source import ByteStream, StreamAlgorithm, StreamDigests
 from hypersdk.units import format_duration
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.faults import retried_when_away, with_retries
@@ -91,7 +91,7 @@ class _OpenLease:
 
     record: LeaseRecord
     info: nfc.LeaseInfo
-    sha256: bool
+    algorithm: StreamAlgorithm
 
 
 class LeasedExport:
@@ -219,7 +219,7 @@ class LeasedExport:
         try:
             info = nfc.wait_until_ready(self._session, record.lease_moref, cancel=cancel)
             keys = [key for key, file in info.files.items() if file.is_disk]
-            sha256 = nfc.ask_for_sha256(self._session, record.lease_moref, keys)
+            algorithm = nfc.manifest_algorithm(self._session, record.lease_moref, keys)
         except BaseException as error:
             self._end(record)
             if isinstance(error, LookupFailed):
@@ -228,7 +228,7 @@ class LeasedExport:
                 ) from error
             raise
         self._opened_at = time.monotonic()
-        return _OpenLease(record, info, sha256)
+        return _OpenLease(record, info, algorithm)
 
     def _request(self, cancel: CancelToken) -> LeaseRecord:
         """Asks for the export, recorded in the journal before and after. A machine that is busy is waited for: an
@@ -286,7 +286,7 @@ class LeasedExport:
                 lease_key=file.key,
                 capacity_bytes=disk.capacity_bytes,
                 allocated_bytes=disk.used_bytes,
-                wants_sha1=not lease.sha256,
+                algorithm=lease.algorithm,
                 host=self._routes.host_of(file.url),
                 _opener=self._open_stream,
             )
@@ -302,6 +302,7 @@ class LeasedExport:
         if file is None:
             raise SourceError(f"the reopened lease does not offer {source.label}", code=LEASE_LOST)
         self._streams[file.key, lease.record.lease_moref] += 1
+        source.algorithm = lease.algorithm
         with self._connect(lease, file, cancel) as body:
             yield body
 

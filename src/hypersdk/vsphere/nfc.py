@@ -30,6 +30,7 @@ from hypersdk.formats.ovf import OvfDisk
 from hypersdk.net.certificate import parse_fingerprint
 from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.source import StreamAlgorithm
 from hypersdk.units import MiB
 from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text, translate
 from hypersdk.vsphere.session import Session
@@ -164,9 +165,9 @@ def _pin(element: Element) -> str | None:
         raise SourceError("the lease names a certificate that cannot be read", code=BAD_REPLY) from error
 
 
-def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
-    """Requests a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte is read. False where
-    the server refuses: the manifest then has SHA-1."""
+def manifest_algorithm(session: Session, lease: str, keys: Sequence[str]) -> StreamAlgorithm:
+    """Requests a manifest with SHA-256 (vSphere 6.7 and later) and returns the algorithm that it will have: SHA-1 where
+    the server refuses. To be called before the first byte is read."""
 
     def ask() -> None:
         from pyVmomi import vim
@@ -178,8 +179,8 @@ def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
         session.call(ask)
     except (Refused, SourceError) as error:
         LOG.info("the server's manifest uses SHA-1: %s", error.message)
-        return False
-    return True
+        return "sha1"
+    return "sha256"
 
 
 def renew(session: Session, lease: str, percent: int) -> None:

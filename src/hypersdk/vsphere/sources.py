@@ -33,7 +33,7 @@ from hypersdk.model import Backing, Disk, Machine, Power, split_datastore_path
 from hypersdk.remedies import Discard, First, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.retry import RetryPolicy
-from hypersdk.transfer.source import ByteStream
+from hypersdk.transfer.source import ByteStream, StreamAlgorithm
 from hypersdk.units import SECTOR
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.faults import retried_when_away, with_retries
@@ -86,7 +86,7 @@ class LeaseDiskSource:
     """A ``StreamSource``: one disk of an export lease.
 
     ``device_key`` is vSphere's key of the disk, ``lease_key`` its key in the lease (``deviceUrl.key``). Both stay the
-    same when the lease is renewed.
+    same when the lease is renewed; ``algorithm`` is that of the lease whose stream was opened last.
     """
 
     label: str
@@ -94,7 +94,7 @@ class LeaseDiskSource:
     lease_key: str
     capacity_bytes: int
     allocated_bytes: int | None
-    wants_sha1: bool
+    algorithm: StreamAlgorithm
     host: str
     _opener: Callable[[LeaseDiskSource, CancelToken], AbstractContextManager[ByteStream]] = field(repr=False)
 
