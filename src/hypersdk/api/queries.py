@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from hypersdk.access.records import AUDIT, ENDPOINTS, TOKENS, USERS
 from hypersdk.api.listing import Conditions, Large, Limit, PageQuery, Word, query_of
+from hypersdk.jobs.ids import EXAMPLE
 from hypersdk.jobs.records import ATTEMPTS, JOBS, WORKERS
 from hypersdk.jobs.store import Filter
 
@@ -21,12 +22,14 @@ class JobFilter(Conditions):
     """Which jobs. All conditions must hold; of several values of one field, any."""
 
     text: Word = Field(default="", description="Part of name, machine, folder or id, ignoring case")
+    id_prefix: Word = Field(default="", description="Beginning of the id, ignoring case", examples=[EXAMPLE[:8]])
 
     def as_filter(self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None) -> Filter:
         """The filter for the store."""
         given = self.given()
         return Filter(
             ids=tuple(given["id"][1]) if "id" in given else (),
+            id_prefix=self.id_prefix,
             states=tuple(given["state"][1]) if "state" in given else (),
             text=self.text,
             excluded=excluded,
@@ -91,8 +94,13 @@ class BulkBody(BaseModel):
         frozen=True,
         json_schema_extra={
             "examples": [
-                {"action": "cancel", "ids": ["job-3f9a1c20d4e5"]},
-                {"action": "retry", "filter": {"state": ["failed"]}, "except": ["job-3f9a1c20d4e5"], "revision": 4711},
+                {"action": "cancel", "ids": [EXAMPLE]},
+                {
+                    "action": "retry",
+                    "filter": {"state": ["failed"]},
+                    "except": [EXAMPLE],
+                    "revision": 4711,
+                },
             ]
         },
     )

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from hypersdk.client.address import AddressOptions, Target, find_target
+from hypersdk.client.errors import JOB_AMBIGUOUS
 from hypersdk.client.records import (
     DaemonStatus,
     Explanation,
@@ -28,7 +29,8 @@ from hypersdk.client.records import (
 from hypersdk.client.resources import Endpoints, Tokens, Users, who_am_i
 from hypersdk.client.transport import Transport, path_part
 from hypersdk.client.watching import Watch, retry_until_back
-from hypersdk.errors import UsageError
+from hypersdk.errors import LookupFailed, UsageError
+from hypersdk.jobs.ids import LEAST_PREFIX, whole_id
 from hypersdk.jobs.states import LEGACY_STATUS
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -37,6 +39,8 @@ API: Final = "/api/v1"
 JOBS: Final = f"{API}/jobs"
 DEFAULT_TIMEOUT_S: Final = 60.0
 PAGE: Final = 200
+MAX_CANDIDATES: Final = 10
+"""Jobs that the error about an ambiguous id lists."""
 MAX_JOB_FILE_BYTES: Final = 4 * MiB
 LOG_WAIT_S: Final = 20
 LOG_ANSWER_S: Final = 10
@@ -163,12 +167,35 @@ class Client:
         """Raises LookupFailed ``job_unknown``."""
         return decode(Job, self._transport.request("GET", job_path(job_id)))
 
+    def find_id(self, text: str) -> str:
+        """The id that ``text`` stands for: the one id that begins with it, from 4 characters on, ignoring case. A text
+        that is a whole id, or that no id begins with, is returned as it is.
+
+        Raises LookupFailed ``job_ambiguous`` if several ids begin with it.
+        """
+        if (whole := whole_id(text)) is not None or len(text) < LEAST_PREFIX:
+            return whole or text
+        try:
+            found = self.page(id_prefix=text, sort="id", limit=MAX_CANDIDATES)
+        except UsageError:  # an earlier daemon, which knows no abbreviations, or a text that no id can have
+            return text
+        if found.total <= 1 or found.jobs[0].id == text:  # an id sorts before those that begin with it
+            return found.jobs[0].id if found.jobs else text
+        shown = ", ".join(f"{job.id} ({job.name})" for job in found.jobs)
+        more = ", ..." if found.total > len(found.jobs) else ""
+        raise LookupFailed(
+            f"'{text}' means {found.total} jobs: {shown}{more}",
+            code=JOB_AMBIGUOUS,
+            candidates=[{"id": job.id, "name": job.name} for job in found.jobs],
+        )
+
     def page(
         self,
         *,
         ids: Sequence[str] = (),
         states: Sequence[str] = (),
         text: str = "",
+        id_prefix: str = "",
         sort: str = "-number",
         limit: int = PAGE,
         offset: int = 0,
@@ -177,7 +204,8 @@ class Client:
         """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five
         legacy ones."""
         params: dict[str, Any] = {"sort": sort, "limit": limit}
-        named = {"id": list(ids), "state": states_of(states), "text": text, "offset": offset, "cursor": cursor}
+        named: dict[str, Any] = {"id": list(ids), "state": states_of(states), "text": text, "id_prefix": id_prefix}
+        named |= {"offset": offset, "cursor": cursor}
         params |= {key: value for key, value in named.items() if value}
         return Page.of(self._transport.request("GET", JOBS, params=params))
 

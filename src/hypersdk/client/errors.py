@@ -51,6 +51,11 @@ TOO_MANY_REQUESTS: Final = register(
     "The daemon limits the requests of a token and of an address.",
     "Wait a minute, then continue.",
 )
+JOB_AMBIGUOUS: Final = register(
+    "job_ambiguous",
+    "The ids of several jobs begin with that text.",
+    "Give more characters of the id; the message lists the jobs.",
+)
 WAIT_OVER: Final = register(
     "wait_over",
     "The job was not finished within the time limit.",

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from hypersdk import model
+from hypersdk.jobs import ids
 from hypersdk.jobs.states import JobState, StepState
 from hypersdk.model import ExportProgress, Phase, job_object, read_job_object
 from hypersdk.resource import LARGE, ListColumn, ListRecord, Named, Resource, TableColumn
@@ -52,7 +53,7 @@ class Step(StepColumns):
 class JobColumns(ListRecord):
     """The public columns of a job, for server and client. Each has its own type for ``progress``."""
 
-    id: Annotated[str, ListColumn(example="job-3f9a1c20d4e5", table=TableColumn("Job ID", 1, style="bold"))]
+    id: Annotated[str, ListColumn(example=ids.EXAMPLE, table=TableColumn("Job ID", 1, style="bold"))]
     number: Annotated[int, ListColumn("Rises with each submit")] = 0
     name: Annotated[str, ListColumn(part=True, table=TableColumn("Name", 2, least=12))]
     kind: Annotated[str, ListColumn("What is done", example="export", facet=True)] = "export"

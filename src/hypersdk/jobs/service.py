@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, CodeInfo, HyperSDKError, LookupFailed, UsageError, register
+from hypersdk.jobs.ids import derived_id
 from hypersdk.jobs.kinds import kind_of
 from hypersdk.jobs.kinds.base import SubmitContext
 from hypersdk.jobs.kinds.export import Export
@@ -123,7 +123,7 @@ class JobService:
             try:
                 new, warned = _accepted(document, context)
                 if new.id is None and key is not None:
-                    new = replace(new, id=_id_of(key, number))
+                    new = replace(new, id=derived_id(key, number))
                 wanted.append((number, new, warned))
             except HyperSDKError as error:
                 rejected.append(RejectedJob(number, error))
@@ -235,8 +235,3 @@ def _accepted(document: object, context: SubmitContext) -> tuple[NewJob, tuple[s
     if new.id in WORDS_OF_ROUTES:
         raise UsageError(f"a job cannot be called '{new.id}'", code=JOB_ID_RESERVED, id=new.id)
     return new, warnings
-
-
-def _id_of(key: str, number: int) -> str:
-    """An id that depends on nothing else, and is as hard to guess as the key."""
-    return f"job-{hashlib.sha256(f'{key}/{number}'.encode()).hexdigest()[:12]}"

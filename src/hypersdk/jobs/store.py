@@ -4,7 +4,6 @@ do is in ``claims``."""
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
+from hypersdk.jobs.ids import new_id
 from hypersdk.jobs.records import ATTEMPTS, EMPTY_PROGRESS, JOBS, Attempt, JobRecord, NewJob
 from hypersdk.jobs.states import ENDED, LEGACY_STATUS, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
 from hypersdk.jobs.steps import add_steps, read_steps
@@ -66,6 +66,7 @@ class Filter:
     machine or folder."""
 
     ids: tuple[str, ...] = ()
+    id_prefix: str = ""
     states: tuple[JobState, ...] = ()
     text: str = ""
     excluded: tuple[str, ...] = ()
@@ -78,6 +79,8 @@ class Filter:
         found = JOB_LIST.conditions(self.where)
         if self.ids:
             found.append(jobs.c.id.in_([job_id for job_id in self.ids if possible_id(job_id)]))
+        if self.id_prefix:
+            found.append(jobs.c.id.istartswith(self.id_prefix, autoescape=True))
         if self.states:
             found.append(jobs.c.state.in_([state.value for state in self.states]))
         if self.text:
@@ -135,7 +138,7 @@ class JobStore:
             fresh: dict[str, NewJob] = {}
             secrets_sent: dict[str, bytes] = {}
             for new in wanted:
-                job_id = new.id or f"job-{secrets.token_hex(6)}"
+                job_id = new.id or new_id()
                 ids.append(job_id)
                 if digests.setdefault(job_id, new.digest) != new.digest:
                     continue

@@ -361,12 +361,12 @@ def test_an_interrupted_submit_is_not_told_to_submit_again(
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_the_table_fits_the_terminal_and_never_cuts_an_id(api: Api, width: int) -> None:
+def test_the_table_fits_the_terminal_with_ids_that_can_be_used(api: Api, width: int) -> None:
     job = api.add_job(name="a rather long name of a machine that somebody gave it", subject="/Amsterdam/vm/" + "x" * 60)
     with Client(api.url, token=api.tokens["viewer"], environ={}) as client:
         lines = jobs_table(client.query(), width).plain.split("\n")
     assert max(map(len, lines)) <= max(width, 60)
-    assert lines[1].startswith(job.id + " ")
+    assert lines[1].startswith((job.id if width == 200 else job.id[:8]) + " ")
     assert "queued (0.0%)" in lines[1]
 
 

@@ -19,7 +19,8 @@ Topic = Literal["jobs", "progress", "endpoints"]
 Id = Annotated[str, StringConstraints(max_length=128)]
 _EXAMPLE: Final = (
     'event: hello\nid: 4711\ndata: {"revision":4711,"timestamp":"2026-01-31T12:00:00.000000Z"}\n\nevent: progress\nid:'
-    ' 4712\ndata: {"id":"job-3f9a1c20d4e5","state":"running","progress":{"percent_complete":12.5}}\n\n'
+    ' 4712\ndata: {"id":"0b9c3f5e-8a41-4d27-9c1b-6f2e7d5a3480","state":"running","progress":{'
+    '"percent_complete":12.5}}\n\n'
 )
 
 

@@ -34,6 +34,7 @@ from hypersdk.api.views import (
     listed,
 )
 from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.jobs.ids import EXAMPLE
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import ENDED
@@ -51,7 +52,7 @@ MAX_WAIT_S: Final = 30.0
 LOG_POLL_S: Final = 0.5
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 snapshots_router = APIRouter(prefix="/api/v1/snapshots", tags=["jobs"])
-Id = Annotated[str, Path(max_length=128, description="Id of a job", examples=["job-3f9a1c20d4e5"])]
+Id = Annotated[str, Path(max_length=128, description="Id of a job", examples=[EXAMPLE])]
 
 
 class RejectionView(BaseModel):
@@ -121,7 +122,7 @@ class ArtifactView(BaseModel):
     sha256: str | None
     href: str = Field(
         description="URL of the download, percent-encoded",
-        examples=["/api/v1/jobs/job-3f9a1c20d4e5/artifacts/web01-disk1.qcow2"],
+        examples=[f"/api/v1/jobs/{EXAMPLE}/artifacts/web01-disk1.qcow2"],
     )
 
 

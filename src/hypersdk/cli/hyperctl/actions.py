@@ -31,11 +31,16 @@ def _act(
     wanted = [*ids, *named]
     if not wanted:
         raise UsageError("no job was named", next_step="Give its id; `hyperctl query -all` lists them.")
-    done, failed = for_each(ctl, wanted, act)
-    facts = [_facts(job_id, job, done_word) for job_id, job in done]
+
+    def act_on(text: str) -> tuple[str, Job | None]:
+        job_id = ctl.client.find_id(text)
+        return job_id, act(job_id)
+
+    done, failed = for_each(ctl, wanted, act_on)
+    facts = [_facts(job_id, job, done_word) for _, (job_id, job) in done]
     ctl.show(facts, lambda: ctl.say(f"{done_word} {len(done)} job(s)", "bold green" if done else "bold"))
     raise_failures(done, failed, done_word.lower())
-    return [job for _, job in done if job is not None]
+    return [job for _, (_, job) in done if job is not None]
 
 
 def _facts(job_id: str, job: Job | None, done_word: str) -> dict[str, Any]:

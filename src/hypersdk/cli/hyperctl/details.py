@@ -26,7 +26,7 @@ def get(ctl: Ctl, job_id: str) -> None:
     """Show one job: its state, progress and result."""
     from hypersdk.cli.hyperctl.shown import facts_table
 
-    job = ctl.client.get(job_id)
+    job = ctl.client.get(ctl.client.find_id(job_id))
     ctl.show(dict(job.raw), lambda: ctl.output.print(facts_table(list(_job_facts(job))), soft_wrap=True))
 
 
@@ -36,8 +36,8 @@ def get(ctl: Ctl, job_id: str) -> None:
 @pass_ctl
 def explain(ctl: Ctl, job_id: str) -> None:
     """Explain a job's current state: code, cause, next step and earlier attempts."""
-    job = ctl.client.get(job_id)
-    explanation = ctl.client.explain(job_id)
+    job = ctl.client.get(ctl.client.find_id(job_id))
+    explanation = ctl.client.explain(job.id)
     facts = {"id": job.id, "status": job.status, "state": job.state, "steps": job.raw["steps"], **explanation.raw}
     ctl.show(facts, lambda: _print(ctl, job, explanation))
 
@@ -131,6 +131,7 @@ def logs(ctl: Ctl, job_id: str, follow: bool) -> None:
 
     With --json, one object a line: {"line": ...}.
     """
+    job_id = ctl.client.find_id(job_id)
     lines = _lines(ctl.client.follow_logs(job_id) if follow else _so_far(ctl, job_id))
     if ctl.format == "yaml":
         ctl.yaml([{"line": line} for line in lines])

@@ -51,6 +51,7 @@ def command(
     """
     if everything and ids:
         raise UsageError("--all and --id are mutually exclusive", next_step="Give one of them.")
+    ids = tuple(ctl.client.find_id(text) for text in ids)
     wanted = [word for given in states for word in given.split(",") if word]
     found = ctl.client.query(ids, wanted, text) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
     jobs = found[:limit]

@@ -3,14 +3,16 @@ job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from hypersdk.cli.columns import Cell, R, moment_text, table
 from hypersdk.cli.hyperctl.ctl import Ctl
 from hypersdk.client import Job
+from hypersdk.jobs.ids import short_ids
 from hypersdk.jobs.records import StepColumns
 from hypersdk.text import clean
 from hypersdk.units import format_duration
@@ -47,11 +49,23 @@ def step_text(step: StepColumns) -> str:
 
 
 def jobs_table(jobs: Sequence[Job], width: int | None) -> Text:
-    """The table of ``hyperctl query``."""
+    """The table of ``hyperctl query``. Where the whole ids leave no room for all columns, they are abbreviated."""
+
+    def lines(ids: Mapping[str, str], width: int | None) -> Text:
+        return _jobs_table(jobs, ids, width)
+
+    whole = {job.id: job.id for job in jobs}
+    if width is None or cell_len(lines(whole, None).plain.partition("\n")[0]) <= width:
+        return lines(whole, width)
+    return lines(dict(zip(whole, short_ids(list(whole)), strict=True)), width)
+
+
+def _jobs_table(jobs: Sequence[Job], ids: Mapping[str, str], width: int | None) -> Text:
     return table(
         jobs,
         Job,
         width,
+        id=lambda job: (clean(ids[job.id], 128), "bold"),
         state=lambda job: (status_text(job), STATUS_STYLES.get(job.status, "")),
         progress=lambda job: (progress_text(job), ""),
         started_at=lambda job: (moment_text(job.started_at), "dim" if job.started_at is None else ""),

@@ -32,7 +32,7 @@ def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
     status is 0 if all were completed. Ctrl-C stops watching and does not affect the jobs. With --json, one job per
     line whenever it changes.
     """
-    wanted, more = (list(dict.fromkeys(ids)), 0) if ids else _not_ended(ctl.client)
+    wanted, more = (list(dict.fromkeys(ctl.client.find_id(text) for text in ids)), 0) if ids else _not_ended(ctl.client)
     if ids:
         ctl.client.page(ids=wanted[:1])  # fails if the daemon cannot be reached; later outages are waited for
     if not wanted:
