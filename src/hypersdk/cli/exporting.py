@@ -213,6 +213,7 @@ def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
 def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSettings) -> list[Outcome]:
     """Exports all, with live progress."""
     cli.resumable = True
+    cli.output.keep_going()
     with watching(cli.output, disks=any(plan.spec.show_disks for plan in plans)) as observer:
         return export_machines(session, plans, cancel=cli.cancel, observer=observer, settings=settings)
 

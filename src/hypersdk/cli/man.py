@@ -21,6 +21,7 @@ EXIT_STATUS: Final = (
     ("9", "The output could not be written."),
     ("10", "Some of several machines failed."),
     ("11", "The source could not be restored."),
+    ("14", "Standard output is full or closed; an export has gone on to its end."),
     ("130, 143", "Interrupted (Ctrl-C), terminated (SIGTERM)."),
     ("141", "The reader of standard output closed it."),
 )

@@ -7,8 +7,9 @@
     with --json     stdout, a JSON   nothing                         stdout, one JSON line of type "error"
                     line per event
 
-So a pipe on stdout gets only results. Colours and live displays appear only on a terminal, never with ``NO_COLOR`` or
-``TERM=dumb``.
+So a pipe on stdout gets only results. Where stdout is full, closed or no longer read, the command stops
+(``OutputStopped``); one that must reach its end, like an export, goes on without it (``keep_going``). Colours and live
+displays appear only on a terminal, never with ``NO_COLOR`` or ``TERM=dumb``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TextIO
 
+from hypersdk.streams import failure_of, failure_text
 from hypersdk.text import clean, clean_lines
 
 if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do without it
@@ -31,6 +33,10 @@ if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do withou
 STDIN: Final = 0
 PLAIN_WIDTH: Final = 120
 """Columns assumed for text that does not go to a terminal."""
+
+
+class OutputStopped(Exception):  # noqa: N818 - no error of the command's, and nothing but ``Program`` catches it
+    """Nobody can read the rest of what the command would print."""
 
 
 class Output:
@@ -48,6 +54,8 @@ class Output:
     ) -> None:
         self.json_lines = json_lines
         self.program = program
+        self._keeps_going = False
+        self._told_failure = False
         self._stdout = stdout
         self._stderr = stderr
         self._environ = environ
@@ -104,6 +112,35 @@ class Output:
             self._undo_terminal()
             self.notes.show_cursor(True)
 
+    def keep_going(self) -> None:
+        """From here on the command reaches its end even if nobody can read its results: the source is changed, or
+        several things are."""
+        self._keeps_going = True
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why results were lost, if they were."""
+        return failure_of(self._stdout)
+
+    def tell_failure(self, more: str = "") -> None:
+        """Says once, in one line, that results are lost. A reader that closed its pipe has had enough, and is told only
+        that the run goes on (``more``)."""
+        failure = self.failure
+        if failure is None or self._told_failure or (isinstance(failure, BrokenPipeError) and not more):
+            return
+        self._told_failure = True
+        self._stderr.write(f"{failure_text(self.program, failure, more)}\n")
+        self._stderr.flush()
+
+    def _flushed(self) -> None:
+        """After each result."""
+        self._stdout.flush()
+        if self.failure is None:
+            return
+        if not self._keeps_going:
+            raise OutputStopped
+        self.tell_failure("; the run goes on")
+
     def event(self, kind: str, facts: Mapping[str, object]) -> None:
         """One JSON line of type ``kind`` on stdout."""
         self.row({"type": kind, **facts})
@@ -113,7 +150,7 @@ class Output:
         line = json.dumps(facts, default=_plain, separators=(",", ":"))
         with self._lock:
             self._stdout.write(line + "\n")
-            self._stdout.flush()
+            self._flushed()
 
     def print(self, *renderables: RenderableType, soft_wrap: bool = False) -> None:
         """A result for people, on stdout; nothing with --json, where ``event`` carries it. A pipe gets no blanks at the
@@ -122,12 +159,13 @@ class Output:
             return
         if self._stdout.isatty():
             self.console.print(*renderables, soft_wrap=soft_wrap)
+            self._flushed()
             return
         with self.console.capture() as capture:
             self.console.print(*renderables, soft_wrap=True)
         with self._lock:
             self._stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
-            self._stdout.flush()  # notes go to stderr at once: where both end in one file, they keep their order
+            self._flushed()  # notes go to stderr at once: where both end in one file, they keep their order
 
     @property
     def width(self) -> int | None:
@@ -139,7 +177,7 @@ class Output:
         if not self.json_lines:
             with self._lock:
                 self._stdout.write(clean(text) + "\n")
-                self._stdout.flush()
+                self._flushed()
 
     def note(self, text: str, style: str = "") -> None:
         """One remark for people, on stderr, in one line where it does not go to a terminal; nothing with --json."""
@@ -168,15 +206,11 @@ def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:
     from rich.segment import Segment
 
     class Quiet(Console):
-        """Raises BrokenPipeError, for the exit status, and cleans all text, as a last defence against control
-        characters from outside."""
+        """Cleans all text, as a last defence against control characters from outside."""
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(clean_lines(segment.text), segment.style)
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
 
     width = None if stream.isatty() else PLAIN_WIDTH
     return Quiet(

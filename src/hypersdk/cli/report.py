@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hypersdk.cli.output import Output
+from hypersdk.cli.output import Output, OutputStopped
 from hypersdk.cli.remedies import error_dict, next_step
 from hypersdk.errors import EXIT_INTERNAL, INTERNAL, Cancelled, HyperSDKError
 from hypersdk.text import clean, clean_lines
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_TERMINATED: Final = 143
 """128 + SIGTERM, as shells report a process ended by that signal."""
-EXIT_BROKEN_PIPE: Final = 141
-"""128 + SIGPIPE: the reader of stdout closed it, which is not reported."""
 
 LABEL_CELLS: Final = 10
 """The column where the text after a label begins."""
@@ -32,8 +31,10 @@ def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
     """Reports ``error`` to the user or the program, and returns the exit status."""
     status = exit_status(error)
     if output.json_lines:
-        output.event("error", {**error_dict(error, output.program), "exit_status": status})
-        return status
+        with suppress(OutputStopped):  # then people get it
+            output.event("error", {**error_dict(error, output.program), "exit_status": status})
+        if output.failure is None:
+            return status
     show_error(output, error)
     if debug:
         output.notes.print(clean_lines("".join(traceback.format_exception(error))), markup=False, style="dim")

@@ -20,11 +20,13 @@ from hypersdk.simulator.hosts import Host
 from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.simulator.server import Simulator
 from hypersdk.simulator.storage import Datastore
+from hypersdk.streams import failure_of, failure_text, status_of, take_standard_streams
 from hypersdk.transfer.cancel import SignalFlag
 from hypersdk.units import format_size, parse_size
 
 T = TypeVar("T")
 
+PROG: Final = "python -m hypersdk.simulator"
 MAX_HOSTS: Final = 200
 
 EPILOG = """\
@@ -69,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = _Parser(
-        prog="python -m hypersdk.simulator",
+        prog=PROG,
         usage="%(prog)s [OPTION]...",
         description=(
             "A simulated vCenter (or ESXi host) to try, rehearse and test exports\nagainst. It has no real machines."
@@ -378,8 +380,11 @@ Press Ctrl-C to stop.
 
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Runs until SIGINT or SIGTERM. Returns the exit status."""
+    out = out or take_standard_streams()[1]
     try:
-        return _run(parser().parse_args(argv), out or sys.stdout)
+        return _run(parser().parse_args(argv), out)
+    except SystemExit:  # --help
+        return _after_printing(out) or 0
     except UsageError as error:
         lines = (
             f"error: {error.message} [{error.code}]",
@@ -405,5 +410,17 @@ def _run(args: argparse.Namespace, out: TextIO) -> int:
             except OSError as error:
                 raise _file_error(args.ca_file, "written", error) from error
         print(banner(simulator, show_password=args.password_file is None), file=out, flush=True)
-        ended.wait()
-    return 0
+        failed = _after_printing(out)
+        if failed is None:
+            ended.wait()
+    return failed or 0
+
+
+def _after_printing(out: TextIO) -> int | None:
+    """The exit status if ``out`` cannot be written; nobody would know the address. A closed pipe is not reported."""
+    failure = failure_of(out)
+    if failure is None:
+        return None
+    if not isinstance(failure, BrokenPipeError):
+        print(failure_text(PROG, failure), file=sys.stderr)
+    return status_of(failure)

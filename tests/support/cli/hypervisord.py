@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
@@ -36,16 +36,22 @@ def free_port() -> int:
 
 @contextmanager
 def daemon(
-    folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, before: str = "pass"
+    folder: Path,
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    before: str = "pass",
+    through: Sequence[str] = (),
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A running daemon that is ready; its address. It ends with the block. ``folder/log`` is its log. ``before`` is
-    Python code that its parent process runs first."""
+    Python code that its parent process runs first; ``through`` are the words of a program that replaces
+    itself by it."""
     port = free_port()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(folder / "notify"))
     listener.settimeout(START_S)
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "NOTIFY_SOCKET": str(folder / "notify"), **(env or {})}
     command = [
+        *through,
         sys.executable,
         "-c",
         f"{before}; import sys; from hypersdk.cli.hypervisord.main import run; sys.exit(run())",

@@ -84,6 +84,7 @@ def command(
 
     if give_up and not folders:
         raise UsageError("--give-up needs the folders of the exports to give up", next_step=GIVE_UP_STEP)
+    cli.output.keep_going()
     with connected(cli) as session:
         here = endpoint_name(session)
         every = not folders and not snapshots

@@ -62,6 +62,7 @@ def command(
         file_hash=not no_file_hash,
     )
     settings = RunSettings(state=cli.state_dir)
+    cli.output.keep_going()
     with watching(cli.output) as observer:
         result = convert_file(
             file, spec, cancel=cli.cancel, observer=lambda progress: observer([progress]), settings=settings

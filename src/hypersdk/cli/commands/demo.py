@@ -55,9 +55,9 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
     from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
     from hypersdk.cli.exporting import conclude, in_boot_order
 
-    folder = output.absolute() if output is not None else _new_folder()
     with _simulated(cli, machines) as session:
         chosen = _list(cli, session)
+        folder = output.absolute() if output is not None else _new_folder()
         outcome = _export(cli, session, chosen, folder)
     conclude(cli, [outcome], [])
     _step(cli, "Verify: read the files back and compare them with the manifest")

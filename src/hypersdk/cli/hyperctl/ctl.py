@@ -89,6 +89,7 @@ pass_ctl = click.make_pass_decorator(Ctl)
 def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], R]) -> tuple[list[tuple[str, R]], list[HyperSDKError]]:
     """Calls ``act`` with every id; returns ids with results, and errors. An error of one id is printed and the others
     continue; an error that is not specific to an id is raised."""
+    ctl.output.keep_going()
     done: list[tuple[str, R]] = []
     failed: list[HyperSDKError] = []
     wanted = list(dict.fromkeys(ids))

@@ -139,7 +139,6 @@ def logs(ctl: Ctl, job_id: str, follow: bool) -> None:
     for line in lines:
         if ctl.for_people:
             ctl.output.line(line)
-            ctl.stdout.flush()
         else:
             ctl.output.row({"line": line})
 

@@ -51,7 +51,9 @@ EXIT_STATUS: Final = (
     ("11", "A job could not restore its source."),
     ("12", "The daemon is unavailable: its database failed, or it is too busy."),
     ("13", "The daemon failed."),
+    ("14", "Standard output is full or closed."),
     ("130", "Interrupted."),
+    ("141", "The reader of standard output closed it."),
 )
 
 

@@ -6,20 +6,21 @@ import getpass
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
 
-from hypersdk.cli.output import Output
+from hypersdk.cli.output import Output, OutputStopped
 from hypersdk.cli.programs.groups import F, RootGroup, flag
 from hypersdk.cli.programs.passwords import checked, given_password
-from hypersdk.cli.report import EXIT_BROKEN_PIPE, report, report_unexpected
+from hypersdk.cli.report import report, report_unexpected
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
+from hypersdk.streams import status_of, take_standard_streams
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
 NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. You can run the same command again."
@@ -119,8 +120,8 @@ class Program:
 
     def run(self) -> int:
         """Runs the program on this process's arguments and streams. The installed script calls it."""
-        show_any_name(sys.stdout, sys.stderr)
-        return self.main(sys.argv[1:], sys.stdout, sys.stderr, sys.stdin, os.environ)
+        stdin, stdout, stderr = take_standard_streams()
+        return self.main(sys.argv[1:], stdout, stderr, stdin, os.environ)
 
     def main(
         self, arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]
@@ -132,14 +133,15 @@ class Program:
         run.arguments = tuple(arguments)
         try:
             with run.watching_signals():
-                return self._invoke(run, arguments)
-        except BrokenPipeError:
-            drop(stdout, stderr)
-            return EXIT_BROKEN_PIPE
+                status = self._invoke(run, arguments)
+        except OutputStopped:
+            status = EXIT_OK
         except Exception as error:  # noqa: BLE001 - the outermost handler: any other exception is a bug, and reported as one
-            return report_unexpected(output, error, run.state_dir)
+            status = report_unexpected(output, error, run.state_dir)
         finally:
             run.close()
+        output.tell_failure()
+        return status_of(output.failure) if output.failure and status == EXIT_OK else status
 
     def _wants_json(self, arguments: Sequence[str]) -> bool:
         # with the settings: a command keeps the help option that its first context makes
@@ -198,12 +200,6 @@ def _early_flag(name: str, act: Callable[[Run, str], None], *more: str, **settin
     return flag(name, *more, is_eager=True, expose_value=False, callback=record, **settings)
 
 
-def show_any_name(*streams: TextIO) -> None:
-    """Characters that the terminal's encoding does not have are escaped instead of ending the run with an error."""
-    for stream in streams:
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
-
-
 def usage_of(error: click.ClickException, program: str) -> UsageError:
     """An error of click as a UsageError."""
     ctx = getattr(error, "ctx", None)
@@ -226,14 +222,3 @@ def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collec
             return True
         before = argument
     return False
-
-
-def drop(*streams: TextIO) -> None:
-    """Redirects streams whose reader closed them to /dev/null, so that the interpreter's flush at exit does not fail
-    again."""
-    for stream in streams:
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(Path(os.devnull), os.O_WRONLY), stream.fileno())
