@@ -176,6 +176,22 @@ def test_insecure_takes_anyone(server: TlsServer) -> None:
     assert _get(server, TlsPolicy(insecure=True)) == b"hello"
 
 
+def test_authorities_are_read_again_when_their_file_changes(
+    server: TlsServer, authority: Authority, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    bundle = tmp_path / "bundle.pem"
+    tls = TlsPolicy(ca_bundle=bundle)
+    bundle.write_bytes(Authority(other).bundle.read_bytes())
+    with pytest.raises(ConnectError) as caught:
+        _get(server, tls)
+    assert caught.value.code == "certificate_unknown"
+    bundle.write_bytes(authority.bundle.read_bytes())
+    assert _get(server, tls) == b"hello"
+    assert ssl_context(tls) is ssl_context(TlsPolicy(ca_bundle=bundle, known="ab" * 32))
+
+
 def test_the_endpoints_pin_says_nothing_about_another_host(
     server: TlsServer, identity: Identity, authority: Authority
 ) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich import box
 from rich.console import RenderableType
@@ -24,10 +24,8 @@ from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
 from hypersdk.migration.export import Outcome, export_machines
 from hypersdk.migration.formats import FORMATS
-from hypersdk.migration.manifest import MAX_MANIFEST_BYTES, read_manifest
 from hypersdk.migration.naming import MANIFEST_NAME, stem_of
 from hypersdk.migration.plan import Plan, PlannedDisk, make_plan
-from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.readback import read_small
 from hypersdk.migration.runfile import RUN_FILE
 from hypersdk.migration.settings import RunSettings
@@ -38,6 +36,9 @@ from hypersdk.text import clean, count, shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
 from hypersdk.vsphere.inventory import find_machine
 from hypersdk.vsphere.session import Session
+
+if TYPE_CHECKING:
+    from hypersdk.migration.publish import ExportResult
 
 SNAPSHOT_KEPT: Final = "24 hours"
 """For people; ``migration.runs.SNAPSHOT_MAX_AGE``, whose module takes long to import."""
@@ -81,6 +82,8 @@ def holds_run(folder: Path) -> bool:
 
 def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:
     """Whether the folder holds a finished export of this very machine."""
+    from hypersdk.migration.manifest import MAX_MANIFEST_BYTES, read_manifest
+
     try:
         manifest = read_manifest(read_small(spec.output_dir / MANIFEST_NAME, MAX_MANIFEST_BYTES))
         return manifest.source.vm_id == find_machine(machines, spec.machine).moref

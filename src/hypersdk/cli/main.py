@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from hypersdk.cli.app import program
+from hypersdk.loading import loading
+
+with loading():
+    from hypersdk.cli.app import program
 
 run = program.run
 

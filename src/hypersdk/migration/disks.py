@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Final
 
 from hypersdk.errors import Cancelled
@@ -31,6 +32,10 @@ from hypersdk.units import format_size
 READ_BACK_COST: Final = 1 / 10
 """The cost of reading back and hashing a byte, relative to copying one. SHA-256 makes 1.4 GB/s of a core; a lease's
 stream 100 to 300 MB/s. Used for the progress bar only."""
+
+IMPORT_AFTER_S: Final = 1.0
+"""When to import what publishes the files: not before the data flows, which it would delay, and not hours later, when
+an upgrade of the package may have replaced the module."""
 
 
 @dataclass(slots=True)
@@ -64,11 +69,9 @@ class DiskSet:
             futures = [
                 pool.submit(self._copy_one, record, source, identity(record.key), group) for record, source in pairs
             ]
-            errors = []
-            for future in as_completed(futures):
-                if error := future.exception():
-                    errors.append(error)
-                    group.cancel("another disk of the machine failed")
+            wait(futures, timeout=IMPORT_AFTER_S)
+            import_module("hypersdk.migration.publish")
+        errors = [error for future in futures if (error := future.exception())]
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
 
@@ -77,11 +80,12 @@ class DiskSet:
         try:
             cancel.check()
             receipt, size, digest = self._transfer(record, source, identity, meter, cancel)
+            self._save_when_room(lambda: self._note_done(record, receipt, size, digest), meter, cancel)
+            self.outputs.close_disk(record)
         except BaseException as error:
             meter.enter(Phase.CANCELLED if isinstance(error, Cancelled) else Phase.FAILED)
+            cancel.cancel("another disk of the machine failed")
             raise
-        self._save_when_room(lambda: self._note_done(record, receipt, size, digest), meter, cancel)
-        self.outputs.close_disk(record)
         self.hash_later(record, cancel)
 
     def _note_done(self, record: DiskRecord, receipt: Receipt, size: int, digest: str | None) -> None:

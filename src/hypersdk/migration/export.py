@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.copying import MachineCopy
@@ -43,7 +44,6 @@ from hypersdk.migration.prepare import (
     take_over,
     undo_after,
 )
-from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.runfile import (
     RUN_ACTIVE,
     RUN_FILE,
@@ -64,6 +64,9 @@ from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.space import Reservation
 from hypersdk.vsphere.cdrom import name_inserted_iso
 from hypersdk.vsphere.session import Session
+
+if TYPE_CHECKING:
+    from hypersdk.migration.publish import ExportResult, Publishing
 
 Observer = Callable[[Sequence[ExportProgress]], None]
 
@@ -383,6 +386,8 @@ class MachineExport:
         ]
 
     def _publishing(self, work: SourceWork) -> Publishing:
+        from hypersdk.migration.publish import Publishing
+
         return Publishing(
             spec=self._plan.spec,
             machine=self._plan.machine,

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
-from hypersdk.migration.runfile import first_problem
+from hypersdk.migration.checked import first_problem
 from hypersdk.units import MiB
 
 MANIFEST_VERSION: Final = "1.0"

@@ -28,8 +28,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import TypeAdapter
-
+from hypersdk.migration.checked import validated
 from hypersdk.transfer.files import open_regular
 from hypersdk.units import KiB
 
@@ -67,9 +66,6 @@ class RunEntry:
         """The owner in one line, for users and for the snapshot's description."""
         what = f"job {self.job}" if self.job else f"run {self.run_id}"
         return f"{self.program}, {what}, {self.user}@{self.host}, since {self.started_at}"
-
-
-_ENTRY: Final = TypeAdapter(RunEntry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +225,7 @@ def is_held(descriptor: int) -> bool:
 
 def _decode(text: bytes, run_id: str) -> RunEntry:
     try:
-        entry = _ENTRY.validate_python(json.loads(text))
+        entry = validated(RunEntry, json.loads(text))
     except (ValueError, RecursionError):
         return _unreadable(run_id)
     return entry if entry.run_id == run_id else _unreadable(run_id)

@@ -22,16 +22,15 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Protocol
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
+from hypersdk.migration.checked import validated
 from hypersdk.migration.point import PointInTime
 from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of, is_held
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
@@ -80,8 +79,8 @@ RUN_UNREADABLE: Final = register(
 )
 
 
-_KNOWN_ONLY: Final = ConfigDict(extra="forbid")
-"""A field that is not known here would be lost when the record is saved."""
+_KNOWN_ONLY: Final = {"extra": "forbid", "allow_inf_nan": False}
+"""For pydantic. A field that is not known here would be lost when the record is saved."""
 
 
 class ChangeKind(StrEnum):
@@ -189,7 +188,6 @@ class RunRecord:
 
 
 SNAPSHOT_PREFIX: Final = "hypersdk-"
-_RECORD: Final = TypeAdapter(RunRecord)
 
 
 class RunStore(Protocol):
@@ -515,7 +513,8 @@ def is_locked(folder: Path) -> bool:
 
 def _encode(record: RunRecord) -> dict[str, Any]:
     """The record as JSON; its folder is left out, as a folder may be moved."""
-    data: dict[str, Any] = _RECORD.dump_python(record, mode="json", exclude={"folder"})
+    data = asdict(record)
+    del data["folder"]
     data["version"] = _VERSION
     data["lane"] = data.pop("attempt_suffix")  # its name in the file
     data[_CHECKSUM] = _checksum_of(data)
@@ -548,12 +547,9 @@ def _decode(data: Any, folder: Path) -> RunRecord:
     if fields.pop("version") != _VERSION:
         raise ValueError("it was written by another version")
     fields["attempt_suffix"] = fields.pop("lane", "")
-    try:
-        record = _RECORD.validate_python({**fields, "folder": folder})
-        for change in record.changes:
-            _check_data(change)
-    except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
+    record: RunRecord = validated(RunRecord, {**fields, "folder": folder})
+    for change in record.changes:
+        _check_data(change)
     if not RUN_ID.fullmatch(record.run_id):
         raise ValueError("its id is not that of a run")
     if not _ATTEMPT_SUFFIX.fullmatch(record.attempt_suffix):
@@ -572,47 +568,42 @@ def _decode(data: Any, folder: Path) -> RunRecord:
     return record
 
 
-def _aware(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("the time has no time zone")
-    return text
+@dataclass(frozen=True, slots=True)
+class _Power:
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
+    connected: dict[str, bool] = field(default_factory=dict)
 
 
-class _Power(BaseModel):
-    connected: dict[str, bool] = {}
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _GuestAsked(_Power):
-    asked: Annotated[str, AfterValidator(_aware)]
-    timeout_s: FiniteFloat
+    asked: str
+    timeout_s: float
     booted: str | None
 
 
-class _Ejected(BaseModel):
+@dataclass(frozen=True, slots=True)
+class _Ejected:
     drives: list[CdromChange]
 
 
-class _Snapshot(BaseModel):
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
     name: str
     moref: str = ""
 
 
-_DATA: Final = {
-    ChangeKind.POWER: TypeAdapter[Any](_GuestAsked | _Power),
-    ChangeKind.CDROM: TypeAdapter[Any](_Ejected),
-    ChangeKind.SNAPSHOT: TypeAdapter[Any](_Snapshot),
-    ChangeKind.LEASE: TypeAdapter[Any](LeaseRecord),
+_DATA: Final[Mapping[ChangeKind, Any]] = {
+    ChangeKind.POWER: _GuestAsked | _Power,
+    ChangeKind.CDROM: _Ejected,
+    ChangeKind.SNAPSHOT: _Snapshot,
+    ChangeKind.LEASE: LeaseRecord,
 }
 
 
 def _check_data(change: Change) -> None:
     """Raises ValueError unless the data of the change is as the undo of its kind needs it."""
-    adapter = _DATA[change.kind]
-    if adapter.dump_python(adapter.validate_python(change.data), exclude_unset=True) != change.data:
+    data = asdict(validated(_DATA[change.kind], change.data))
+    if not change.data.items() <= data.items():
         raise ValueError(f"a change of kind {change.kind} has other data than its undo needs")
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first invalid field and why, without its value."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    if "asked" in data and datetime.fromisoformat(data["asked"]).tzinfo is None:
+        raise ValueError("the time has no time zone")

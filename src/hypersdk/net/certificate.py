@@ -21,6 +21,7 @@ import ssl
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,8 @@ TLS_FAILED: Final = register(
 )
 
 MAX_CERTIFICATE_BYTES: Final = 64 * KiB
+MAX_CONTEXTS: Final = 256
+"""Kept for later connections: one for each pin of an ESXi host, and one for each set of authorities."""
 _HEX: Final = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
 
 
@@ -137,30 +140,56 @@ def _check_pin_of_context(peer: _PinnedSocket | _PinnedObject) -> None:
 def ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
     """A client context whose handshake verifies the certificate by the rules of this module.
 
-    Raises UsageError when the CA bundle cannot be read. The handshake raises ssl.SSLCertVerificationError, or
-    ConnectError ``certificate_changed`` for another certificate than the pinned one.
+    All connections of one policy share it, since reading the authorities takes longer than a handshake: it must not be
+    changed. They are read again when their file changes. Raises UsageError when the CA bundle cannot be read. The
+    handshake raises ssl.SSLCertVerificationError, or ConnectError ``certificate_changed`` for another certificate than
+    the pinned one.
     """
-    if tls.thumbprint is not None:
-        pinned = _PinnedContext(ssl.PROTOCOL_TLS_CLIENT)
-        pinned.check_hostname = False
-        pinned.verify_mode = ssl.CERT_NONE
-        pinned.pin = tls.thumbprint
-        return pinned
+    if tls.thumbprint is not None or tls.insecure:
+        return _pinned_context(tls.thumbprint)
+    return _verifying_context(tls.ca_bundle, tuple(map(_version_of, _authority_places(tls.ca_bundle))))
+
+
+def _authority_places(bundle: Path | None) -> list[str | Path]:
+    """The files and folders that authorities are read from."""
+    system = ssl.get_default_verify_paths()
+    return [place for place in (system.cafile, system.capath, bundle) if place is not None]
+
+
+def _version_of(place: str | Path) -> tuple[int, ...] | None:
+    """Changes when the file is replaced or written, and when a file is added to the folder."""
+    try:
+        found = Path(place).stat()
+    except OSError:
+        return None  # the error is raised where it is read
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=MAX_CONTEXTS)
+def _pinned_context(pin: str | None) -> ssl.SSLContext:
+    """Checks the ``pin``, or nothing without one; no authorities are read."""
+    context = (ssl.SSLContext if pin is None else _PinnedContext)(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if isinstance(context, _PinnedContext) and pin is not None:
+        context.pin = pin
+    return context
+
+
+@lru_cache(maxsize=MAX_CONTEXTS)
+def _verifying_context(bundle: Path | None, _versions: tuple[tuple[int, ...] | None, ...]) -> ssl.SSLContext:
+    """Trusts the system's authorities and those of ``bundle``, as they are in these versions."""
     context = ssl.create_default_context()
-    if tls.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
     # vCenter's own authority issues certificates that fail the strict profile which newer Pythons switch on.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    if tls.ca_bundle is not None:
+    if bundle is not None:
         # An intermediate or the server's own certificate may be the anchor.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            kind = "capath" if tls.ca_bundle.is_dir() else "cafile"
-            context.load_verify_locations(**{kind: str(tls.ca_bundle)})
+            kind = "capath" if bundle.is_dir() else "cafile"
+            context.load_verify_locations(**{kind: str(bundle)})
         except (OSError, ssl.SSLError) as exc:
-            raise UsageError(f"the CA bundle {tls.ca_bundle} cannot be used: {exc.strerror or exc}") from exc
+            raise UsageError(f"the CA bundle {bundle} cannot be used: {exc.strerror or exc}") from exc
     return context
 
 

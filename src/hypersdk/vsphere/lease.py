@@ -135,6 +135,7 @@ class LeasedExport:
         self._unanswered: LeaseRecord | None = None  # a request whose answer was lost: there may be a lease
         self._streams: Counter[tuple[str, str]] = Counter()  # streams that were opened, by file key and lease
         self._opened_at = time.monotonic()
+        self._disks: tuple[Disk, ...] = ()
         self._percent = 0
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep_alive, name="lease-keepalive", daemon=True)
@@ -217,6 +218,8 @@ class LeasedExport:
         """Opens a lease and waits until it is ready. Raises the server's error, after closing the lease again."""
         record = self._request(cancel)
         try:
+            if not self._disks:  # read while the server prepares the lease, which holds the machine as it is
+                self._disks = self._read_disks()
             info = nfc.wait_until_ready(self._session, record.lease_moref, cancel=cancel)
             keys = [key for key, file in info.files.items() if file.is_disk]
             algorithm = nfc.manifest_algorithm(self._session, record.lease_moref, keys)
@@ -275,9 +278,11 @@ class LeasedExport:
         fresh = [task.moref for task in running if task.exports and task.moref not in earlier]
         return fresh[-1] if fresh else None
 
-    def _make_sources(self, lease: _OpenLease) -> list[LeaseDiskSource]:
+    def _read_disks(self) -> tuple[Disk, ...]:
         # A snapshot has the disks of its time, which need not be those that the machine has now.
-        disks = read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
+        return read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
+
+    def _make_sources(self, lease: _OpenLease) -> list[LeaseDiskSource]:
         files = [file for file in lease.info.files.values() if file.is_disk]
         return [
             LeaseDiskSource(
@@ -290,7 +295,7 @@ class LeasedExport:
                 host=self._routes.host_of(file.url),
                 _opener=self._open_stream,
             )
-            for disk, file in match_disks(disks, files)
+            for disk, file in match_disks(self._disks, files)
         ]
 
     # Streams

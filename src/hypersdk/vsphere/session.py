@@ -17,6 +17,7 @@ from xml.parsers.expat import ExpatError
 from lxml import etree
 
 from hypersdk.errors import AccessError, Cancelled, ConnectError, HyperSDKError, UsageError, register
+from hypersdk.loading import loading
 from hypersdk.remedies import GiveLogin
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
@@ -104,9 +105,9 @@ class Session(AbstractContextManager["Session"]):
         if not endpoint.username or endpoint.password is None:
             raise UsageError(f"no user name or password for {endpoint.address}", code=NO_PASSWORD)
         cancel.check()
+        stub = _make_stub(endpoint, cancel)
         from pyVmomi import vim
 
-        stub = _make_stub(endpoint, cancel)
         try:
             with _broken_off(cancel, stub.abort):
                 content = _translated(
@@ -271,9 +272,9 @@ def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
     try:
         with _broken_off(cancel, connection.abort):
             document = _translated(endpoint.address, lambda: _service_versions(connection))
-        offered = _offered_versions(document, endpoint)
         from hypersdk.vsphere.stub import SessionStub, api_versions
 
+        offered = _offered_versions(document, endpoint)
         version = next((name for name, number in api_versions() if number in offered), None)
         if version is None:
             raise ConnectError(
@@ -289,6 +290,9 @@ def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
 
 def _service_versions(connection: TrustedConnection) -> bytes:
     connection.request("GET", "/sdk/vimServiceVersions.xml")
+    with loading():
+        import hypersdk.vsphere.stub  # noqa: F401 - while the server answers
+
     answer = connection.getresponse()
     body = answer.read()
     if answer.status != 200:

@@ -14,6 +14,7 @@ from hypersdk.cli.programs.groups import flag_group
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.config.user import MAX_RETRIES
 from hypersdk.errors import UsageError
+from hypersdk.loading import loading
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, ResumeMode, SourceState
 from hypersdk.units import parse_size
 
@@ -197,7 +198,8 @@ def _state(flags: Flags) -> SourceState:
 
 def run_settings(cli: Cli, flags: Flags) -> RunSettings:
     """Limits of the run: flags override the configuration file, which overrides the defaults."""
-    from hypersdk.migration.settings import RunSettings
+    with loading():
+        from hypersdk.migration.settings import RunSettings
 
     settings = RunSettings(state=cli.state_dir)
     changes: dict[str, Any] = {
@@ -239,9 +241,10 @@ def min_free_of(text: str) -> MinFreeSpace:
 def _export_named(
     cli: Cli, selectors: Sequence[str], spec: ExportSpec, settings: RunSettings, *, named_folder: bool, dry_run: bool
 ) -> None:
-    from hypersdk.cli import exporting
-    from hypersdk.cli.connect import connected
-    from hypersdk.cli.machines import read_inventory
+    with loading():
+        from hypersdk.cli import exporting
+        from hypersdk.cli.connect import connected
+        from hypersdk.cli.machines import read_inventory
 
     with connected(cli) as session:
         inventory = read_inventory(cli, session)

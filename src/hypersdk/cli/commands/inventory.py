@@ -10,6 +10,7 @@ import click
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.loading import loading
 from hypersdk.text import clean, count
 from hypersdk.units import format_size
 
@@ -46,9 +47,10 @@ def list_(cli: Cli, query: str, sort: str) -> None:
     With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disks, and more. The path can be
     given to `hyper2kvm export`, and used as vm_path in a job file.
     """
-    from hypersdk.cli.connect import connected
-    from hypersdk.cli.machines import read_inventory
-    from hypersdk.cli.picker.search import Index, sort_machines
+    with loading():
+        from hypersdk.cli.connect import connected
+        from hypersdk.cli.machines import read_inventory
+        from hypersdk.cli.picker.search import Index, sort_machines
 
     with connected(cli) as session:
         machines = sort_machines(read_inventory(cli, session), sort)
