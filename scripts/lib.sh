@@ -11,6 +11,14 @@ die() {
   exit 1
 }
 
+# -h: what the script says about itself in its first lines.
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 # Prints a Python >= 3.11, or stops.
 find_python() {
   local name

@@ -169,10 +169,11 @@ def _unfinished(
         return made
     for failure in waiting:
         cli.output.note(failure.error.message, style="yellow")
-    answer = cli.ask("[r]esume, [d]iscard and start over, or [s]kip? ").strip().lower()[:1]
-    if answer not in ("r", "d"):
+    question = "[r]esume, [d]iscard and start over, or [s]kip? "
+    answer = cli.choose(question, _spelled("resume", "discard", "skip"), empty="skip", unanswered="skip")
+    if answer == "skip":
         return made
-    resume = ResumeMode.RESUME if answer == "r" else ResumeMode.DISCARD
+    resume = ResumeMode.RESUME if answer == "resume" else ResumeMode.DISCARD
     planned = {plan.machine.moref for plan in plans}
     again = [
         replace(spec, resume=resume)
@@ -185,12 +186,13 @@ def _unfinished(
 
 def _confirm(cli: Cli, possible: bool) -> str:
     """``yes``, ``edit`` or ``quit``."""
-    question = (
-        "Start? [Y]es, [e]dit, [q]uit: " if possible else "None of these machines can be exported. [E]dit, [q]uit: "
-    )
-    default = "y" if possible else "e"
-    answers = {"y": "yes", "e": "edit", "q": "quit", "n": "quit"} if possible else {"e": "edit", "q": "quit"}
-    while True:
-        word = cli.ask(question).strip().lower()[:1] or default
-        if word in answers:
-            return answers[word]
+    if not possible:
+        question = "None of these machines can be exported. [E]dit, [q]uit: "
+        return cli.choose(question, _spelled("edit", "quit"), empty="edit", unanswered="quit")
+    answers = {**_spelled("yes", "edit", "quit"), "n": "quit", "no": "quit"}
+    return cli.choose("Start? [Y]es, [e]dit, [q]uit: ", answers, empty="yes", unanswered="quit")
+
+
+def _spelled(*answers: str) -> dict[str, str]:
+    """Each answer by its first letter and as a word."""
+    return {word: answer for answer in answers for word in (answer[0], answer)}

@@ -4,6 +4,7 @@ counts."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,5 +75,10 @@ class CompressingCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
+        for flag, word in pairwise(args[:end]):
+            if flag == "--compress" and word in COMPRESS_MODES:
+                raise click.BadOptionUsage(
+                    flag, f"write --compress={word}: the value of --compress follows an equals sign", ctx
+                )
         spelled = ["--compress=checked" if argument == "--compress" else argument for argument in args[:end]]
         return super().parse_args(ctx, spelled + args[end:])

@@ -65,7 +65,10 @@ class _Parser(argparse.ArgumentParser):
     """Reports errors as the other programs do."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, cause="A flag or value cannot be used.", next_step=f"See `{self.prog} --help`.")
+        unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
+        near = difflib.get_close_matches(unknown, self._option_string_actions, n=2)
+        step = f"Did you mean {' or '.join(near)}? " if near and unknown.startswith("-") else ""
+        raise UsageError(message, cause="A flag or value cannot be used.", next_step=f"{step}See `{self.prog} --help`.")
 
 
 def parser() -> argparse.ArgumentParser:

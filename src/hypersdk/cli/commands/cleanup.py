@@ -225,7 +225,9 @@ def _description(stray: Stray) -> str:
 
 def _confirmed(cli: Cli, stray: Stray) -> bool:
     cli.output.note(f"{_description(stray)}.", style="bold")
-    return cli.ask("Remove it? A run that needs it would fail. [y/N] ").strip().lower() in ("y", "yes")
+    answers = {"y": "yes", "yes": "yes", "n": "no", "no": "no"}
+    question = "Remove it? A run that needs it would fail. [y/N] "
+    return cli.choose(question, answers, empty="no", unanswered="no") == "yes"
 
 
 def _remove(cli: Cli, session: Session, stray: Stray) -> bool:

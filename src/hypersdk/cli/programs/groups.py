@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from hypersdk.cli.programs.misspelt import check_words
 from hypersdk.errors import UsageError
 
 HELP_WIDTH: Final = 110
@@ -23,6 +24,8 @@ SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "ma
 
 class Flag(click.Option):
     """An option whose long names can be written with one dash too: ``-file`` is ``--file``."""
+
+    one_dash: Final = True
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         shown, shown_off = self.opts, self.secondary_opts
@@ -87,6 +90,10 @@ def write_options(ctx: click.Context, formatter: click.HelpFormatter) -> None:
 
 class Command(click.Command):
     """A command whose help shows shared flags in sections of their own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        check_words(ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_options(ctx, formatter)

@@ -15,6 +15,7 @@ import click
 
 from hypersdk.cli.output import Output, OutputStopped
 from hypersdk.cli.programs.groups import F, RootGroup, flag
+from hypersdk.cli.programs.misspelt import usage_of
 from hypersdk.cli.programs.passwords import checked, given_password
 from hypersdk.cli.report import report, report_unexpected
 from hypersdk.config.folders import state_folder
@@ -24,6 +25,14 @@ from hypersdk.streams import status_of, take_standard_streams
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
 NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. You can run the same command again."
+
+
+MAX_ASKED: Final = 5
+"""How often one question is asked."""
+
+
+class Unanswered(UsageError):  # noqa: N818 - reads as what happened
+    """The input ended at a question."""
 
 
 class Run:
@@ -68,20 +77,33 @@ class Run:
             raise
 
     def ask(self, question: str, *, secret: bool = False) -> str:
-        """Asks at the terminal. Raises UsageError if there is no answer."""
+        """Asks at the terminal. Raises Unanswered at the end of input."""
         try:
             if secret:
                 return getpass.getpass(question)
             self.output.notes.print(question, end="", markup=False)
             return input()
         except EOFError as error:
-            raise UsageError(
-                "the question was not answered", next_step="Answer it, or give the value as a flag."
-            ) from error
+            step = "Answer it, or give the value as a flag."
+            raise Unanswered("the question was not answered", next_step=step) from error
+
+    def choose(self, question: str, answers: Mapping[str, str], *, empty: str, unanswered: str) -> str:
+        """The value in ``answers`` of what a person typed; ``empty`` for just Enter. An unknown answer is asked
+        again, a few times; after that, and at the end of input, it is ``unanswered``."""
+        for _ in range(MAX_ASKED):
+            try:
+                word = self.ask(question).strip().lower()
+            except Unanswered:
+                break
+            if not word or word in answers:
+                return answers.get(word, empty)
+            self.output.note(f"Please answer {', '.join(answers)}.", style="yellow")
+        return unanswered
 
     def confirmed(self, question: str) -> bool:
         """Whether a person typed yes."""
-        return self.ask(f"{question} Type yes: ").strip().lower() == "yes"
+        answers = {"yes": "yes", "no": "no"}
+        return self.choose(f"{question} Type yes: ", answers, empty="no", unanswered="no") == "yes"
 
     def watching_signals(self) -> AbstractContextManager[None]:
         """Handles signals during the run. By default as Python does."""
@@ -166,7 +188,7 @@ class Program:
         except HyperSDKError as error:
             return report(run.output, error, debug=run.debug)
         except click.ClickException as error:
-            return report(run.output, usage_of(error, self.name), debug=run.debug)
+            return report(run.output, usage_of(error, self.name, arguments), debug=run.debug)
         except (click.Abort, KeyboardInterrupt):
             stopped = Cancelled("stopped: interrupted", signal="SIGINT", next_step=self.interrupted)
             return report(run.output, run.stopped(stopped), debug=run.debug)
@@ -198,14 +220,6 @@ def _early_flag(name: str, act: Callable[[Run, str], None], *more: str, **settin
             act(ctx.ensure_object(Run), value)
 
     return flag(name, *more, is_eager=True, expose_value=False, callback=record, **settings)
-
-
-def usage_of(error: click.ClickException, program: str) -> UsageError:
-    """An error of click as a UsageError."""
-    ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if isinstance(ctx, click.Context) else program
-    message = error.format_message().strip().removesuffix(".")
-    return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
 
 
 def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collection[str] = ()) -> bool:
