@@ -121,9 +121,9 @@ def test_from_the_banner_to_the_next_command(open_screen: OpenScreen, out: Path,
     assert any(line.startswith(" ❯ type to search") for line in lines)
     screen.type(*"shop-0")
     screen.wait_for("Hard disk 1" if size[0] > 100 else "shop-01")
-    screen.type("Space", "Space")
+    screen.type("Tab", "Tab")
     lines = screen.wait_for("2 marked, 72.0 MiB")
-    assert sum(line.lstrip().startswith("◉") for line in lines) == 2
+    assert sum(line.lstrip().startswith("✔ shop") for line in lines) == 2
     screen.type("Enter")
     set_folder(screen, out)
     screen.type("Enter")
@@ -223,7 +223,7 @@ def test_what_is_edited_after_the_summary_counts(open_screen: OpenScreen, out: P
 @pytest.mark.slow
 def test_keys_typed_ahead_act_in_their_order(server: Simulator, tmp_path: Path) -> None:
     env = environment(tmp_path, **{key: value for key, value in login(server, tmp_path).items() if key != "HOME"})
-    for burst in ("shop-02\r", "shoq\x7fp-02 \r", "boot-01\x1b[B\x15shop-02\r"):
+    for burst in ("shop-02\r", "shoq\x7fp-02\t\r", "boot-01\x1b[B\x15shop-02\r"):
         with terminal(program(), env, (120, 30)) as screen:
             screen.wait_for("33 of 33")
             screen.settle(0.3)
@@ -238,7 +238,7 @@ def test_keys_typed_ahead_act_in_their_order(server: Simulator, tmp_path: Path) 
 def test_a_bug_in_the_picker_is_no_traceback(server: Simulator, tmp_path: Path) -> None:
     code = (
         "import sys; import hypersdk.cli.picker.app as a\n"
-        "def broken(self): raise ZeroDivisionError('inside')\n"
+        "def broken(self, steps): raise ZeroDivisionError('inside')\n"
         "a.PickerApp.action_mark = broken\n"
         "from hypersdk.cli.main import run; sys.exit(run())"
     )
@@ -246,7 +246,7 @@ def test_a_bug_in_the_picker_is_no_traceback(server: Simulator, tmp_path: Path) 
     with terminal([program()[0], "-c", code], env, (100, 30)) as screen:
         screen.wait_for("33 of 33")
         screen.settle(0.3)
-        screen.type(" ")
+        screen.type("\t")
         assert screen.finish() == 1
     assert "internal error: ZeroDivisionError" in screen.text
     assert "Traceback" not in screen.text

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
-from hypersdk.cli.picker.app import DETAILS_AFTER_S, Pane, Picked, PickerApp
+from hypersdk.cli.picker.app import DETAILS_AFTER_S, MIN_SIZE, Pane, Picked, PickerApp, TooSmall
 from hypersdk.cli.picker.choices import Choice, Choices, ChoicesScreen
 from hypersdk.cli.picker.line import SearchLine
 from hypersdk.cli.picker.search import Word, sort_machines
-from hypersdk.cli.picker.table import MachineTable, widths
+from hypersdk.cli.picker.table import COLUMNS, MachineTable, natural_widths, widths
 from hypersdk.errors import AccessError
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat, SourceState
-from hypersdk.model import Machine, Power
+from hypersdk.model import Machine, MachineSummary, Power
 from hypersdk.units import MiB
 from tests.support.cli.commandline import environment, terminal
 from tests.support.cli.picker import KEYS, PROGRAM, SEQUENCES, START, WatchedPicker, drive
@@ -58,16 +59,16 @@ def test_typing_narrows_and_backspace_widens() -> None:
         await pilot.press(*"zzz")
         assert shown(app) == []
         assert "Nothing matches" in text_of(app, "#details")
-        await pilot.press("space", "enter", "down")  # nothing under the cursor: nothing happens
+        await pilot.press("tab", "enter", "down")  # nothing under the cursor: nothing happens
 
     assert drive(FOUR, driver) is None
 
 
-def test_space_marks_and_the_sum_follows() -> None:
+def test_tab_marks_and_the_sum_follows() -> None:
     async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
-        await pilot.press("space", "space")
+        await pilot.press("tab", "tab")
         assert "2 marked, 32.0 GiB" in text_of(app, "#status")
-        await pilot.press(*"db", "space", "escape")
+        await pilot.press(*"db", "tab", "escape")
         assert "3 marked, 48.0 GiB (24.0 GiB used)" in text_of(app, "#status")
         await pilot.press("ctrl+a", "ctrl+a")
         assert "marked" not in text_of(app, "#status")
@@ -77,7 +78,7 @@ def test_space_marks_and_the_sum_follows() -> None:
 
 def test_marks_survive_a_search_and_are_what_is_picked() -> None:
     async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
-        await pilot.press(*"cache", "space", "escape", *"db", "space", "escape", "enter", "enter")
+        await pilot.press(*"cache", "tab", "escape", *"db", "tab", "escape", "enter", "enter")
         await pilot.pause()
 
     picked = drive(FOUR, driver)
@@ -109,7 +110,7 @@ def test_marks_given_from_outside_are_kept() -> None:
 
 def test_escape_leaves_when_there_is_no_search() -> None:
     async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
-        await pilot.press("space", "escape")
+        await pilot.press("escape")
         await pilot.pause()
 
     assert drive(FOUR, driver) is None
@@ -121,10 +122,10 @@ def test_columns_sort_and_turn_around() -> None:
     async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
         table = app.query_one(MachineTable)
         for column in ("name", "power", "cpus"):
-            await pilot.press("tab")
+            await pilot.press("ctrl+o")
             assert table.sorted_by == (column, False)
             assert shown(app) == [one.name for one in sort_machines(sort_machines(machines, "path"), column)]
-        await pilot.press("shift+tab")
+        await pilot.press("ctrl+r")
         assert shown(app) == ["web01", "web02", "db01", "cache01"]
         await pilot.click(MachineTable, offset=(6, 0))
         assert table.sorted_by == ("name", False)
@@ -232,7 +233,7 @@ def test_names_cannot_write_to_the_terminal() -> None:
     drive([machine(1, name="a\x1b[31mb"), machine(2, name="日本語のとても長い名前" * 5)], driver)
 
 
-@pytest.mark.parametrize("size", [(20, 6), (40, 10), (80, 24), (118, 30), (200, 50)])
+@pytest.mark.parametrize("size", [(60, 16), (80, 24), (118, 30), (200, 50)])
 def test_every_line_is_as_wide_as_the_list(size: tuple[int, int]) -> None:
     async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
         table = app.query_one(MachineTable)
@@ -243,12 +244,117 @@ def test_every_line_is_as_wide_as_the_list(size: tuple[int, int]) -> None:
     drive([*FOUR, *wide], driver, size=size)
 
 
-def test_columns_leave_when_there_is_no_room() -> None:
-    for total in range(20, 250):
-        shown_widths = widths(total)
-        assert shown_widths[0][0].key == "name"
-        if total >= 40:
-            assert 4 + sum(width + 1 for _, width in shown_widths) <= total + 1
+@pytest.mark.parametrize("machines", [FOUR, inventory(300), [machine(1, name="x" * 90, path="/DC/vm/" + "f" * 90)]])
+def test_columns_fill_the_width_and_leave_when_there_is_no_room(machines: list[MachineSummary]) -> None:
+    naturals = natural_widths(machines)
+    columns = 0
+    for total in range(MIN_SIZE[0] - 1, 250):
+        found = widths(total, naturals)
+        assert {"name", "power", "size"} <= {column.key for column, _ in found}
+        assert 2 + sum(width + 1 for _, width in found) <= total + 1
+        assert len(found) >= columns, f"a column was lost at {total}"
+        columns = len(found)
+    assert columns == len(COLUMNS)
+
+
+def test_names_are_whole_where_there_is_room() -> None:
+    wide = {column.key: width for column, width in widths(136, natural_widths(inventory(300)))}
+    assert wide["name"] >= len("prod-eu-web-00001")
+    assert wide["path"] >= len("/DC0/vm/folder36")
+
+
+def test_a_space_belongs_to_the_query_and_all_words_must_match() -> None:
+    async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
+        await pilot.press(*"web", "space", *"02")
+        assert shown(app) == ["web02"]
+        assert app.query_one(SearchLine).value == "web 02"
+        assert app.table.marked == set()
+        await pilot.press("space", *"cache")
+        assert shown(app) == []
+
+    drive(FOUR, driver)
+
+
+def test_filters_hide_rows_but_never_lose_marks() -> None:
+    machines = [replace(one, power=Power.OFF if one.name == "db01" else Power.ON) for one in FOUR]
+
+    async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
+        await pilot.press(*"db", "tab", "escape", *"cache", "tab", "escape")
+        await pilot.press("ctrl+t")
+        assert sorted(shown(app)) == ["cache01", "db01"]
+        assert "2 of 4 (only marked)" in text_of(app, "#status")
+        await pilot.press("ctrl+p")
+        assert shown(app) == ["cache01"]
+        assert "1 of 4 (only marked, on)" in text_of(app, "#status")
+        assert "2 marked (1 not shown), 32.0 GiB" in text_of(app, "#status")
+        await pilot.press("ctrl+t", "ctrl+p")
+        assert shown(app) == ["db01"]
+        await pilot.press("ctrl+p")
+        assert shown(app) == []
+        assert "among those that are suspended" in text_of(app, "#details")
+        await pilot.press("escape")
+        assert len(shown(app)) == 4
+        await pilot.press(*"web", "enter", "enter")
+        await pilot.pause()
+
+    picked = drive(machines, driver)
+    assert picked is not None
+    assert sorted(one.name for one in picked.machines) == ["cache01", "db01"]
+
+
+def test_escape_asks_before_it_forgets_marks() -> None:
+    async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
+        await pilot.press("tab", "escape")
+        assert "Esc again quits" in text_of(app, "#status")
+        await pilot.press("down")
+        assert "1 marked" in text_of(app, "#status")
+        await pilot.press("escape", "x", "backspace", "escape")
+        assert app.is_running
+        await pilot.press("escape")
+        await pilot.pause()
+        assert not app.is_running
+
+    assert drive(FOUR, driver) is None
+
+
+@pytest.mark.parametrize("small", [(59, 24), (80, 15), (20, 5)])
+def test_a_terminal_that_is_too_small_is_told_until_it_is_enlarged(small: tuple[int, int]) -> None:
+    async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
+        await pilot.press("tab", *"web")
+        await pilot.resize_terminal(*small)
+        await pilot.pause()
+        assert isinstance(app.screen, TooSmall)
+        text = str(app.screen.query_one("#small", Static).render())
+        assert f"{small[0]} x {small[1]}, but 60 x 16 are needed" in text
+        await pilot.press("x", "escape")
+        await pilot.resize_terminal(60, 16)
+        await pilot.pause()
+        assert not isinstance(app.screen, TooSmall)
+        assert app.query_one(SearchLine).value == "web"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert isinstance(app.screen, ChoicesScreen)
+        await pilot.resize_terminal(*small)
+        await pilot.pause()
+        assert isinstance(app.screen, TooSmall)
+        await pilot.resize_terminal(80, 24)
+        await pilot.pause()
+        assert isinstance(app.screen, ChoicesScreen)
+
+    drive(FOUR, driver)
+
+
+def test_all_keys_are_shown_at_every_width() -> None:
+    async def driver(app: PickerApp, pilot: Pilot[Picked | None]) -> None:
+        for width in (60, 80, 120, 200):
+            await pilot.resize_terminal(width, 24)
+            await pilot.pause()
+            keys = app.query_one("#keys", Static)
+            assert cell_len(str(keys.render())) <= (width - 2) * keys.size.height
+            for key in ("Tab", "^A", "^T", "^P", "^O", "^R", "Enter", "Esc"):
+                assert key in str(keys.render())
+
+    drive(FOUR, driver)
 
 
 def test_the_search_line_edits_in_the_middle() -> None:

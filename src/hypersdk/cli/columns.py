@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from hypersdk.cli.terminal import displayed
 from hypersdk.resource import ListRecord, table_of
 from hypersdk.text import clean
 
@@ -36,13 +37,14 @@ R = TypeVar("R", bound=ListRecord)
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None) -> Text:
     """A header and a line per row, at most ``width`` cells wide if possible (None: as wide as needed)."""
+    rows = [[(displayed(text), style) for text, style in row] for row in rows]
     natural = [
         max([cell_len(column.title), *(cell_len(row[at][0]) for row in rows)]) for at, column in enumerate(columns)
     ]
     widths = _fitted(columns, natural, width)
-    shown = [at for at, cells in enumerate(widths) if cells]
-    lines = [_line(columns, widths, shown, [(column.title, "bold underline") for column in columns])]
-    lines += [_line(columns, widths, shown, row) for row in rows]
+    visible = [at for at, cells in enumerate(widths) if cells]
+    lines = [_line(columns, widths, visible, [(column.title, "bold underline") for column in columns])]
+    lines += [_line(columns, widths, visible, row) for row in rows]
     return Text("\n", no_wrap=True).join(lines)
 
 
@@ -68,14 +70,14 @@ def _total(widths: Sequence[int]) -> int:
     return sum(shown) + GAP * (len(shown) - 1)
 
 
-def _line(columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int], cells: Sequence[Cell]) -> Text:
+def _line(columns: Sequence[Column], widths: Sequence[int], visible: Sequence[int], cells: Sequence[Cell]) -> Text:
     line = Text(no_wrap=True)
-    for at in shown:
+    for at in visible:
         text, style = cells[at]
-        last = at == shown[-1] and not columns[at].right
+        last = at == visible[-1] and not columns[at].right
         fitted = fit(text, widths[at], right=columns[at].right)
         line.append(fitted.rstrip() if last else fitted, style)
-        line.append("" if at == shown[-1] else " " * GAP)
+        line.append("" if at == visible[-1] else " " * GAP)
     return line
 
 

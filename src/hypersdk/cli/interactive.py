@@ -27,6 +27,7 @@ from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.state import Cli
+from hypersdk.cli.terminal import only_ascii
 from hypersdk.errors import LookupFailed
 from hypersdk.migration.plan import RESUMABLE_STATE, Plan, free_bytes
 from hypersdk.migration.settings import RunSettings
@@ -74,7 +75,7 @@ def interactive_run(cli: Cli) -> None:
 
 def _banner(cli: Cli) -> None:
     notes = cli.output.notes
-    for line in BANNER:
+    for line in ("HyperSDK",) if only_ascii() else BANNER:
         notes.print(Text(f"  {line}", style="bold cyan"))
     notes.print(Text(f"  vSphere to KVM in one pass    {__version__}", style="dim"))
 
@@ -144,6 +145,7 @@ def _pick(
         start=start,
         free_bytes=free_bytes,
         marked=marked,
+        colour=cli.output.colour,
         look_up=lambda moref: read_machine(session, moref, cancel=cli.cancel),
     )
     with cli.interrupts.diverted(lambda: app.call_from_thread(app.exit)):

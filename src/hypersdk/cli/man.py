@@ -6,7 +6,7 @@ from typing import Final
 
 from hypersdk.cli.app import program
 from hypersdk.cli.programs.completion import completion_command
-from hypersdk.cli.programs.pages import Manual, man_command
+from hypersdk.cli.programs.pages import SCREEN_ENVIRONMENT, Manual, man_command
 
 EXIT_STATUS: Final = (
     ("0", "Success."),
@@ -33,7 +33,7 @@ ENVIRONMENT: Final = (
     ("GOVC_TLS_CA_CERTS, GOVC_TLS_KNOWN_HOSTS", "Trusted authorities and certificates."),
     ("HTTPS_PROXY, NO_PROXY", "Proxy for API and data."),
     ("XDG_CONFIG_HOME, XDG_STATE_HOME, STATE_DIRECTORY", "Folders of the configuration and of unfinished exports."),
-    ("NO_COLOR", "No colours."),
+    *SCREEN_ENVIRONMENT,
 )
 FILES: Final = (
     ("~/.config/hypersdk/config.toml", "Configuration: tables [connection] and [export]."),

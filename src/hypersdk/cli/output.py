@@ -8,8 +8,8 @@
                     line per event
 
 So a pipe on stdout gets only results. Where stdout is full, closed or no longer read, the command stops
-(``OutputStopped``); one that must reach its end, like an export, goes on without it (``keep_going``). Colours and live
-displays appear only on a terminal, never with ``NO_COLOR`` or ``TERM=dumb``.
+(``OutputStopped``); one that must reach its end, like an export, goes on without it (``keep_going``). Live displays
+appear only on a terminal, never with ``TERM=dumb``; what colours and characters appear, ``cli/terminal.py`` decides.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TextIO
 
+from hypersdk.cli.terminal import only_ascii, wants_colour
 from hypersdk.streams import failure_of, failure_text
 from hypersdk.text import clean, clean_lines
 
@@ -62,6 +63,11 @@ class Output:
         self._stdin_is_tty = stdin_is_tty
         self._lock = threading.Lock()
         self._undo_terminal: Callable[[], None] | None = None
+
+    @property
+    def colour(self) -> bool:
+        """Whether the displays may use colours."""
+        return wants_colour(self._environ)
 
     @property
     def live(self) -> bool:
@@ -197,7 +203,7 @@ class Output:
         if not self.live:
             yield lambda _text: None
             return
-        with self.notes.status(clean(text), spinner="dots") as spinner:
+        with self.notes.status(clean(text), spinner="line" if only_ascii() else "dots") as spinner:
             yield lambda message: spinner.update(clean(message))
 
 
@@ -212,9 +218,17 @@ def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(clean_lines(segment.text), segment.style)
 
-    width = None if stream.isatty() else PLAIN_WIDTH
+    at_terminal, colour = stream.isatty(), wants_colour(environ)
     return Quiet(
-        file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False, _environ=environ
+        file=stream,
+        width=None if at_terminal else PLAIN_WIDTH,
+        no_color=not colour,
+        force_terminal=None if colour else at_terminal,  # NO_COLOR is stronger than FORCE_COLOR
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=False,
+        _environ=environ,
     )
 
 

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hypersdk.cli.output import Output
+from hypersdk.cli.terminal import displayed
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
 from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_size
@@ -262,7 +263,8 @@ def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterato
 
 def _label(name: str, phase: Phase) -> str:
     """The name with its phase, except for transfers, which the bar shows."""
-    return clean(name, 80) if phase is Phase.TRANSFERRING else f"{clean(name, 80)}  {phase}"
+    label = displayed(clean(name, 80))
+    return label if phase is Phase.TRANSFERRING else f"{label}  {phase}"
 
 
 def _left(eta_s: float | None) -> str:
@@ -294,7 +296,7 @@ def _unique(texts: Any) -> list[str]:
 
 
 def _dim(text: str, width: int) -> Text:
-    line = Text(text, style="dim", no_wrap=True)
+    line = Text(displayed(text), style="dim", no_wrap=True)
     line.truncate(width, overflow="ellipsis")
     return line
 

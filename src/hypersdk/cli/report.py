@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypersdk.cli.output import Output, OutputStopped
 from hypersdk.cli.remedies import error_dict, next_step
+from hypersdk.cli.terminal import displayed
 from hypersdk.errors import EXIT_INTERNAL, INTERNAL, Cancelled, HyperSDKError
 from hypersdk.text import clean, clean_lines
 
@@ -91,7 +92,7 @@ def wrapped(text: str, width: int, first_indent: int) -> list[str]:
     """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) is
     not split, so that it can be copied."""
     lines = textwrap.wrap(
-        " " * first_indent + clean(text),
+        " " * first_indent + displayed(clean(text)),
         max(width, 20),
         break_long_words=False,
         break_on_hyphens=False,

@@ -25,16 +25,16 @@ KEYS = (
     "b",
     "0",
     "down",
-    "space",
-    "pagedown",
     "tab",
+    "pagedown",
+    "ctrl+o",
     "backspace",
     "backspace",
     "backspace",
     "backspace",
     "backspace",
 )
-SEQUENCES = {"down": "\x1b[B", "space": " ", "pagedown": "\x1b[6~", "tab": "\t", "backspace": "\x7f"}
+SEQUENCES = {"down": "\x1b[B", "tab": "\t", "pagedown": "\x1b[6~", "ctrl+o": "\x0f", "backspace": "\x7f"}
 PROGRAM = """
 from pathlib import Path
 from hypersdk.cli.picker.app import PickerApp

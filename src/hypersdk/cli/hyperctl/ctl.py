@@ -13,6 +13,7 @@ from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
 from hypersdk.cli.remedies import error_dict
 from hypersdk.cli.report import show_error
+from hypersdk.cli.terminal import displayed
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, PartlyFailed
 from hypersdk.text import clean, clean_lines
 
@@ -74,7 +75,8 @@ class Ctl(Run):
             return str(text).rstrip("\n")
 
         text = dumped(unicode=True)
-        click.echo(text if text == clean_lines(text) else dumped(unicode=False), file=self.stdout)
+        plain = text == clean_lines(text) == displayed(text)
+        click.echo(text if plain else dumped(unicode=False), file=self.stdout)
 
     def say(self, text: str, style: str = "bold") -> None:
         """A line on stdout that programs may match, unchanged; with a style at a terminal."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from hypersdk.cli.hyperctl.app import program
 from hypersdk.cli.programs.completion import completion_command
-from hypersdk.cli.programs.pages import EXIT_STATUS, Manual, man_command
+from hypersdk.cli.programs.pages import EXIT_STATUS, SCREEN_ENVIRONMENT, Manual, man_command
 
 MANUAL: Final = Manual(
     program.name,
@@ -18,7 +18,7 @@ MANUAL: Final = Manual(
         ("STATE_DIRECTORY, XDG_STATE_HOME", "Directory of the token (admin.token) of a daemon on this machine."),
         ("XDG_CONFIG_HOME", "Directory of the contexts file."),
         ("HTTPS_PROXY, NO_PROXY", "Proxy for a daemon on another machine."),
-        ("NO_COLOR", "No colours."),
+        *SCREEN_ENVIRONMENT,
     ),
     files=(
         ("~/.config/hypersdk/contexts.toml", "Saved daemons and their tokens; readable only by you."),

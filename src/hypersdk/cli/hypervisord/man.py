@@ -6,7 +6,7 @@ from typing import Final
 
 from hypersdk.cli.hypervisord.app import program
 from hypersdk.cli.programs.completion import completion_command
-from hypersdk.cli.programs.pages import Manual, man_command
+from hypersdk.cli.programs.pages import SCREEN_ENVIRONMENT, Manual, man_command
 
 MANUAL: Final = Manual(
     program.name,
@@ -20,6 +20,7 @@ MANUAL: Final = Manual(
         ("HYPERSDK_KEYRING", "SERVICE/USER of the key in a keyring."),
         ("NOTIFY_SOCKET, WATCHDOG_USEC", "Readiness and watchdog notification for systemd."),
         ("JOURNAL_STREAM", "Set by systemd: log lines then have a priority."),
+        *SCREEN_ENVIRONMENT,
     ),
     files=(
         ("/etc/hypersdk/hypervisord.toml", "Settings of the packaged service."),

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from rich.console import Group, RenderableType
+from rich.segment import Segment
 from rich.text import Text
-from textual import work
+from textual import events, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.color import Color
 from textual.containers import Container
+from textual.filter import LineFilter, Monochrome
+from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Static
@@ -24,8 +28,9 @@ from hypersdk.cli.picker.details import facts_table, machine_facts, summary_fact
 from hypersdk.cli.picker.line import SearchLine
 from hypersdk.cli.picker.search import FALLING, SORT_KEYS, Index, sort_machines
 from hypersdk.cli.picker.table import COLUMNS, MachineTable
+from hypersdk.cli.terminal import displayed
 from hypersdk.errors import HyperSDKError
-from hypersdk.model import Machine, MachineSummary
+from hypersdk.model import Machine, MachineSummary, Power
 from hypersdk.text import clean
 from hypersdk.units import format_size
 
@@ -33,12 +38,15 @@ DETAILS_AFTER_S: Final = 0.3
 """How long the cursor rests before details are read: scrolling must not send a request per row."""
 
 COMMANDS: Final = {
-    "space": "mark",
+    "tab": "mark(1)",
+    "shift+tab": "mark(-1)",
     "ctrl+a": "mark_all",
+    "ctrl+t": "only_marked",
+    "ctrl+p": "power_next",
+    "ctrl+o": "sort_next",
+    "ctrl+r": "sort_reverse",
     "enter": "go_on",
     "escape": "clear_or_quit",
-    "tab": "sort_next",
-    "shift+tab": "sort_reverse",
     "up": "move(-1)",
     "down": "move(1)",
     "pageup": "page(-1)",
@@ -47,9 +55,15 @@ COMMANDS: Final = {
     "ctrl+end": "move(1000000000)",
 }
 """Keys of the list. The search line passes them on in the order they were typed: as bindings of the app they would
-overtake the characters before them, and mark another machine than the one that was searched for."""
+overtake the characters before them, and mark another machine than the one that was searched for. Every terminal has
+these keys, and none of them is text: a space belongs to the query."""
 
-KEYS: Final = "space mark  ^A all  Enter continue  Tab sort  ⇧Tab reverse  Esc clear/quit"
+KEYS: Final = "Tab mark  ^A all  ^T only ✔  ^P power  ^O sort  ^R turn  Enter go on  Esc back"
+KEYS_WIDE: Final = KEYS.replace("only ✔", "only marked").replace("turn", "reverse").replace("  ", "   ")
+MIN_SIZE: Final = (60, 16)
+"""Columns and lines that the picker needs."""
+POWERS: Final = (None, Power.ON, Power.OFF, Power.SUSPENDED)
+"""What the power filter goes through; None shows all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,28 @@ class Picked:
 
     machines: tuple[MachineSummary, ...]
     choices: Choices
+
+
+class Colourless(LineFilter):
+    """Leaves bold, underlined and reversed text, and no colour at all."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - textual's signature
+        return [Segment(text, style.without_color if style else style, control) for text, style, control in segments]
+
+
+class TooSmall(Screen[None]):
+    """Covers the picker while the terminal is too small for it."""
+
+    def compose(self) -> ComposeResult:
+        """One sentence."""
+        yield Static(id="small")
+
+    def on_resize(self, event: events.Resize) -> None:
+        """The sentence has the current size."""
+        width, height = event.size
+        sizes = f"{width} x {height}, but {MIN_SIZE[0]} x {MIN_SIZE[1]} are needed"
+        text = f"The terminal is too small: {sizes}. Enlarge it, or press Ctrl-C to quit."
+        self.query_one("#small", Static).update(Text(text))
 
 
 class Pane(Widget):
@@ -90,9 +126,9 @@ class PickerApp(App["Picked | None"]):
     #body { height: 1fr; layout: vertical; }
     #details { height: 7; border-top: solid $primary-darken-1; padding: 0 1; }
     .-wide #body { layout: horizontal; }
-    .-wide #details { width: 38%; max-width: 80; height: 1fr; border-top: none; border-left: solid $primary-darken-1; }
+    .-wide #details { width: 36%; max-width: 68; height: 1fr; border-top: none; border-left: solid $primary-darken-1; }
     #status { height: 1; background: $surface; padding: 0 1; }
-    #keys { height: 1; color: $text-muted; padding: 0 1; }
+    #keys { height: auto; max-height: 2; color: $text-muted; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c,ctrl+q", "leave", priority=True, show=False)]
 
@@ -105,8 +141,10 @@ class PickerApp(App["Picked | None"]):
         free_bytes: Callable[[Path], int],
         look_up: Callable[[str], Machine] | None = None,
         marked: Sequence[str] = (),
+        colour: bool = True,
     ) -> None:
         super().__init__()
+        self._colour = colour
         self._machines = sort_machines(machines, "path")
         self._index = Index(self._machines)
         self._heading = title
@@ -117,8 +155,16 @@ class PickerApp(App["Picked | None"]):
         self._known: dict[str, Machine | str] = {}
         self._order: dict[tuple[str, bool], dict[int, int]] = {}
         self._pending: Timer | None = None
+        self._only_marked = False
+        self._power: Power | None = None
+        self._leaving = False
         self.failure: Exception | None = None
         """The unexpected exception that ended the picker. The caller raises it again once the terminal is restored."""
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's own filter for NO_COLOR still writes shades of grey."""
+        filters = [found for found in super().get_line_filters() if not isinstance(found, Monochrome)]
+        return filters if self._colour else [*filters, Colourless()]
 
     def _handle_exception(self, error: Exception) -> None:
         self.failure = self.failure or error
@@ -130,13 +176,13 @@ class PickerApp(App["Picked | None"]):
 
     def compose(self) -> ComposeResult:
         """Title, search line, list and details, status and keys."""
-        yield Static(Text(clean(self._heading, 200), no_wrap=True, overflow="ellipsis"), id="title")
+        yield Static(Text(displayed(clean(self._heading, 200)), no_wrap=True, overflow="ellipsis"), id="title")
         yield SearchLine("type to search name, path, guest and host", COMMANDS, id="search")
         with Container(id="body"):
-            yield MachineTable(self._machines, id="list")
+            yield MachineTable(self._machines, colour=self._colour, id="list")
             yield Pane(id="details")
         yield Pane(id="status")
-        yield Static(Text(KEYS, no_wrap=True, overflow="ellipsis"), id="keys")
+        yield Static(Text(KEYS), id="keys")
 
     def on_mount(self) -> None:
         """Keys go to the search line; those that move the cursor are bound above it."""
@@ -146,6 +192,16 @@ class PickerApp(App["Picked | None"]):
         self.table.marked = self._marked
         self._show_status()
 
+    def on_resize(self, event: events.Resize) -> None:
+        """The hints fit the width; a terminal that is too small gets a sentence until it is enlarged."""
+        width, height = event.size
+        self.query_one("#keys", Static).update(Text(KEYS_WIDE if width >= len(KEYS_WIDE) + 2 else KEYS))
+        small, covered = width < MIN_SIZE[0] or height < MIN_SIZE[1], isinstance(self.screen, TooSmall)
+        if small and not covered:
+            self.push_screen(TooSmall())
+        elif covered and not small:
+            self.pop_screen()
+
     @property
     def table(self) -> MachineTable:
         """The list."""
@@ -153,6 +209,8 @@ class PickerApp(App["Picked | None"]):
 
     async def on_search_line_command(self, event: SearchLine.Command) -> None:
         """One of the list's keys."""
+        if self._leaving and event.action != COMMANDS["escape"]:
+            self._show_status()
         await self.run_action(event.action)
 
     def on_click(self) -> None:
@@ -168,11 +226,28 @@ class PickerApp(App["Picked | None"]):
 
     def _refill(self) -> None:
         query = self.query_one(SearchLine).value
-        rows = self._index.search(query)
+        rows = [at for at in self._index.search(query) if self._wanted(at)]
         if self.table.sorted_by is not None:
             rows = sorted(rows, key=self._ranks(*self.table.sorted_by).__getitem__)
         self.table.show(rows, query)
         self._show_status()
+
+    def _wanted(self, at: int) -> bool:
+        return (not self._only_marked or at in self.table.marked) and self._power in (None, self._machines[at].power)
+
+    @property
+    def _filters_set(self) -> list[str]:
+        return ["marked"] * self._only_marked + ([self._power.value] if self._power else [])
+
+    def action_only_marked(self) -> None:
+        """Shows only what is marked, or all again."""
+        self._only_marked = not self._only_marked
+        self._refill()
+
+    def action_power_next(self) -> None:
+        """Shows only machines that are on, then off, then suspended, then all again."""
+        self._power = POWERS[(POWERS.index(self._power) + 1) % len(POWERS)]
+        self._refill()
 
     def _ranks(self, column: str, reverse: bool) -> dict[int, int]:
         """Rank of each machine in the order by ``column``; computed once for each order."""
@@ -212,9 +287,9 @@ class PickerApp(App["Picked | None"]):
         """Moves the cursor by screens."""
         self.table.move(pages * self.table.page)
 
-    def action_mark(self) -> None:
-        """Marks or unmarks one machine."""
-        self.table.toggle()
+    def action_mark(self, steps: int) -> None:
+        """Marks or unmarks one machine, and moves on."""
+        self.table.toggle(steps)
 
     def action_mark_all(self) -> None:
         """Marks or unmarks all that are shown."""
@@ -225,19 +300,25 @@ class PickerApp(App["Picked | None"]):
         self._show_status()
 
     def _show_status(self) -> None:
+        self._leaving = False
         table = self.table
-        marked = [self._machines[at] for at in table.marked]
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(f"{len(table.rows):,} of {len(self._machines):,}", style="bold")
-        if marked:
-            total = sum(machine.capacity_bytes for machine in marked)
+        if self._filters_set:
+            text.append(f" (only {', '.join(self._filters_set)})", style="yellow")
+        if table.marked:
+            marked = [self._machines[at] for at in table.marked]
             used = sum(machine.used_bytes or 0 for machine in marked)
-            text.append(f"   ◉ {len(marked):,} marked, {format_size(total)}", style="bold bright_green")
+            total = sum(machine.capacity_bytes for machine in marked)
+            hidden = len(table.marked.difference(table.rows))
+            text.append(f"  ✔ {len(marked):,} marked", style="bold bright_green")
+            text.append(f" ({hidden:,} not shown)" if hidden else "", style="bold yellow")
+            text.append(f", {format_size(total)}", style="bold bright_green")
             text.append(f" ({format_size(used)} used)" if used else "", style="green")
         if table.sorted_by:
             column, reverse = table.sorted_by
             falling = (column in FALLING) != reverse
-            text.append(f"   sorted by {column}, {'falling' if falling else 'rising'}", style="dim")
+            text.append(f"  sorted by {column}, {'falling' if falling else 'rising'}", style="dim")
         self.query_one("#status", Pane).show(text)
 
     # -- details
@@ -270,7 +351,8 @@ class PickerApp(App["Picked | None"]):
     def _show_details(self, machine: MachineSummary | None) -> None:
         pane = self.query_one("#details", Pane)
         if machine is None:
-            pane.show(Text("Nothing matches. Esc clears the search.", style="yellow"))
+            among = f" among those that are {' and '.join(self._filters_set)}" if self._filters_set else ""
+            pane.show(Text(f"Nothing matches{among}. Esc clears the search.", style="yellow"))
             return
         facts = list(summary_facts(machine))
         known = self._known.get(machine.moref)
@@ -278,7 +360,7 @@ class PickerApp(App["Picked | None"]):
             facts += machine_facts(known)
         elif known is not None:
             facts.append(("note", Text(clean(known, 300), style="yellow")))
-        pane.show(Group(Text(clean(machine.name, 200), style="bold"), facts_table(facts)))
+        pane.show(Group(Text(displayed(clean(machine.name, 200)), style="bold"), facts_table(facts)))
 
     # -- leaving
 
@@ -297,10 +379,16 @@ class PickerApp(App["Picked | None"]):
             self.exit(Picked(machines, choices))
 
     def action_clear_or_quit(self) -> None:
-        """Clears the search; quits if there is none."""
+        """Clears the search and the filters; quits if there is nothing to clear, with marks at the second time."""
         search = self.query_one(SearchLine)
-        if search.value:
+        if search.value or self._filters_set:
+            self._only_marked, self._power = False, None
             search.clear()
+            self._refill()
+        elif self.table.marked and not self._leaving:
+            text = f"Esc again quits and forgets what is marked ({len(self.table.marked):,}); any other key stays here."
+            self.query_one("#status", Pane).show(Text(text, style="bold yellow", no_wrap=True, overflow="ellipsis"))
+            self._leaving = True
         else:
             self.exit(None)
 

@@ -18,6 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
 from hypersdk.cli.remedies import next_step
+from hypersdk.cli.terminal import displayed
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
@@ -124,9 +125,10 @@ class ChoicesScreen(Screen["Choices | None"]):
     """Asks for Choices; dismissed with None to go back to the list."""
 
     CSS: ClassVar[str] = """
-    ChoicesScreen { padding: 1 2; }
+    ChoicesScreen { padding: 1 1; }
+    ChoicesScreen VerticalScroll { scrollbar-size-vertical: 1; }
     ChoicesScreen .question { height: 1; margin-bottom: 1; }
-    ChoicesScreen .label { width: 18; color: $text-muted; }
+    ChoicesScreen .label { width: 14; color: $text-muted; }
     ChoicesScreen Input { width: 1fr; }
     ChoicesScreen Choice { width: 1fr; }
     ChoicesScreen #selected { margin-bottom: 1; height: auto; max-height: 3; }
@@ -167,7 +169,7 @@ class ChoicesScreen(Screen["Choices | None"]):
             )
             yield Static("", id="error")
         yield Static("", id="meaning")
-        yield Static("↑↓ question   ←→ answer   Enter plan   Esc back to the list", id="keys")
+        yield Static("↑↓ question   ←→ answer   Enter plan   Esc back to list", id="keys")
 
     def on_mount(self) -> None:
         """The folder has the focus first: most people change it."""
@@ -176,7 +178,7 @@ class ChoicesScreen(Screen["Choices | None"]):
 
     def _selected(self) -> Text:
         total = sum(machine.capacity_bytes for machine in self._machines)
-        names = ", ".join(clean(machine.name, 60) for machine in self._machines[:6])
+        names = ", ".join(displayed(clean(machine.name, 60)) for machine in self._machines[:6])
         more = "" if len(self._machines) <= 6 else f" and {len(self._machines) - 6} more"
         head = f"{count(len(self._machines), 'machine')}, {format_size(total)} of disks: "
         return Text.assemble((head, "bold"), names + more)

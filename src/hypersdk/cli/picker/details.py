@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from hypersdk.cli.terminal import displayed
 from hypersdk.model import Disk, Machine, MachineSummary, SnapshotNode, boot_sequence
 from hypersdk.text import clean, count
 from hypersdk.units import format_size
@@ -112,6 +113,7 @@ def facts_table(facts: Sequence[tuple[str, Text]]) -> Table:
     table.add_column(overflow="fold")
     before = ""
     for label, value in facts:
-        table.add_row("" if label == before else label, value)
+        written = displayed(value.plain)
+        table.add_row("" if label == before else label, value if written == value.plain else Text(written, value.style))
         before = label
     return table

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import events
 from textual.message import Message
 from textual.widget import Widget
 
+from hypersdk.cli.terminal import displayed
 from hypersdk.text import clean
 
 MAX_LENGTH: Final = 200
@@ -116,11 +118,15 @@ class SearchLine(Widget, can_focus=True):
                 no_wrap=True,
             )
         text = self.value + " "
+        before = displayed(text[: self._at])
+        room = max(self.size.width - 6, 1)  # the cursor stays in view
+        while cell_len(before) > room:
+            before = before[1:]
         return Text.assemble(
             ("❯ ", "bold cyan"),
-            text[: self._at],
-            (text[self._at], "reverse"),
-            text[self._at + 1 :],
+            before,
+            (displayed(text[self._at]), "reverse"),
+            displayed(text[self._at + 1 :]),
             no_wrap=True,
             overflow="crop",
         )

@@ -5,11 +5,12 @@ A widget per row would take seconds for 10,000 machines; this one widget renders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -20,6 +21,7 @@ from textual.widget import Widget
 
 from hypersdk.cli.columns import fit
 from hypersdk.cli.picker.search import Word, words_of
+from hypersdk.cli.terminal import displayed
 from hypersdk.model import MachineSummary, Power
 from hypersdk.text import clean
 from hypersdk.units import format_size
@@ -27,31 +29,53 @@ from hypersdk.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class PickerColumn:
-    """One column. ``width`` in cells; 0 takes a share of what is left. It is shown from ``from_width`` cells of the
-    whole list on."""
+    """One column.
+
+    ``width`` in cells; 0 is a text, as wide as the inventory's machines need: cut to ``least`` cells before the column
+    is left out, shown in ``good`` cells before a less important column joins, and never wider than ``most``.
+    """
 
     key: str
     title: str
-    width: int
-    from_width: int
     text: Callable[[MachineSummary], str]
+    width: int = 0
+    least: int = 0
+    good: int = 0
+    most: int = 0
     right: bool = False
 
 
-COLUMNS: Final = (
-    PickerColumn("name", "Name", 0, 0, lambda machine: clean(machine.name, 200)),
-    PickerColumn("power", "Power", 9, 56, lambda machine: machine.power.value),
-    PickerColumn("cpus", "CPU", 4, 92, lambda machine: str(machine.cpus), right=True),
-    PickerColumn("memory", "Memory", 10, 80, lambda machine: format_size(machine.memory_bytes), right=True),
-    PickerColumn("size", "Disks", 10, 0, lambda machine: format_size(machine.capacity_bytes), right=True),
-    PickerColumn("guest", "Guest", 24, 66, lambda machine: clean(machine.guest_name or "", 80)),
-    PickerColumn("host", "Host", 22, 118, lambda machine: clean(machine.host or "", 80)),
-    PickerColumn("path", "Folder", 0, 150, lambda machine: clean(machine.path.rpartition("/")[0], 200)),
-)
+def _clean(text: str | None, limit: int) -> str:
+    return displayed(clean(text or "", limit))
 
-_MARK: Final = {True: "◉ ", False: "  "}
-_LAMP: Final = {Power.ON: "●", Power.OFF: "○", Power.SUSPENDED: "◐", Power.UNKNOWN: "?"}
-_LAMP_STYLE: Final = {
+
+POWER_SIGNS: Final = {Power.ON: "▸", Power.OFF: "·", Power.SUSPENDED: "‖", Power.UNKNOWN: "?"}
+
+
+def _power(machine: MachineSummary) -> str:
+    return f"{POWER_SIGNS[machine.power]} {machine.power.value}"
+
+
+def _folder(machine: MachineSummary) -> str:
+    return _clean(machine.path.rpartition("/")[0], 200)
+
+
+COLUMNS: Final = (
+    PickerColumn("name", "Name", lambda machine: _clean(machine.name, 200), least=20, good=32, most=80),
+    PickerColumn("power", "Power", _power, width=11),
+    PickerColumn("cpus", "CPU", lambda machine: str(machine.cpus), width=4, right=True),
+    PickerColumn("memory", "Memory", lambda machine: format_size(machine.memory_bytes), width=10, right=True),
+    PickerColumn("size", "Disks", lambda machine: format_size(machine.capacity_bytes), width=10, right=True),
+    PickerColumn("guest", "Guest", lambda machine: _clean(machine.guest_name, 80), least=14, good=24, most=44),
+    PickerColumn("host", "Host", lambda machine: _clean(machine.host, 80), least=12, good=20, most=40),
+    PickerColumn("path", "Folder", _folder, least=16, good=24, most=80),
+)
+_IMPORTANCE: Final = ("name", "power", "size", "guest", "memory", "cpus", "path", "host")
+_SQUEEZING: Final = ("guest", "memory")
+"""Worth having even if the texts before them are cut to their least width."""
+
+_MARK: Final = {True: "✔ ", False: "  "}
+_POWER_STYLE: Final = {
     Power.ON: Style(color="green"),
     Power.OFF: Style(dim=True),
     Power.SUSPENDED: Style(color="yellow"),
@@ -64,17 +88,61 @@ _MATCH: Final = Style(bold=True, color="bright_cyan")
 _MARKED: Final = Style(color="bright_green", bold=True)
 _BAR: Final = Style(color="cyan")
 _CURSOR: Final = Style(bgcolor="#264b6e", bold=True)
-_LEAD: Final = 4
-"""Cells in front of the first column: the mark and the power lamp."""
+_CURSOR_COLOURLESS: Final = Style(reverse=True)
+_LEAD: Final = 2
+"""Cells in front of the first column: the mark."""
+_NEARLY_ALL: Final = 0.98
+"""A column is as wide as this share of its texts needs: one odd name does not take the room of the others."""
+
+Naturals: TypeAlias = Mapping[str, int]
+"""Widths in cells that the texts of the columns need, by key."""
 
 
-def widths(total: int) -> list[tuple[PickerColumn, int]]:
-    """The columns that fit ``total`` cells, with their widths; the flexible ones share what is left."""
-    shown = [column for column in COLUMNS if total >= column.from_width]
-    fixed = sum(column.width + 1 for column in shown if column.width)
-    flexible = sum(1 for column in shown if not column.width)
-    share = max((total - _LEAD - fixed) // flexible - 1, 8)
-    return [(column, column.width or share) for column in shown]
+def natural_widths(machines: Sequence[MachineSummary]) -> Naturals:
+    """What the columns of an inventory need."""
+    texts: Mapping[str, Callable[[MachineSummary], str]] = {
+        "name": lambda machine: machine.name,
+        "guest": lambda machine: machine.guest_name or "",
+        "host": lambda machine: machine.host or "",
+        "path": lambda machine: machine.path.rpartition("/")[0],
+    }
+    at = int(len(machines) * _NEARLY_ALL)
+    cells = {key: sorted(_cells(text(machine)) for machine in machines) for key, text in texts.items()}
+    return {key: found[at] if found else 0 for key, found in cells.items()}
+
+
+def _cells(text: str) -> int:
+    # Most texts need no closer look, and this runs for each of ten thousand machines.
+    return len(text) if text.isascii() and text.isprintable() else cell_len(_clean(text, 200))
+
+
+def widths(total: int, naturals: Naturals) -> list[tuple[PickerColumn, int]]:
+    """The columns that fit ``total`` cells, with their widths: the most important ones first, then each text as wide
+    as it needs."""
+    needs = {column.key: _needs(column, naturals) for column in COLUMNS}
+    by_key = {column.key: column for column in COLUMNS}
+    room = total - _LEAD
+    chosen: dict[str, int] = {}
+    for key in _IMPORTANCE:
+        column = by_key[key]
+        least = column.width or min(column.least, needs[key])
+        beside = {
+            other: min(needs[other], by_key[other].least if key in _SQUEEZING else by_key[other].good) or width
+            for other, width in chosen.items()
+        }
+        if len(chosen) < 3 or sum(beside.values()) + len(beside) + least + 1 <= room:
+            chosen[key] = least
+    for limit in ("good", "most"):
+        for key in chosen:
+            if not by_key[key].width:
+                spare = room - sum(chosen.values()) - len(chosen)
+                wanted = min(needs[key], getattr(by_key[key], limit))
+                chosen[key] += max(min(wanted - chosen[key], spare), 0)
+    return [(column, chosen[column.key]) for column in COLUMNS if column.key in chosen]
+
+
+def _needs(column: PickerColumn, naturals: Naturals) -> int:
+    return 0 if column.width else max(min(naturals.get(column.key, 0), column.most), len(column.title) + 2)
 
 
 class MachineTable(Widget):
@@ -103,9 +171,11 @@ class MachineTable(Widget):
     class Marked(Message):
         """The marks have changed."""
 
-    def __init__(self, machines: Sequence[MachineSummary], **settings: Any) -> None:
+    def __init__(self, machines: Sequence[MachineSummary], *, colour: bool = True, **settings: Any) -> None:
         super().__init__(**settings)
         self.machines = machines
+        self._naturals = natural_widths(machines)
+        self._cursor_style = _CURSOR if colour else _CURSOR_COLOURLESS
         self.rows: list[int] = list(range(len(machines)))
         self.marked: set[int] = set()
         self.cursor = 0
@@ -156,12 +226,13 @@ class MachineTable(Widget):
         scrolled, self._top = top != self._top, top
         return scrolled
 
-    def toggle(self) -> None:
+    def toggle(self, steps: int = 1) -> None:
         """Marks or unmarks the machine under the cursor and moves on."""
         if self.rows:
             self.marked ^= {self.rows[self.cursor]}
             self.post_message(self.Marked())
-            self.move(1)
+            self.refresh(Region(0, self.cursor - self._top + 1, self.size.width, 1))
+            self.move(steps)
 
     def toggle_all(self) -> None:
         """Marks all that are shown; if all are marked already, unmarks them."""
@@ -207,7 +278,7 @@ class MachineTable(Widget):
         return None
 
     def _widths(self) -> list[tuple[PickerColumn, int]]:
-        return widths(self.size.width - 1)
+        return widths(self.size.width - 1, self._naturals)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Some lines of the screen; what they have in common is worked out once, not for every line."""
@@ -224,7 +295,7 @@ class MachineTable(Widget):
         row = self._top + y - 1
         if row >= len(self.rows):
             return Strip.blank(width, self._base)
-        style = _CURSOR if row == self.cursor else self._base
+        style = self._cursor_style if row == self.cursor else self._base
         strip = Strip(self._row(self.rows[row])).adjust_cell_length(width - 1).apply_style(style)
         return Strip.join([strip, Strip([self._scroll_bar(y)], 1)])
 
@@ -248,12 +319,12 @@ class MachineTable(Widget):
     def _row(self, position: int) -> list[Segment]:
         machine = self.machines[position]
         marked = position in self.marked
-        segments = [Segment(_MARK[marked], _MARKED), Segment(_LAMP[machine.power] + " ", _LAMP_STYLE[machine.power])]
+        segments = [Segment(_MARK[marked], _MARKED)]
         name, *others = self._columns
         segments += self._highlighted(fit(name[0].text(machine), name[1]) + " ", _MARKED if marked else _PLAIN)
-        segments.append(
-            Segment(" ".join(fit(column.text(machine), width, right=column.right) for column, width in others))
-        )
+        for column, width in others:
+            style = _POWER_STYLE[machine.power] if column.key == "power" else None
+            segments.append(Segment(fit(column.text(machine), width, right=column.right) + " ", style))
         return segments
 
     def _highlighted(self, text: str, style: Style) -> Iterator[Segment]:

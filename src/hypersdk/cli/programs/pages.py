@@ -36,6 +36,11 @@ class Manual:
     see_also: Sequence[str]
 
 
+SCREEN_ENVIRONMENT: Final = (
+    ("NO_COLOR", "No colours, whatever its value."),
+    ("LC_ALL, LC_CTYPE, LANG", "Charset of the output: ASCII in the C locale."),
+)
+"""What decides how the output of every program looks (``cli/terminal.py``)."""
 EXIT_STATUS: Final = (
     ("0", "Success."),
     ("1", "Internal error (a bug); see the crash file."),

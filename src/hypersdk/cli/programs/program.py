@@ -18,6 +18,7 @@ from hypersdk.cli.programs.groups import F, RootGroup, flag
 from hypersdk.cli.programs.misspelt import usage_of
 from hypersdk.cli.programs.passwords import checked, given_password
 from hypersdk.cli.report import report, report_unexpected
+from hypersdk.cli.terminal import fit_streams
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
@@ -143,6 +144,8 @@ class Program:
     def run(self) -> int:
         """Runs the program on this process's arguments and streams. The installed script calls it."""
         stdin, stdout, stderr = take_standard_streams()
+        if self.completion_variable not in os.environ:  # names go back to the shell as they are
+            fit_streams(os.environ, stdout, stderr)
         return self.main(sys.argv[1:], stdout, stderr, stdin, os.environ)
 
     def main(
