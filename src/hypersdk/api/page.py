@@ -26,6 +26,7 @@ th, td { text-align: left; vertical-align: top; padding: .2rem .6rem .2rem 0; bo
 .method { display: inline-block; min-width: 4.5em; font-weight: 700; text-transform: uppercase; }
 .open { font-size: .85em; border: 1px solid var(--line); border-radius: 3px; padding: 0 .4em; }
 nav a { margin-right: 1em; }
+.front { max-width: 46rem; }
 """
 
 

@@ -41,7 +41,7 @@ COOKIE: Final = "hypersdk_session"
 CSRF_HEADER: Final = "x-csrf-token"
 OPEN: Final = frozenset(
     {
-        *((method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready")),
+        *((method, path) for method in ("GET", "HEAD") for path in ("/", "/docs/style.css", "/health", "/ready")),
         ("POST", "/api/v1/auth/login"),
     }
 )

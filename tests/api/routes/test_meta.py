@@ -8,8 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import sqlalchemy as sa
 
+from hypersdk.api.front import PLACES, facts, front_page
+from hypersdk.api.headers import CSP
 from hypersdk.jobs.statistics import read_statistics, take_sample
 from hypersdk.state.tables import samples
 from tests.support.apiserver import Api, beating, running_api
@@ -149,3 +152,35 @@ def test_the_page_needs_nothing_from_elsewhere(api: Api) -> None:
             assert operation["operationId"] in page.ids
     assert api.client(None).get("/docs").status_code == 401
     assert api.client(None).get("/openapi.json").status_code == 401
+
+
+def test_a_browser_gets_a_page_that_says_where_to_go_on(api: Api) -> None:
+    with httpx.Client(base_url=api.url) as client:
+        answer = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/html")
+        assert answer.headers["content-security-policy"] == CSP
+        assert "Accept" in answer.headers["vary"].split(", ")
+        page = _Page()
+        page.feed(answer.text)
+        page.close()
+        assert (page.open, page.inline) == ([], [])
+        assert 401 not in {client.get(path).status_code for path in page.loads}, "what it links to is open"
+        for place in PLACES.values():
+            assert f"<code>{place.path}</code>" in answer.text
+            assert (client.get(place.path).status_code != 401) is place.open
+        assert f"hyperctl login --url {api.url}" in answer.text
+        assert "color-scheme: light dark" in client.get("/docs/style.css").text
+
+
+def test_a_program_gets_the_same_as_json(api: Api) -> None:
+    with httpx.Client(base_url=api.url) as client:
+        told = client.get("/").json()
+        assert told["links"]["docs"] == f"{api.url}/docs"
+        assert 401 not in {client.get(told["links"][name]).status_code for name in told["open"]}
+        assert client.head("/").status_code == 200
+
+
+def test_the_page_of_a_strange_host_is_escaped() -> None:
+    assert "<script" not in front_page("http://a<script>alert(1)</script>")
+    assert "--url 'http://a;reboot'" in facts("http://a;reboot")["token"]

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse
 
 from hypersdk.api.context import Use
+from hypersdk.api.front import facts, front_page
 from hypersdk.api.metrics import CONTENT_TYPE
 from hypersdk.api.openapi import document
 from hypersdk.api.page import STYLE, page
@@ -216,6 +217,17 @@ def docs(request: Request, _: Viewer) -> HTMLResponse:
 
 
 @router.get("/docs/style.css", include_in_schema=False)
-def style(_: Viewer) -> Response:
-    """The page's style sheet."""
+def style() -> Response:
+    """The style sheet of both pages."""
     return Response(STYLE, media_type="text/css")
+
+
+@router.get("/", include_in_schema=False)
+def front(request: Request) -> Response:
+    """What this is and where to go on: a page for a browser, else JSON."""
+    base = str(request.base_url).rstrip("/")
+    answer: Response = JSONResponse(facts(base))
+    if "text/html" in request.headers.get("accept", ""):
+        answer = HTMLResponse(front_page(base))
+    answer.headers["vary"] = "Accept"
+    return answer

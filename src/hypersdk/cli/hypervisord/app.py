@@ -137,7 +137,7 @@ _serving_flags = flag_group(
         convert=operator.not_,
         help="Disable authentication: every local user is administrator. Loopback only.",
     ),
-    shared_flag("public_metrics", "--public-metrics", is_flag=True, help="Serve /metrics and /docs without a token."),
+    shared_flag("public_metrics", "--public-metrics", is_flag=True, help="Serve /metrics without a token."),
     shared_flag(
         "log_format",
         "--log-format",

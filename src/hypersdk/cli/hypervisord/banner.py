@@ -1,36 +1,41 @@
-"""The banner at a terminal when the daemon is ready: its address, how to log in, and its routes."""
+"""What the daemon says when it is ready: where it answers, what it uses, and the line that makes a shell its
+administrator. At a terminal a table, elsewhere lines of the log."""
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from hypersdk import __version__
 from hypersdk.cli.output import Output
-from hypersdk.text import clean
+from hypersdk.text import clean, count
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from hypersdk.jobs.settings import DaemonSettings
 
+LOG: Final = logging.getLogger(__name__)
 ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - the name of a file
-STYLES: Final = {"open": "green", "viewer": "", "operator": "cyan", "admin": "yellow", "metrics": "dim"}
 
 
 def show_banner(output: Output, settings: DaemonSettings) -> None:
-    """On standard error, beside the log."""
+    """On standard error, beside the log. The token's line is last: it is the one to copy."""
+    if not output.live:
+        for label, value, _ in _facts(settings):
+            LOG.info("%s: %s", label, value)
+        LOG.info("ready%s", f", serving {address_of(settings)}" if "api" in settings.roles else "")
+        return
     from rich.text import Text
 
     notes = output.notes
     notes.print()
-    notes.print(Text.assemble(("HyperSDK ", "bold cyan"), (f"hypervisord {__version__}", "bold")))
+    notes.print(Text.assemble(("HyperSDK ", "bold cyan"), (f"hypervisord {__version__} is ready", "bold")))
     for label, value, style in _facts(settings):
         notes.print(Text.assemble((f"  {label:<10}", "dim"), (clean(value, 400), style)), soft_wrap=True)
-    if "api" in settings.roles:
-        notes.print()
-        notes.print(routes_table(notes.width), soft_wrap=True)
     notes.print()
+    if line := token_line(settings):
+        notes.print(Text(line), soft_wrap=True)
 
 
 def address_of(settings: DaemonSettings) -> str:
@@ -39,52 +44,23 @@ def address_of(settings: DaemonSettings) -> str:
     return f"{'https' if tls else 'http'}://{settings.addr}"
 
 
+def token_line(settings: DaemonSettings) -> str | None:
+    """For a shell: the administrator's token, by its file's name; None where there is none."""
+    path = settings.state_dir / ADMIN_TOKEN
+    if not settings.auth or "api" not in settings.roles or not path.exists():
+        return None
+    return f'export HYPERVISORD_TOKEN="$(cat {shlex.quote(str(path))})"'
+
+
 def _facts(settings: DaemonSettings) -> Iterator[tuple[str, str, str]]:
     shown: Mapping[str, object] = settings.shown()
     if "api" in settings.roles:
         yield "API", address_of(settings), "bold"
-        yield "Docs", f"{address_of(settings)}/docs", ""
     if "worker" in settings.roles:
-        yield "Workers", f"{settings.workers}, {settings.jobs_per_worker} jobs each", ""
+        yield "Workers", f"{settings.workers}, {count(settings.jobs_per_worker, 'job')} each", ""
     yield "Database", str(shown["database_url"]), ""
     yield "Exports", ", ".join(str(root) for root in settings.roots), ""
     if not settings.auth:
         yield "Access", "NO AUTHENTICATION: every local user is administrator", "bold red"
-    elif (path := settings.state_dir / ADMIN_TOKEN).exists():
-        yield "Token", f"{path} (hyperctl on this machine finds it)", ""
     if settings.tls_self_signed:
         yield "TLS", "self-signed; its fingerprint is in the log above", ""
-
-
-def routes_table(width: int) -> Text:
-    """One line per path: its methods, each with the role that it requires."""
-    from hypersdk.cli.columns import Column, lay_out
-
-    rows = [[(path, ""), *cells] for path, cells in _routes()]
-    return lay_out((Column("Route"), Column("Read", optional=True), Column("Write")), rows, width)
-
-
-def _routes() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    found: dict[str, dict[str, str]] = {}
-    for path, method, who in all_routes():
-        found.setdefault(path, {})[method] = who
-    for path, methods in found.items():
-        read = methods.get("GET", "")
-        writes = [f"{method} {who}" for method, who in methods.items() if method != "GET"]
-        style = STYLES.get(next((who for method, who in methods.items() if method != "GET"), ""), "")
-        yield path, [(f"GET {read}" if read else "", STYLES.get(read, "")), (", ".join(writes), style)]
-
-
-def all_routes() -> Iterator[tuple[str, str, str]]:
-    """Path, method and who may call it: ``open``, a role, or ``metrics``."""
-    from fastapi import FastAPI
-
-    from hypersdk.api.app import ROUTERS, guarded_routes
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    for router in ROUTERS:
-        app.include_router(router)
-    for route in guarded_routes(app):
-        who = "open" if route.open else "metrics" if route.role is None else route.role.value
-        for method in sorted(route.methods - {"HEAD"}):
-            yield route.path, method, who

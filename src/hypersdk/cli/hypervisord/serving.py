@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from hypersdk.cli.hypervisord.banner import address_of, show_banner
+from hypersdk.cli.hypervisord.banner import show_banner
 from hypersdk.cli.hypervisord.daemon import Daemon
 from hypersdk.cli.programs.logs import start_logging
 from hypersdk.errors import HyperSDKError, UsageError
@@ -37,9 +37,7 @@ def serve(daemon: Daemon) -> int:
 
     def ready() -> None:
         notify(f"{READY}\nSTATUS=Serving {settings.addr}" if "api" in settings.roles else READY, daemon.environ)
-        if daemon.output.live:
-            show_banner(daemon.output, settings)
-        LOG.info("ready%s", f", serving {address_of(settings)}" if "api" in settings.roles else "")
+        show_banner(daemon.output, settings)
 
     # A daemon that is to outlive its shell (nohup, trap '' HUP) ignores SIGHUP, or its input is not a terminal.
     hangup_ends = daemon.stdin.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
