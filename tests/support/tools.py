@@ -20,6 +20,7 @@ _PACKAGES = {
     "tar": "tar",
     "virsh": "libvirt-clients",
     "nbdcopy": "libnbd-bin",
+    "openssl": "openssl",
 }
 
 

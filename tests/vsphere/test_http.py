@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import http.client
 import random
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, SourceError, TransientError
 from hypersdk.net.certificate import TlsPolicy
@@ -18,6 +23,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.http import DataConnection, HttpBody, SessionCookie, open_get, split_url
+from tests.support.tls import Identity
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
 
 Starter = Callable[[Script], TlsServer]
@@ -86,6 +92,56 @@ def test_a_chunked_body_arrives_whole(tls_server: Starter, sizes: list[int]) -> 
     body = get(tls_server(chunked(chunks(DATA, sizes), b"0;last\r\nX-Trailer: 1\r\n\r\n")))
     assert body.length_bytes is None
     assert read_all(body, 100_000) == DATA
+
+
+@pytest.fixture(scope="module")
+def random_server(tls_certificate: Identity) -> Iterator[TlsServer]:
+    """Answers ``/SEED/CUT``: some of DATA in chunks, sent in pieces, both as the seed has it; cut off so many bytes
+    before its end."""
+
+    def script(exchange: Exchange, request: Request) -> None:
+        seed, missing = (int(part) for part in request.target.strip("/").split("/"))
+        rng = random.Random(seed)
+        sizes = [
+            rng.choice([1, 100, 4090, 16384, 32768, 100_000]) + rng.randrange(3) for _ in range(rng.randint(1, 40))
+        ]
+        text = chunks(DATA[: rng.randrange(400_000)], [*sizes, 30_000])
+        text += rng.choice([b"0\r\n\r\n", b"0;last\r\nX-Trailer: 1\r\nX-Other: 2\r\n\r\n"])
+        text = text[: max(len(text) - missing, 0)]
+        exchange.send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n")
+        while text:
+            size = rng.choice([7, 4096, 16384, 50_000])
+            exchange.send(text[:size])
+            text = text[size:]
+        exchange.end_tls()
+        exchange.hang_up()
+
+    with TlsServer(tls_certificate, script) as server:
+        yield server
+
+
+def read_by_http_client(server: TlsServer, target: str) -> bytes:
+    """The body as the standard library reads it; the part that came where it is cut off."""
+    context = ssl._create_unverified_context()
+    with closing(http.client.HTTPSConnection(server.host, server.port, context=context, timeout=10)) as oracle:
+        oracle.request("GET", target)
+        try:
+            return oracle.getresponse().read()
+        except http.client.IncompleteRead as error:
+            return error.partial
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 32), missing=st.sampled_from([0, 0, 1, 2, 5, 30_000]), size=st.integers(1000, 1 << 20))
+def test_chunks_are_read_as_http_client_reads_them(
+    random_server: TlsServer, seed: int, missing: int, size: int
+) -> None:
+    target = f"/{seed}/{missing}"
+    body = open_get(random_server.url(target), random_server.endpoint(), cancel=CancelToken())
+    if missing:
+        assert failure(lambda: read_all(body, size)).code == "short_body"
+    else:
+        assert read_all(body, size) == read_by_http_client(random_server, target)
 
 
 def test_chunks_overrule_a_length(tls_server: Starter) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from hypersdk.net.certificate import (
     PeerCertificate,
@@ -19,8 +20,11 @@ from hypersdk.net.certificate import (
     unknown_error,
 )
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S, Proxy, dial
+from hypersdk.net.tlsstream import TlsStream
 from hypersdk.vsphere.answers import UNKNOWN_SERVER, Answer
 from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
+
+Tls = TypeVar("Tls", ssl.SSLSocket, TlsStream)
 
 
 class TrustedConnection(http.client.HTTPConnection):
@@ -56,14 +60,13 @@ class TrustedConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connects, performs the TLS handshake and verifies the certificate."""
-        try:
-            self.sock = self._handshake(self._tls)
-        except ssl.SSLCertVerificationError as exc:
-            if self._tls.known is None:
-                raise unknown_error(self.host, exc.verify_message, self._shown()) from exc
-            self.sock = self._handshake(TlsPolicy(thumbprint=self._tls.known))
+        self.sock = self._verified(_wrapped)
         self.sock.settimeout(self.limits.silence_s)
         self._check_aborted()
+
+    def open_stream(self) -> TlsStream:
+        """As ``connect``, for large amounts of data. The stream belongs to the caller, not to this object."""
+        return self._verified(TlsStream)
 
     def abort(self) -> None:
         """Fails calls of other threads on this connection at once. It cannot be used afterwards."""
@@ -84,22 +87,31 @@ class TrustedConnection(http.client.HTTPConnection):
         self.response_class = partial(Answer, limits=self.limits)  # type: ignore[assignment]
         super().request(*args, **kwargs)  # type: ignore[arg-type]
 
-    def _handshake(self, tls: TlsPolicy) -> ssl.SSLSocket:
+    def _verified(self, wrap: Callable[[ssl.SSLContext, socket.socket, str], Tls]) -> Tls:
+        try:
+            return self._handshake(self._tls, wrap)
+        except ssl.SSLCertVerificationError as exc:
+            if self._tls.known is None:
+                raise unknown_error(self.host, exc.verify_message, self._shown()) from exc
+            return self._handshake(TlsPolicy(thumbprint=self._tls.known), wrap)
+
+    def _handshake(self, tls: TlsPolicy, wrap: Callable[[ssl.SSLContext, socket.socket, str], Tls]) -> Tls:
         sock = dial(self._address(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._handshaking = sock = ssl_context(tls).wrap_socket(
-                sock, server_hostname=self.host, do_handshake_on_connect=False
-            )
+            wrapped = wrap(ssl_context(tls), sock, self.host)
+            if isinstance(wrapped, ssl.SSLSocket):
+                sock = wrapped  # the other one gave its descriptor away
+            self._handshaking = sock
             self._check_aborted()
-            sock.do_handshake()
+            wrapped.do_handshake()
         except BaseException:
             sock.close()
             raise
         finally:
             self._handshaking = None
-        return sock
+        return wrapped
 
     def _check_aborted(self) -> None:
         """Raises after an ``abort`` that came while there was no socket to shut down."""
@@ -112,6 +124,10 @@ class TrustedConnection(http.client.HTTPConnection):
             return peer_certificate(self._address(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         except OSError:
             return None
+
+
+def _wrapped(context: ssl.SSLContext, sock: socket.socket, host: str) -> ssl.SSLSocket:
+    return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
 
 
 def _has_ended(sock: socket.socket) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import http.client
 import re
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 from hypersdk.errors import SourceError, TransientError, register
 from hypersdk.net.address import HTTPS_PORT, host_port
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S
+from hypersdk.net.tlsstream import TlsStream
 from hypersdk.remedies import First, Look, Resume
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
@@ -273,16 +273,11 @@ def open_get(
     return connection.get(target, cancel=cancel, cookie=cookie, last=True)
 
 
-def _connected(trusted: TrustedConnection) -> ssl.SSLSocket:
+def _connected(trusted: TrustedConnection) -> TlsStream:
     try:
-        trusted.connect()
+        return trusted.open_stream()
     except (OSError, http.client.HTTPException) as error:
         raise translate(error) from error
-    sock = trusted.sock
-    assert isinstance(sock, ssl.SSLSocket)
-    # Otherwise a dropped connection looks like close_notify, which alone confirms the end of a body without a length.
-    sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
-    return sock
 
 
 def _head(wire: Wire) -> http.client.HTTPResponse:

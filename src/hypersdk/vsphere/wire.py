@@ -2,8 +2,8 @@
 
 ::
 
-    TLS ──read──> caller's buffer           a body's data: one call per TLS record (at most 16 KiB), no copy
-        └─read──> ahead, 4 KiB ──> lines    heads, chunk sizes, trailers; what data lies behind them is copied once
+    TLS ──read──> caller's buffer             a body's data: all that has arrived, no copy
+        └─read──> ahead, 128 KiB ──> lines    heads, chunk sizes, trailers; what data lies behind them is copied once
 
 ``http.client``'s own body reader is not used: it cannot continue after a time-out, so a cancel would be noticed only
 after a whole stall. Here the wait is cut into slices. A stall is counted from the last byte, not over the transfer: a
@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 import time
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from hypersdk.errors import SourceError, TransientError, register
+from hypersdk.net.tlsstream import TlsStream
 from hypersdk.remedies import First, Resume
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
 
 SLICE_S: Final = 0.25
 """Longest wait between two checks of the cancel token."""
-AHEAD_BYTES: Final = 4 * KiB
+AHEAD_BYTES: Final = 128 * KiB
 HEAD_BYTES: Final = 128 * KiB
 """Limit of all heads of one exchange together, interim answers included; the same for trailers."""
 CHUNK_LINE_BYTES: Final = KiB
@@ -61,19 +61,20 @@ BAD_REPLY: Final = register(
 class Wire:
     """A TLS connection, read in slices of time."""
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str, cancel: CancelToken, stall_s: float) -> None:
+    def __init__(self, sock: TlsStream, peer: str, cancel: CancelToken, stall_s: float) -> None:
         sock.settimeout(min(SLICE_S, stall_s))
         self.peer = peer
         self.cancel = cancel
         self._sock = sock
         self._stall_s = stall_s
-        self._ahead = b""
-        self._at = 0
+        self._ahead = bytearray(AHEAD_BYTES)
+        self._ahead_view = memoryview(self._ahead)
+        self._at = self._end = 0
 
     @property
     def drained(self) -> bool:
         """Whether all data that was read ahead has been consumed."""
-        return self._at == len(self._ahead)
+        return self._at == self._end
 
     def read(self, view: memoryview, *, wait: bool = True) -> int:
         """Reads some bytes into ``view``, which is not empty.
@@ -81,15 +82,14 @@ class Wire:
         At least one; 0 at the end of the connection; -1 when ``wait`` is false and none came within a slice. Raises
         TransientError on reset and stall, Cancelled when cancelled.
         """
-        if self._at < len(self._ahead):
+        if self._at < self._end:
             return self._take(view)
-        count: int = self._receive(len(view), view, wait=wait)
-        return count
+        return self._receive(view, wait=wait)
 
     def readline(self, limit: int) -> bytes:
         """Reads up to and including the next newline, at most ``limit`` bytes; without a newline at the end of the
         connection."""
-        line = self._line_ahead(limit) if self._at < len(self._ahead) else b""
+        line = self._line_ahead(limit)
         while len(line) < limit and not line.endswith(b"\n") and self._read_ahead():
             line += self._line_ahead(limit - len(line))
         return line
@@ -108,28 +108,28 @@ class Wire:
             self._sock.close()
 
     def _take(self, view: memoryview) -> int:
-        count = min(len(view), len(self._ahead) - self._at)
-        view[:count] = self._ahead[self._at : self._at + count]
+        count = min(len(view), self._end - self._at)
+        view[:count] = self._ahead_view[self._at : self._at + count]
         self._at += count
         return count
 
     def _line_ahead(self, limit: int) -> bytes:
         """The part of the next line that was read ahead."""
-        start, stop = self._at, min(self._at + limit, len(self._ahead))
+        start, stop = self._at, min(self._at + limit, self._end)
         self._at = self._ahead.find(b"\n", start, stop) + 1 or stop
-        return self._ahead[start : self._at]
+        return bytes(self._ahead_view[start : self._at])
 
     def _read_ahead(self) -> bool:
-        ahead: bytes = self._receive(AHEAD_BYTES, None, wait=True)
-        self._ahead, self._at = ahead, 0
-        return bool(ahead)
+        self._at = self._end = 0
+        self._end = self._receive(self._ahead_view, wait=True)
+        return self._end > 0
 
-    def _receive(self, size: int, view: memoryview | None, *, wait: bool) -> Any:
-        """As ``SSLSocket.read``: a count where there is a ``view``, else the bytes; -1 as in ``read``."""
+    def _receive(self, view: memoryview, *, wait: bool) -> int:
+        """As ``read``, from the connection."""
         started: float | None = None
         while True:
             try:
-                return self._sock.read(size, view)
+                return self._sock.read(view)
             except TimeoutError as error:
                 if not wait:
                     return -1
