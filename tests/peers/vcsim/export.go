@@ -9,23 +9,26 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// addExport gives the registry the two calls of an export that vcsim lacks. OvfManager is replaced by one that has
-// CreateDescriptor. VMs come and go and vcsim knows them by their type, so their ExportVm is turned over to one more object.
+// addExport gives the registry the three calls of an export that vcsim lacks. OvfManager is replaced by one that has
+// CreateDescriptor. VMs and leases come and go and vcsim knows them by their type, so their ExportVm and
+// HttpNfcLeaseSetManifestChecksumType are turned over to one more object.
 func addExport(registry *simulator.Registry) {
 	content := registry.Get(vim25.ServiceInstance).(*simulator.ServiceInstance).Content
 	registry.Put(&describingManager{*registry.Get(*content.OvfManager).(*simulator.OvfManager)})
 	exporter := &machineExporter{types.ManagedObjectReference{Type: "MachineExporter", Value: "exporter"}}
 	registry.Put(exporter)
 	registry.Handler = func(_ *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
-		if method.Name != "ExportVm" {
-			return nil, nil
+		switch method.Name {
+		case "ExportVm", "HttpNfcLeaseSetManifestChecksumType":
+			method.This = exporter.self // within a session vcsim looks the receiver up again
+			return exporter, nil
 		}
-		method.This = exporter.self // within a session vcsim looks the receiver up again
-		return exporter, nil
+		return nil, nil
 	}
 }
 
-// machineExporter answers ExportVm for all VMs; the request's own This still names the VM.
+// machineExporter answers ExportVm for all VMs, and the choice of a checksum for all leases; the request's own This still
+// names the VM or the lease.
 type machineExporter struct {
 	self types.ManagedObjectReference
 }
@@ -62,5 +65,19 @@ func exportPoweredOff(ctx *simulator.Context, vm *simulator.VirtualMachine) *met
 	if lease.Res != nil {
 		body.Res = &types.ExportVmResponse{Returnval: lease.Res.Returnval}
 	}
+	return body
+}
+
+// HttpNfcLeaseSetManifestChecksumType accepts what vSphere 6.7 and later accept. The manifest stays empty: vcsim has no digests
+// of what it sends.
+func (e *machineExporter) HttpNfcLeaseSetManifestChecksumType(_ *simulator.Context, req *types.HttpNfcLeaseSetManifestChecksumType) soap.HasFault {
+	body := new(methods.HttpNfcLeaseSetManifestChecksumTypeBody)
+	for _, pair := range req.DeviceUrlsToChecksumTypes {
+		if pair.Value != "sha1" && pair.Value != "sha256" {
+			body.Fault_ = simulator.Fault("", &types.InvalidArgument{InvalidProperty: "deviceUrlsToChecksumTypes"})
+			return body
+		}
+	}
+	body.Res = new(types.HttpNfcLeaseSetManifestChecksumTypeResponse)
 	return body
 }

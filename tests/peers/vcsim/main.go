@@ -1,5 +1,5 @@
-// Command vcsim serves govmomi's vCenter (or ESXi) simulator over HTTPS for the tests, with the two calls of an export that
-// it lacks: VirtualMachine.ExportVm and OvfManager.CreateDescriptor.
+// Command vcsim serves govmomi's vCenter (or ESXi) simulator over HTTPS for the tests, with the three calls of an export
+// that it lacks: VirtualMachine.ExportVm, OvfManager.CreateDescriptor and HttpNfcLeaseSetManifestChecksumType.
 //
 // The URL goes to standard output once it listens. It ends on SIGINT, SIGTERM or, with -stdin, when standard input ends, and
 // removes its datastores then.
@@ -7,14 +7,17 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
@@ -27,6 +30,7 @@ type options struct {
 	password  string
 	cert, key string
 	disks     string
+	requests  string
 	stdin     bool
 
 	datacenters, folders, clusters, clusterHosts, hosts, pools, datastores, machines int
@@ -43,6 +47,7 @@ func parse(args []string) *options {
 	f.StringVar(&o.cert, "cert", "", "certificate `FILE` (PEM); the default is self-signed")
 	f.StringVar(&o.key, "key", "", "private key `FILE` (PEM)")
 	f.StringVar(&o.disks, "disks", "", "copy `DIR`/VM/FILE over the files of that VM's folder in its datastore")
+	f.StringVar(&o.requests, "data-requests", "", "append the time of each request for a disk's data to `FILE`, in nanoseconds since 1970")
 	f.BoolVar(&o.stdin, "stdin", false, "end when standard input ends")
 	f.IntVar(&o.datacenters, "dc", vpx.Datacenter, "datacenters")
 	f.IntVar(&o.folders, "folder", vpx.Folder, "datacenters that lie in a folder")
@@ -100,12 +105,31 @@ func serve(o *options, model *simulator.Model) (*simulator.Server, error) {
 	service.Listen = &url.URL{Host: o.listen, User: url.UserPassword(o.username, o.password)}
 	service.RegisterEndpoints = true
 	addExport(service.Context.Map)
+	if o.requests != "" {
+		service.HandleFunc("GET /nfc/", timed(o.requests))
+	}
 	if o.disks != "" {
 		if err = layDisks(service.Context, o.disks); err != nil {
 			return nil, err
 		}
 	}
 	return service.NewServer(), nil
+}
+
+// timed serves the files of leases as vcsim does, and writes down when each is asked for.
+func timed(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(file, time.Now().UnixNano())
+			err = errors.Join(err, file.Close())
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		simulator.ServeNFC(w, r)
+	}
 }
 
 func untilTold(stdin bool) {
