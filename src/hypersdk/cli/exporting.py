@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich import box
-from rich.console import RenderableType
-from rich.panel import Panel
 from rich.text import Text
 
-from hypersdk.cli.columns import Column, lay_out
+from hypersdk.cli.batch import Batch, Failure, Totals
 from hypersdk.cli.options import connection_words
-from hypersdk.cli.picker.details import facts_table
+from hypersdk.cli.plantable import device_of, show_plans
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import error_dict, warning_text
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error
 from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
@@ -29,8 +26,8 @@ from hypersdk.migration.plan import Plan, PlannedDisk, make_plan
 from hypersdk.migration.readback import read_small
 from hypersdk.migration.runfile import RUN_FILE
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec, Method, ResumeMode
-from hypersdk.model import Firmware, MachineSummary, boot_sequence
+from hypersdk.migration.spec import ExportSpec, ResumeMode
+from hypersdk.model import ExportProgress, Firmware, MachineSummary, boot_sequence
 from hypersdk.remedies import of_source
 from hypersdk.text import clean, count, shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
@@ -42,37 +39,31 @@ if TYPE_CHECKING:
 
 SNAPSHOT_KEPT: Final = "24 hours"
 """For people; ``migration.runs.SNAPSHOT_MAX_AGE``, whose module takes long to import."""
-MAX_PANELS: Final = 3
-"""Plans shown in full; more of them get a line each."""
+MAX_SHOWN: Final = 3
+"""Results shown in full; more of them get a line each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One machine that was not exported, or not restored."""
-
-    machine: str
-    error: HyperSDKError
-
-
-def still_to_do(cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary]) -> list[ExportSpec]:
-    """The exports to run with ``--resume`` for several machines: unfinished ones are resumed, the others started,
-    finished ones skipped.
-
-    A single machine is not checked: there must be something to resume.
+def _still_to_do(
+    cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary]
+) -> tuple[list[ExportSpec], list[tuple[str, ExportSpec]]]:
+    """The exports to run with ``--resume`` for several machines: unfinished ones are resumed, the others started. Then
+    the finished ones, which are skipped, with the names of their machines.
     """
-    if len(specs) < 2:
-        return list(specs)
-    waiting = []
+    names = {machine.moref: machine.name for machine in machines}
+    waiting, earlier = [], []
     for spec in specs:
         if spec.resume is not ResumeMode.RESUME or holds_run(spec.output_dir):
             waiting.append(spec)
         elif not _is_done(spec, machines):
             waiting.append(replace(spec, resume=ResumeMode.REFUSE))
-        elif cli.output.json_lines:
+        else:
+            earlier.append((names.get(spec.machine, spec.machine), spec))
+    for _, spec in earlier:
+        if cli.output.json_lines:
             cli.output.event("skipped", {"machine": spec.machine, "output_dir": spec.output_dir, "reason": "exported"})
         else:
             cli.output.note(f"{spec.output_dir}: already exported, skipped", style="dim")
-    return waiting
+    return waiting, earlier
 
 
 def holds_run(folder: Path) -> bool:
@@ -93,159 +84,174 @@ def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:
 
 def make_plans(
     cli: Cli, session: Session, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary], settings: RunSettings
-) -> tuple[list[Plan], list[Failure]]:
+) -> Batch:
     """A plan for each machine that can be exported, and the error of each that cannot. Nothing is changed."""
-    plans, failures = [], []
-    names = {machine.moref: machine.name for machine in machines}
+    batch = Batch()
+    rows = {machine.moref: machine for machine in machines}
     with cli.output.working("Planning ...") as show:
         for number, spec in enumerate(specs, start=1):
-            name = names.get(spec.machine, spec.machine)
+            row = rows.get(spec.machine)
+            name = spec.machine if row is None else row.name
             show(f"Planning {number} of {len(specs)}: {name} ...")
             try:
                 with session.breakable(cli.cancel):
-                    plans.append(
+                    batch.plans.append(
                         make_plan(session, spec, cancel=cli.cancel, machines=machines, min_free=settings.min_free)
                     )
             except Cancelled:
                 raise
             except HyperSDKError as error:
-                failures.append(Failure(name, error))
-    _check_shared_space(plans, failures)
-    return plans, failures
+                batch.skipped.append(Failure(name, error, spec, row))
+    _check_shared_space(batch)
+    return batch
 
 
-def _check_shared_space(plans: list[Plan], failures: list[Failure]) -> None:
-    """Refuses plans that do not fit together with those before them: each was checked on its own."""
+def _check_shared_space(batch: Batch) -> None:
+    """Skips plans that do not fit together with those before them: each was checked on its own."""
     left: dict[int, int] = {}
-    for plan in list(plans):
-        folder = plan.spec.output_dir.absolute()
-        device = next(parent for parent in (folder, *folder.parents) if parent.exists()).stat().st_dev
+    for plan in list(batch.plans):
+        device = device_of(plan.spec.output_dir.absolute())
         room = left.get(device, plan.free_bytes)
         if plan.needs_bytes > room:
             needs, name = format_size(plan.needs_bytes), plan.machine.name
             message = f"'{name}' may need {needs}, the machines before it leave {format_size(room)}"
-            plans.remove(plan)
-            failures.append(Failure(name, Refused(message, code="target_too_small")))
+            batch.plans.remove(plan)
+            error = Refused(message, code="target_too_small")
+            batch.skipped.append(Failure(name, error, plan.spec, plan.machine.summary))
         else:
             left[device] = room - plan.needs_bytes
 
 
-def show_plans(cli: Cli, plans: Sequence[Plan], failures: Sequence[Failure]) -> None:
-    """Shows what each export will do and need; events of type "plan" with --json."""
-    if cli.output.json_lines:
-        for plan in plans:
-            cli.output.event(
-                "plan", {**plan.as_dict(), "warnings": [warning_text(warning) for warning in plan.warnings]}
-            )
-    elif len(plans) > MAX_PANELS:
-        _show_as_table(cli, plans)
-    else:
-        for plan in plans:
-            cli.output.notes.print(plan_panel(plan))
-    if len(plans) > 1:
-        needs = sum(plan.needs_bytes for plan in plans)
-        cli.output.note(f"{count(len(plans), 'machine')}: at most {format_size(needs)} to write", style="bold")
-    for failure in failures:
-        show_failure(cli, failure)
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How the user wants exports to run. ``yes``: without a question before several machines; ``report``: the file for
+    the report."""
+
+    settings: RunSettings
+    dry_run: bool = False
+    yes: bool = False
+    report: Path | None = None
 
 
-def plan_panel(plan: Plan) -> RenderableType:
-    """One plan for people."""
-    facts = [(label, Text(clean(value, 400), style=style)) for label, value, style in _plan_facts(plan)]
-    title = Text(f" {clean(plan.machine.name, 100)} ", style="bold")
-    return Panel(
-        facts_table(facts), title=title, title_align="left", box=box.ROUNDED, border_style="cyan", padding=(0, 1)
-    )
+def run_exports(
+    cli: Cli,
+    session: Session,
+    specs: Sequence[ExportSpec],
+    machines: Sequence[MachineSummary],
+    choices: Choices,
+    batch: Batch,
+    *,
+    alone: bool,
+) -> bool:
+    """Plans, shows, asks and exports; the machines and their outcomes are added to ``batch``. ``alone``: the command is
+    for this machine only. Returns False where the user does not want it."""
+    waiting, earlier = ([*specs], []) if alone else _still_to_do(cli, specs, machines)
+    made = make_plans(cli, session, waiting, machines, choices.settings)
+    made.earlier += earlier
+    batch.add(made)
+    show_plans(cli, made, alone=alone)
+    if choices.dry_run or not made.plans:
+        return True
+    if not (alone or _may_start(cli, len(made.plans), choices)):
+        cli.output.note("Nothing was exported.")
+        return False
+    carry_out(cli, session, batch, made.plans, choices.settings)
+    return True
 
 
-METHOD_TEXT: Final = {
-    Method.AUTO: "the best method that vSphere offers",
-    Method.LEASE: "the export stream (lease)",
-    Method.DATASTORE: "ranges of the datastore",
-}
+def _may_start(cli: Cli, exports: int, choices: Choices) -> bool:
+    """Asks at a terminal."""
+    if choices.yes or not cli.output.can_ask:
+        return True
+    answers = {"y": "yes", "yes": "yes", "q": "quit", "quit": "quit", "n": "quit", "no": "quit"}
+    question = f"Start {count(exports, 'export')}? [Y]es, [q]uit: "
+    return cli.choose(question, answers, empty="yes", unanswered="quit") == "yes"
 
 
-def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    spec = plan.spec
-    compress = "" if spec.compress == "none" else f", compressed ({spec.compress})"
-    yield "from", plan.point, ""
-    yield "through", f"{plan.route}, {METHOD_TEXT[plan.method]}", ""
-    yield "to", f"{spec.output_dir} as {spec.format}{compress}", ""
-    for disk in plan.disks:
-        yield "disk", f"{disk.label} of {format_size(disk.capacity_bytes)} -> {disk.file_name}", ""
-    yield "space", f"at most {format_size(plan.needs_bytes)} to write, {format_size(plan.free_bytes)} free", ""
-    if plan.resumption is not None:
-        yield "resume", plan.resumption.text, ""
-    for change in plan.changes or ("nothing is changed",):
-        yield "at the source", change, ""
-    for warning in plan.warnings:
-        yield "warning", warning_text(warning), "yellow"
-
-
-def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
-    """Many plans, a line each; below them the changes at the source, with the number of machines, and all warnings."""
-    columns = (
-        Column("Machine", least=16),
-        Column("From", least=8, optional=True),
-        Column("Disks", right=True),
-        Column("At most", right=True),
-        Column("Folder", least=16),
-    )
-    rows = [
-        [
-            (clean(plan.machine.name, 100), "bold"),
-            ("temporary snapshot" if plan.temporary_snapshot else clean(plan.point.removeprefix("the "), 100), ""),
-            (str(len(plan.disks)), ""),
-            (format_size(plan.needs_bytes), ""),
-            (clean(str(plan.spec.output_dir), 400), "dim"),
-        ]
-        for plan in plans
-    ]
-    notes = cli.output.notes
-    notes.print(lay_out(columns, rows, notes.width))
-    changes = Counter(change for plan in plans for change in plan.changes)
-    facts = [("source", f"{change} ({number} of {len(plans)})", "") for change, number in changes.items()]
-    for plan in plans:
-        if plan.resumption is not None:
-            facts.append(("resume", f"{plan.machine.name}: {plan.resumption.text}", ""))
-        facts += [("warning", f"{plan.machine.name}: {warning_text(found)}", "yellow") for found in plan.warnings]
-    for label, text, style in facts:
-        notes.print(labelled(label, text, notes.width, style), soft_wrap=True)
-
-
-def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSettings) -> list[Outcome]:
-    """Exports all, with live progress."""
+def carry_out(cli: Cli, session: Session, batch: Batch, plans: Sequence[Plan], settings: RunSettings) -> None:
+    """Exports ``plans``, with live progress; the outcomes are added to ``batch``."""
     cli.resumable = True
     cli.output.keep_going()
+    began = time.monotonic()
     with watching(cli.output, disks=any(plan.spec.show_disks for plan in plans)) as observer:
-        return export_machines(session, plans, cancel=cli.cancel, observer=observer, settings=settings)
+
+        def observe(machines: Sequence[ExportProgress]) -> None:
+            for plan, machine in zip(plans, machines, strict=True):
+                batch.received[id(plan)] = machine.wire_bytes
+            observer(machines)
+
+        try:
+            batch.outcomes += export_machines(session, plans, cancel=cli.cancel, observer=observe, settings=settings)
+        finally:
+            batch.elapsed_s += time.monotonic() - began
 
 
-def conclude(cli: Cli, outcomes: Sequence[Outcome], failures: Sequence[Failure]) -> None:
-    """Reports the result of each machine, and raises the error that sets the exit status. ``failures`` of several
-    machines were reported with the plans."""
-    for outcome in outcomes:
+def conclude(cli: Cli, batch: Batch) -> None:
+    """Reports the result of each machine and, of several, the totals. Raises the error that sets the exit status. Why
+    machines were skipped was reported with the plans."""
+    for outcome in batch.outcomes:
         if outcome.result is not None:
-            show_result(cli, outcome.result)
-    ended = [Failure(outcome.plan.machine.name, outcome.error) for outcome in outcomes if outcome.error]
-    _report_kept_snapshots(cli, outcomes)
-    total = len(outcomes) + len(failures)
-    if total == 1:
-        for failure in (*failures, *ended):
+            show_result(cli, outcome.result, brief=batch.size > MAX_SHOWN)
+    ended = batch.ended_badly()
+    _report_kept_snapshots(cli, batch.outcomes)
+    if batch.size == 1:
+        for failure in (*batch.skipped, *ended):
             raise failure.error
+        return
     for failure in ended:
         if not isinstance(failure.error, Cancelled):
             show_failure(cli, failure)
+    if batch.outcomes:
+        show_totals(cli, batch)
     stopped = [failure.error for failure in ended if isinstance(failure.error, Cancelled)]
     if stopped:
         _gather(stopped[0], stopped, "not_undone", "kept")
         raise stopped[0]
-    if failed := [*failures, *ended]:
+    if failed := [*batch.skipped, *ended]:
         raise PartlyFailed(
-            f"{len(failed)} of {count(total, 'machine')} failed",
-            exported=sum(outcome.result is not None for outcome in outcomes),
+            _failed_text(len(ended), len(batch.skipped), batch.size),
+            exported=sum(outcome.result is not None for outcome in batch.outcomes),
             failed=[{"machine": failure.machine, "code": failure.error.code} for failure in failed],
         )
+
+
+def _failed_text(failed: int, skipped: int, machines: int) -> str:
+    of_all = f"of {count(machines, 'machine')}"
+    if not failed:
+        return f"{skipped} {of_all} skipped"
+    return f"{failed} {of_all} failed" + (f", {skipped} skipped" if skipped else "")
+
+
+def show_totals(cli: Cli, batch: Batch) -> None:
+    """The sums over all machines; an event of type "totals" with --json."""
+    totals = batch.totals()
+    if cli.output.json_lines:
+        cli.output.event("totals", totals.as_dict())
+        return
+    good = totals.exported + totals.exported_earlier == totals.machines
+    heading = f"{'✔' if good else '✘'} {count(totals.machines, 'machine')}: {_fates_text(totals)}"
+    cli.output.print(Text(heading, style=f"bold {'green' if good else 'yellow'}"))
+    for label, text in _totals_facts(totals, batch):
+        _show_fact(cli, label, text)
+
+
+def _fates_text(totals: Totals) -> str:
+    counts = {
+        "exported": totals.exported,
+        "exported earlier": totals.exported_earlier,
+        "failed": totals.failed,
+        "stopped": totals.stopped,
+        "skipped": totals.skipped,
+    }
+    return ", ".join(f"{number:,} {word}" for word, number in counts.items() if number or word == "exported")
+
+
+def _totals_facts(totals: Totals, batch: Batch) -> Iterator[tuple[str, str]]:
+    took = f"in {format_duration(totals.elapsed_s)} ({format_size(totals.rate_bytes_s)}/s)"
+    yield "moved", f"{format_size(totals.wire_bytes)} received {took}, {format_size(totals.written_bytes)} written"
+    yield "data", f"{format_size(totals.data_bytes)}; {format_size(totals.holes_bytes)} of holes take no space"
+    if folders := [outcome.result.output_dir for outcome in batch.outcomes if outcome.result is not None]:
+        yield "next", f"hyper2kvm verify {shell_word(os.path.commonpath(folders))}"
 
 
 def _gather(error: Cancelled, errors: Sequence[Cancelled], *names: str) -> None:
@@ -282,7 +288,7 @@ def _report_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
 def show_failure(cli: Cli, failure: Failure) -> None:
     """One machine's failure among several: an event of type "error" that names it, or a message."""
     if cli.output.json_lines:
-        cli.output.event("error", {"machine": failure.machine, **error_dict(failure.error)})
+        failure.send(cli.output)
     elif failure.machine in failure.error.message:
         show_error(cli.output, failure.error)
     else:
@@ -290,15 +296,20 @@ def show_failure(cli: Cli, failure: Failure) -> None:
         report(cli.output, failure.error)
 
 
-def show_result(cli: Cli, result: ExportResult, *, local: bool = False) -> None:
-    """Shows the files, how they were verified, and the next step; an event of type "result" with --json.
+def show_result(cli: Cli, result: ExportResult, *, local: bool = False, brief: bool = False) -> None:
+    """Shows the files, how they were verified, and the next step; only a line with ``brief``, and an event of type
+    "result" with --json.
 
     ``local`` says that the source was a file on this machine.
     """
     if cli.output.json_lines:
         cli.output.event("result", result.as_dict())
         return
-    cli.output.print(Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green"))
+    heading = Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green")
+    if brief:
+        cli.output.print(Text.assemble(heading, (f"  {_brief_text(result)}", "dim")))
+        return
+    cli.output.print(heading)
     for file in result.files:
         cli.output.line(f"  {file.name}  {format_size(file.size_bytes)}")
         if file.sha256:
@@ -306,10 +317,21 @@ def show_result(cli: Cli, result: ExportResult, *, local: bool = False) -> None:
         if content := result.content.get(file.name):
             cli.output.line(f"    content  {content}")
     for label, text, style in _result_facts(result, local=local):
-        if cli.output.width is None:
-            cli.output.line(f"  {label:<{LABEL_CELLS - 2}}{text}")
-        else:
-            cli.output.print(labelled(label, text, cli.output.width, style))
+        _show_fact(cli, label, text, style)
+
+
+def _brief_text(result: ExportResult) -> str:
+    size = format_size(sum(file.size_bytes for file in result.files))
+    return f"{size} in {format_duration(result.elapsed_s)}, {result.proof}" + (
+        "" if result.restored else "; source NOT restored"
+    )
+
+
+def _show_fact(cli: Cli, label: str, text: str, style: str = "") -> None:
+    if cli.output.width is None:
+        cli.output.line(f"  {label:<{LABEL_CELLS - 2}}{text}")
+    else:
+        cli.output.print(labelled(label, text, cli.output.width, style))
 
 
 def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, str, str]]:
@@ -383,23 +405,17 @@ def _in_lines(words: Sequence[str]) -> str:
 
 
 def show_next_steps(cli: Cli, outcomes: Sequence[Outcome]) -> None:
-    """Shows how to start the exported machines; for people only."""
-    if cli.output.json_lines:
+    """Shows how to start the exported machines, unless there are many; for people only."""
+    if cli.output.json_lines or len(outcomes) > MAX_SHOWN:
         return
     commands = [
         (outcome.plan.machine.name, command)
         for outcome in outcomes
         if outcome.result is not None and (command := import_command(outcome.plan, outcome.result))
     ]
-    for name, command in commands[:3]:
+    for name, command in commands:
         cli.output.note(f"To start {name} on this machine's KVM (stop the original first):", style="dim")
         cli.output.notes.print(f"  {command}", soft_wrap=True)
-
-
-def resolve(machines: Sequence[MachineSummary], selectors: Sequence[str]) -> list[MachineSummary]:
-    """The machines that ``selectors`` name, each once, in that order. Raises LookupFailed."""
-    found = [find_machine(machines, selector) for selector in selectors]
-    return list({machine.moref: machine for machine in found}.values())
 
 
 def specs_for(

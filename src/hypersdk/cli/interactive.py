@@ -19,19 +19,20 @@ from rich.text import Text
 
 from hypersdk import __version__
 from hypersdk.cli import exporting
+from hypersdk.cli.batch import Batch
 from hypersdk.cli.commands.export import run_settings, template, with_defaults
 from hypersdk.cli.connect import endpoint_of, log_in
-from hypersdk.cli.exporting import Failure
 from hypersdk.cli.machines import read_inventory
 from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
 from hypersdk.cli.picker.details import facts_table
+from hypersdk.cli.plantable import show_plans
 from hypersdk.cli.state import Cli
 from hypersdk.cli.terminal import only_ascii
 from hypersdk.errors import LookupFailed
-from hypersdk.migration.plan import RESUMABLE_STATE, Plan, free_bytes
+from hypersdk.migration.plan import RESUMABLE_STATE, free_bytes
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec, ResumeMode
+from hypersdk.migration.spec import ResumeMode
 from hypersdk.model import MachineSummary
 from hypersdk.text import clean
 from hypersdk.vsphere.endpoint import Endpoint
@@ -67,10 +68,10 @@ def interactive_run(cli: Cli) -> None:
         if agreed is None:
             cli.output.note("Nothing was exported.")
             return
-        plans, failures, settings = agreed
-        outcomes = exporting.carry_out(cli, session, plans, settings)
-    exporting.conclude(cli, outcomes, failures)
-    exporting.show_next_steps(cli, outcomes)
+        batch, settings = agreed
+        exporting.carry_out(cli, session, batch, batch.plans, settings)
+    exporting.conclude(cli, batch)
+    exporting.show_next_steps(cli, batch.outcomes)
 
 
 def _banner(cli: Cli) -> None:
@@ -111,9 +112,7 @@ def _done(cli: Cli, text: str, more: str = "") -> None:
         cli.output.notes.print(Text(f"  {clean(more, 200)}", style="dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _agree(
-    cli: Cli, session: Session, machines: Sequence[MachineSummary]
-) -> tuple[list[Plan], list[Failure], RunSettings] | None:
+def _agree(cli: Cli, session: Session, machines: Sequence[MachineSummary]) -> tuple[Batch, RunSettings] | None:
     """Picks machines, plans and asks until the user confirms; None if they quit."""
     flags = with_defaults(cli, {})
     start = Choices(template(flags))
@@ -124,12 +123,12 @@ def _agree(
             return None
         settings = replace(run_settings(cli, flags), bandwidth_limit=picked.choices.bandwidth_bytes_s)
         specs = exporting.specs_for(picked.choices.spec, picked.machines, own_folder=True)
-        plans, failures = exporting.make_plans(cli, session, specs, machines, settings)
-        plans, failures = _unfinished(cli, session, specs, machines, settings, (plans, failures))
-        exporting.show_plans(cli, plans, failures)
-        answer = _confirm(cli, bool(plans))
+        batch = exporting.make_plans(cli, session, specs, machines, settings)
+        _plan_unfinished(cli, session, machines, settings, batch)
+        show_plans(cli, batch, alone=bool(batch.plans) and batch.size == 1)
+        answer = _confirm(cli, bool(batch.plans))
         if answer == "yes":
-            return plans, failures, settings
+            return batch, settings
         if answer == "quit":
             return None
         start, marked = picked.choices, tuple(machine.moref for machine in picked.machines)
@@ -156,34 +155,27 @@ def _pick(
     return picked
 
 
-def _unfinished(
+def _plan_unfinished(
     cli: Cli,
     session: Session,
-    specs: Sequence[ExportSpec],
     machines: Sequence[MachineSummary],
     settings: RunSettings,
-    made: tuple[list[Plan], list[Failure]],
-) -> tuple[list[Plan], list[Failure]]:
+    batch: Batch,
+) -> None:
     """Asks what to do about unfinished exports in the folders, and plans those machines again."""
-    plans, failures = made
-    waiting = [failure for failure in failures if failure.error.code == RESUMABLE_STATE]
+    waiting = [failure for failure in batch.skipped if failure.error.code == RESUMABLE_STATE]
     if not waiting:
-        return made
+        return
     for failure in waiting:
         cli.output.note(failure.error.message, style="yellow")
     question = "[r]esume, [d]iscard and start over, or [s]kip? "
     answer = cli.choose(question, _spelled("resume", "discard", "skip"), empty="skip", unanswered="skip")
     if answer == "skip":
-        return made
+        return
     resume = ResumeMode.RESUME if answer == "resume" else ResumeMode.DISCARD
-    planned = {plan.machine.moref for plan in plans}
-    again = [
-        replace(spec, resume=resume)
-        for spec in specs
-        if spec.machine not in planned and exporting.holds_run(spec.output_dir)
-    ]
-    more, still = exporting.make_plans(cli, session, again, machines, settings)
-    return plans + more, [failure for failure in failures if failure not in waiting] + still
+    again = [replace(failure.spec, resume=resume) for failure in waiting if failure.spec is not None]
+    batch.skipped = [failure for failure in batch.skipped if failure not in waiting]
+    batch.add(exporting.make_plans(cli, session, again, machines, settings))
 
 
 def _confirm(cli: Cli, possible: bool) -> str:

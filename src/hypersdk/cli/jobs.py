@@ -1,4 +1,4 @@
-"""`hyper2kvm export -f`: the machines of a job file, each endpoint with a login of its own."""
+"""Job files: `hyper2kvm export -f` runs one, each endpoint with a login of its own; `export --write-job` writes one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.cli import exporting
+from hypersdk.cli.batch import Batch, Failure
 from hypersdk.cli.connect import connected
-from hypersdk.cli.exporting import Failure
-from hypersdk.cli.machines import read_inventory
+from hypersdk.cli.exporting import Choices
+from hypersdk.cli.machines import read_inventory, read_selected
+from hypersdk.cli.options import connection_words
+from hypersdk.cli.reportfile import reporting
+from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
 from hypersdk.errors import UsageError
-from hypersdk.migration.export import Outcome
 from hypersdk.migration.jobfile import MAX_TEXT, EndpointOverrides, JobDefinition, JobEntry, load_jobs
-from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.jobwriting import check_new, job_text, write_new
 from hypersdk.migration.spec import ExportSpec
+from hypersdk.text import count, shell_line
+from hypersdk.units import format_size
 
 OWN_FLAGS: Final = frozenset(
     {
@@ -31,6 +36,9 @@ OWN_FLAGS: Final = frozenset(
         "space_wait",
         "datastore_min_free",
         "datastore_floor",
+        "dry_run",
+        "yes",
+        "report",
     }
 )
 """Flags that can be given with a job file: how to run it. The file says what to export and where to."""
@@ -43,26 +51,58 @@ def check_flags(given: Iterable[str]) -> None:
     """Raises UsageError for flags whose values the job file has."""
     foreign = sorted(set(given) - OWN_FLAGS)
     if foreign:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
-        raise UsageError(f"{names} cannot be given with -f", next_step="Write it into the job file.")
+        raise UsageError(f"{_flags(foreign)} cannot be given with -f", next_step="Write it into the job file.")
 
 
-def export_jobs(cli: Cli, path: Path, settings: RunSettings, changes: Mapping[str, Any], *, dry_run: bool) -> None:
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def write_jobs(
+    cli: Cli, selection: Selection, spec: ExportSpec, path: Path, given: Iterable[str], *, own_folder: bool
+) -> None:
+    """Writes a job file with an export as ``spec`` for each selected machine. ``given`` are the other flags: those that
+    belong to a run have no place in the file. Raises UsageError, LookupFailed and TargetError."""
+    if running := sorted(OWN_FLAGS & set(given)):
+        raise UsageError(
+            f"{_flags(running)} cannot be written into a job file",
+            next_step="Give it with `hyper2kvm export -f`, when the file is run.",
+        )
+    check_new(path)
+    with connected(cli) as session:
+        inventory, chosen = read_selected(cli, session, selection)
+    specs = exporting.specs_for(spec, chosen, own_folder=own_folder)
+    capacity = format_size(sum(machine.capacity_bytes for machine in chosen))
+    heading = f"{count(len(chosen), 'machine')} of {session.endpoint.address}, {capacity} of disks"
+    text = job_text(specs, inventory, as_json=path.suffix.lower() == ".json", heading=heading)
+    if str(path) == "-":
+        cli.stdout.write(text)
+        return
+    write_new(path, text)
+    run = shell_line(["hyper2kvm", "export", "-f", str(path), *connection_words(cli)])
+    if cli.output.json_lines:
+        cli.output.event("job_file", {"file": path.absolute(), "machines": len(chosen), "run_command": run})
+    else:
+        cli.output.line(f"{path}: {heading}")
+        cli.output.note(f"Look at it with `{run} --dry-run`, and run it without --dry-run.")
+
+
+def export_jobs(cli: Cli, path: Path, choices: Choices, changes: Mapping[str, Any]) -> None:
     """Runs all valid jobs of the file; invalid ones are reported and count as failed. ``changes`` are the fields of an
     ExportSpec that flags set."""
-    entries = load_jobs(_read(cli, path), environ=cli.environ)
-    failures = [Failure(f"job {entry.number}", entry.error) for entry in entries if entry.error is not None]
-    if len(entries) > 1:
-        for failure in failures:
-            exporting.show_failure(cli, failure)
-    outcomes: list[Outcome] = []
-    for endpoint, jobs in _by_endpoint(cli, entries).items():
-        specs = [replace(job.to_spec(), **changes) for job in jobs]
-        done, refused = _run_batch(cli, endpoint, specs, settings, alone=len(entries) == 1, dry_run=dry_run)
-        outcomes += done
-        failures += refused
-    exporting.conclude(cli, outcomes, failures)
-    exporting.show_next_steps(cli, outcomes)
+    batch = Batch()
+    with reporting(cli, choices.report, batch):
+        entries = load_jobs(_read(cli, path), environ=cli.environ)
+        batch.skipped += [Failure(f"job {entry.number}", entry.error) for entry in entries if entry.error is not None]
+        if len(entries) > 1:
+            for failure in batch.skipped:
+                exporting.show_failure(cli, failure)
+        for endpoint, jobs in _by_endpoint(cli, entries).items():
+            specs = [replace(job.to_spec(), **changes) for job in jobs]
+            if not _run_specs(cli, endpoint, specs, choices, batch, alone=len(entries) == 1):
+                return
+        exporting.conclude(cli, batch)
+    exporting.show_next_steps(cli, batch.outcomes)
 
 
 def _read(cli: Cli, path: Path) -> str:
@@ -91,15 +131,12 @@ def _by_endpoint(cli: Cli, entries: Iterable[JobEntry]) -> dict[EndpointOverride
     return groups
 
 
-def _run_batch(
-    cli: Cli, endpoint: EndpointOverrides, specs: list[ExportSpec], settings: RunSettings, *, alone: bool, dry_run: bool
-) -> tuple[list[Outcome], list[Failure]]:
+def _run_specs(
+    cli: Cli, endpoint: EndpointOverrides, specs: list[ExportSpec], choices: Choices, batch: Batch, *, alone: bool
+) -> bool:
+    """Returns False where the user does not want it."""
     named = {field.name: getattr(endpoint, field.name) for field in fields(endpoint)}
     overrides = {key: value for key, value in named.items() if value is not None}
     with connected(cli, overrides) as session:
         inventory = read_inventory(cli, session)
-        specs = exporting.still_to_do(cli, specs, inventory) if not alone else specs
-        plans, failures = exporting.make_plans(cli, session, specs, inventory, settings)
-        exporting.show_plans(cli, plans, [] if alone else failures)
-        outcomes = exporting.carry_out(cli, session, plans, settings) if plans and not dry_run else []
-    return outcomes, failures
+        return exporting.run_exports(cli, session, specs, inventory, choices, batch, alone=alone)

@@ -9,12 +9,14 @@ from typing import Any, Final
 from rich.text import Text
 
 from hypersdk.cli.columns import Column, lay_out
+from hypersdk.cli.selection import Selection, select
 from hypersdk.cli.state import Cli
 from hypersdk.model import Machine, MachineSummary, boot_sequence
 from hypersdk.text import clean, count
 from hypersdk.units import format_size
 from hypersdk.vsphere.inventory import datacenter_path, list_machines
 from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.tags import tagged_machines
 
 
 def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
@@ -27,6 +29,18 @@ def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
         )
     wanted = session.endpoint.datacenter
     return [machine for machine in machines if wanted is None or _lies_in(machine, wanted)]
+
+
+def read_selected(
+    cli: Cli, session: Session, selection: Selection
+) -> tuple[list[MachineSummary], list[MachineSummary]]:
+    """The inventory, and its machines that ``selection`` means. Raises LookupFailed."""
+    inventory = read_inventory(cli, session)
+    tagged: set[str] = set()
+    if selection.tags:
+        with cli.output.working("Reading the tags ..."):
+            tagged = tagged_machines(session, selection.tags, cancel=cli.cancel)
+    return inventory, select(inventory, selection, tagged=tagged, warn=cli.output.warn)
 
 
 def _lies_in(machine: MachineSummary, datacenter: str) -> bool:

@@ -65,6 +65,11 @@ VERIFY_DESCRIPTOR = register(
     "The OVF descriptor does not describe the files beside it.",
     "Restore the .ovf, or export again: importing tools rely on the descriptor.",
 )
+VERIFY_FAILED = register(
+    "verify_failed",
+    "At least one of several exports differs from its records, or cannot be read.",
+    "Verify it alone: that shows all differences and what helps.",
+)
 
 
 @dataclass(frozen=True, slots=True)

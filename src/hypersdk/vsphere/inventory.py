@@ -183,11 +183,11 @@ def _is_meant(machine: MachineSummary, wanted: str) -> bool:
 def datacenter_path(machine: MachineSummary) -> str | None:
     """Inventory path of the machine's datacenter (``/DC0``, ``/folder/DC0``): the ``dcPath`` of datastore URLs. None
     when it is not visible."""
-    above, below = _split_at_vm(machine)
+    above, below = split_at_vm(machine)
     return "/" + "/".join(above) if below else None
 
 
-def _split_at_vm(machine: MachineSummary) -> tuple[list[str], list[str]]:
+def split_at_vm(machine: MachineSummary) -> tuple[list[str], list[str]]:
     """The path's parts down to the datacenter, and those below its ``vm`` folder (empty when the datacenter is not
     visible)."""
     parts = machine.path.strip("/").split("/")
@@ -200,7 +200,7 @@ def _path_matches(machine: MachineSummary, wanted: str) -> bool:
     """Absolute, absolute without its slash, or below the ``vm`` folder of its datacenter."""
     parts = [encode_name(decode_name(part)) for part in wanted.split("/") if part]
     own = machine.path.strip("/").split("/")
-    return parts == own or (not wanted.startswith("/") and parts == _split_at_vm(machine)[1])
+    return parts == own or (not wanted.startswith("/") and parts == split_at_vm(machine)[1])
 
 
 def _lies_in(machine: MachineSummary, datacenter: str) -> bool:

@@ -17,6 +17,8 @@ from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import Filter
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, job_file
+from tests.support.cli.shell import Shell, small
+from tests.support.simulator import SimulatorFactory
 
 
 def worked(api: Api, job_id: str, event: JobEvent = JobEvent.FINISH) -> None:
@@ -395,3 +397,16 @@ def test_a_job_that_is_given_up_names_what_stays_behind(api: Api, ctl: Hyperctl,
     assert "left at the source: snapshot hypersdk-1; `hyper2kvm cleanup --snapshot hypersdk-1` removes it" in done.err
     assert ("1 other change of '/data/vm/a'" in done.err) == bool(others)
     assert "full" not in done.err
+
+
+def test_a_job_file_that_hyper2kvm_wrote_is_accepted(
+    api: Api, ctl: Hyperctl, simulator: SimulatorFactory, tmp_path: Path
+) -> None:
+    shell = Shell(simulator(machines=(small("web-01"), small("web 02 =#:'\"*"), small("db-01"))), tmp_path)
+    file, out = tmp_path / "jobs.yaml", api.folder / "exports"
+    shell.good("export", "web*", "-o", out, "--write-job", file, "--compress")
+    lines = ctl.ok("submit", "-file", file).splitlines()
+    assert lines[:2] == ["Submitted 2 job(s)", "Accepted Jobs: 2"]
+    jobs = [api.services.jobs.get(line.removeprefix("Job ID: ")) for line in lines[2:]]
+    assert {job.name for job in jobs} == {"web-01", "web 02 =#:'\"*"}
+    assert {job.definition["compress"] for job in jobs} == {"checked"}

@@ -18,7 +18,7 @@ from hypersdk.migration.spec import ExportSpec
 from hypersdk.units import MiB, format_duration
 
 if TYPE_CHECKING:
-    from hypersdk.migration.export import Outcome
+    from hypersdk.cli.batch import Batch
     from hypersdk.model import MachineSummary
     from hypersdk.simulator import Simulator
     from hypersdk.vsphere.session import Session
@@ -52,17 +52,17 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
 
     Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
-    from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
     from hypersdk.cli.exporting import conclude, in_boot_order
+    from hypersdk.cli.verifying import raise_for_findings, verify_folder
 
     with _simulated(cli, machines) as session:
         chosen = _list(cli, session)
         folder = output.absolute() if output is not None else _new_folder()
-        outcome = _export(cli, session, chosen, folder)
-    conclude(cli, [outcome], [])
+        batch = _export(cli, session, chosen, folder)
+    conclude(cli, batch)
     _step(cli, "Verify: read the files back and compare them with the manifest")
     raise_for_findings(verify_folder(cli, folder))
-    _boot(cli, folder / in_boot_order(outcome.plan)[0].file_name)
+    _boot(cli, folder / in_boot_order(batch.plans[0])[0].file_name)
     _step(cli, "Done")
     cli.output.line(f"The images are in {folder}.")
     cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")
@@ -122,18 +122,20 @@ def _list(cli: Cli, session: Session) -> list[MachineSummary]:
     return machines
 
 
-def _export(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path) -> Outcome:
-    from hypersdk.cli.exporting import carry_out, make_plans, show_plans
+def _export(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path) -> Batch:
+    from hypersdk.cli.exporting import carry_out, make_plans
+    from hypersdk.cli.plantable import show_plans
     from hypersdk.migration.settings import RunSettings
 
     _step(cli, f"Export {DEMO_MACHINE} to qcow2")
     settings = RunSettings(state=cli.state_dir)
     spec = ExportSpec(machine=DEMO_MACHINE, output_dir=folder)
-    plans, failures = make_plans(cli, session, [spec], machines, settings)
-    for failure in failures:
+    batch = make_plans(cli, session, [spec], machines, settings)
+    for failure in batch.skipped:
         raise failure.error
-    show_plans(cli, plans, [])
-    return carry_out(cli, session, plans, settings)[0]
+    show_plans(cli, batch, alone=True)
+    carry_out(cli, session, batch, batch.plans, settings)
+    return batch
 
 
 def _boot(cli: Cli, image: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -19,6 +18,8 @@ from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputForma
 from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
+    from hypersdk.cli.exporting import Choices
+    from hypersdk.cli.selection import Selection
     from hypersdk.migration.preflight import MinFreeSpace
     from hypersdk.migration.settings import RunSettings
 
@@ -27,6 +28,44 @@ Flags: TypeAlias = dict[str, Any]
 FORMATS: Final = tuple(item.value for item in OutputFormat)
 METHODS: Final = tuple(item.value for item in Method)
 WHOLE: Final = click.IntRange(1, 1024)
+
+selection_options = flag_group(
+    click.option(
+        "--folder",
+        "folders",
+        multiple=True,
+        metavar="PATH",
+        help="Machines in this inventory folder and below it, like Production/Web. Repeatable.",
+    ),
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="NAME",
+        help="Machines with this vCenter tag, written NAME or CATEGORY:NAME. Repeatable.",
+    ),
+    click.option(
+        "--filter",
+        "query",
+        default="",
+        metavar="WORDS",
+        help="Machines whose name, path, guest or host contains all these words, as `list --filter`.",
+    ),
+    click.option("--all", "everything", is_flag=True, help="All machines."),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="VM",
+        help="Leave out machines with this name or pattern, whatever else selects them. Repeatable.",
+    ),
+    click.option(
+        "--write-job",
+        type=click.Path(path_type=Path, allow_dash=True),
+        metavar="FILE",
+        help="Write a job file of the selection instead of exporting it (.json: JSON, else YAML; - prints it).",
+    ),
+)
+"""Flags that say which machines are exported."""
 
 export_options = flag_group(
     click.option(
@@ -104,39 +143,72 @@ export_options = flag_group(
         "--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only."
     ),
     click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
+    click.option("--yes", is_flag=True, help="Start several exports without asking."),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write how each machine ended into this .csv, .json or .html file, also after a failure.",
+    ),
 )
 
 
 @click.command("export", cls=CompressingCommand)
 @click.argument("machines", nargs=-1, metavar="[VM]...")
+@selection_options
 @export_options
 @output_options
 @connection_options
 @pass_cli
-def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_run: bool, **flags: Any) -> None:
+def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **flags: Any) -> None:
     """Copy machines out of vSphere into verified images, in one pass.
 
-    VM is a name, an inventory path, a moref like vm-42, or a UUID. A machine that is powered off is exported as it is,
-    a running one from a temporary snapshot. No machine is powered off without --power-off or --shutdown, and the source
-    is restored at the end.
+    VM is a name, an inventory path, a moref like vm-42, a UUID, or a pattern of names or paths like 'web-*'. Names,
+    --folder, --tag and --filter narrow each other; several values of one of them are alternatives. A machine that is
+    powered off is exported as it is, a running one from a temporary snapshot. No machine is powered off without
+    --power-off or --shutdown, and the source is restored at the end.
 
-    With --json: events of type plan, progress, warning, result and error, one a line.
+    With --json: events of type plan, progress, warning, result, totals, report and error, one a line.
     """
+    selection = _selection(machines, flags)
+    write_job = flags.pop("write_job")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
     flags = with_defaults(cli, given)
-    settings = run_settings(cli, flags)
-    if bool(machines) == bool(job_file):
+    choices = _choices(cli, flags)
+    if selection.given == bool(job_file):
         raise UsageError(
-            "name machines, or a job file with -f" + (", not both" if machines else ""),
+            "say which machines, or name a job file with -f" + (", not both" if job_file else ""),
             next_step="Like `hyper2kvm export web01 -o /srv/images`; see `hyper2kvm export --help`.",
         )
     if job_file is not None:
         from hypersdk.cli.jobs import check_flags, export_jobs
 
-        check_flags(given)
-        export_jobs(cli, job_file, settings, _run_fields(flags), dry_run=dry_run)
+        check_flags({**given, **({"write_job": write_job} if write_job else {})})
+        export_jobs(cli, job_file, choices, _run_fields(flags))
+        return
+    selection.check()
+    spec, own_folder = template(flags), "output" not in given or not selection.by_name_only
+    if write_job is not None:
+        from hypersdk.cli.jobs import write_jobs
+
+        write_jobs(cli, selection, spec, write_job, given, own_folder=own_folder)
     else:
-        _export_named(cli, machines, template(flags), settings, named_folder="output" in given, dry_run=dry_run)
+        _export_selected(cli, selection, spec, choices, own_folder=own_folder)
+
+
+def _selection(machines: tuple[str, ...], flags: Flags) -> Selection:
+    """Takes the flags of the selection out of ``flags``."""
+    from hypersdk.cli.selection import Selection
+
+    names = ("folders", "tags", "query", "exclude", "everything")
+    return Selection(machines, **{name: flags.pop(name) for name in names})
+
+
+def _choices(cli: Cli, flags: Flags) -> Choices:
+    with loading():
+        from hypersdk.cli.exporting import Choices
+
+    return Choices(run_settings(cli, flags), "dry_run" in flags, "yes" in flags, flags.get("report"))
 
 
 def with_defaults(cli: Cli, given: Flags) -> Flags:
@@ -238,22 +310,20 @@ def min_free_of(text: str) -> MinFreeSpace:
     return MinFreeSpace(fraction=percent / 100, at_least_bytes=0)
 
 
-def _export_named(
-    cli: Cli, selectors: Sequence[str], spec: ExportSpec, settings: RunSettings, *, named_folder: bool, dry_run: bool
-) -> None:
+def _export_selected(cli: Cli, selection: Selection, spec: ExportSpec, choices: Choices, *, own_folder: bool) -> None:
     with loading():
         from hypersdk.cli import exporting
+        from hypersdk.cli.batch import Batch
         from hypersdk.cli.connect import connected
-        from hypersdk.cli.machines import read_inventory
+        from hypersdk.cli.machines import read_selected
+        from hypersdk.cli.reportfile import reporting
 
-    with connected(cli) as session:
-        inventory = read_inventory(cli, session)
-        chosen = exporting.resolve(inventory, selectors)
-        specs = exporting.specs_for(spec, chosen, own_folder=not named_folder)
-        specs = exporting.still_to_do(cli, specs, inventory)
-        plans, failures = exporting.make_plans(cli, session, specs, inventory, settings)
-        if len(chosen) > 1 or plans:
-            exporting.show_plans(cli, plans, failures if len(chosen) > 1 else [])
-        outcomes = exporting.carry_out(cli, session, plans, settings) if plans and not dry_run else []
-    exporting.conclude(cli, outcomes, failures)
-    exporting.show_next_steps(cli, outcomes)
+    batch = Batch()
+    with reporting(cli, choices.report, batch):
+        with connected(cli) as session:
+            inventory, chosen = read_selected(cli, session, selection)
+            specs = exporting.specs_for(spec, chosen, own_folder=own_folder)
+            wanted = exporting.run_exports(cli, session, specs, inventory, choices, batch, alone=len(specs) == 1)
+        if wanted:
+            exporting.conclude(cli, batch)
+    exporting.show_next_steps(cli, batch.outcomes)
