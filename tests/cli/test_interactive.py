@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,54 +14,11 @@ from rich.cells import cell_len
 from hypersdk.simulator import DiskSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.cli.commandline import environment, program, terminal
+from tests.support.cli.screen import WAIT_S, Screen
 from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
 SLOW = DiskSpec(capacity_bytes=24 * MiB, allocated_bytes=24 * MiB)
-WAIT_S = 40.0
-
-
-class Screen:
-    """tmux as the terminal: what is on the screen is what a person would see."""
-
-    def __init__(self, socket: Path, env: dict[str, str], size: tuple[int, int]) -> None:
-        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
-        pairs = [f"{key}={value}" for key, value in env.items()]
-        columns, lines = map(str, size)
-        command = ["env", "-i", "TERM=screen-256color", *pairs, *program()]
-        shell = (
-            'trap : INT; "$@"; echo "ended with $?"; stty -a | grep -q " echo " && echo "keys are echoed"; sleep 600'
-        )
-        self._run("new-session", "-d", "-x", columns, "-y", lines, "sh", "-c", shell, "-", *command)
-        self._run("set", "-g", "status", "off")
-
-    def _run(self, *arguments: str) -> str:
-        return subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True).stdout
-
-    @property
-    def lines(self) -> list[str]:
-        """What the screen shows now."""
-        return self._run("capture-pane", "-p").splitlines()
-
-    def type(self, *keys: str) -> None:
-        """Presses keys, by tmux' names for them."""
-        for key in keys:
-            self._run("send-keys", key)
-
-    def wait_for(self, text: str) -> list[str]:
-        """Waits until ``text`` is on the screen."""
-        deadline = time.monotonic() + WAIT_S
-        lines = self.lines
-        while not any(text in line for line in lines):
-            assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n" + "\n".join(lines)
-            time.sleep(0.05)
-            lines = self.lines
-        return lines
-
-    def close(self) -> None:
-        """Ends the terminal with all that runs in it."""
-        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)  # may be closed already
-
 
 OpenScreen = Callable[[tuple[int, int]], Screen]
 

@@ -103,6 +103,27 @@ def test_it_shows_what_the_user_wants_to_know() -> None:
         assert fact in text
 
 
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_what_runs_is_shown_first_and_the_others_are_counted(width: int) -> None:
+    phases = [*[Phase.DONE] * 5, *[Phase.QUEUED] * 30, Phase.FAILED, Phase.PREPARING, Phase.TRANSFERRING]
+    many = [replace(MACHINE, machine=f"vm-{at:02d}", phase=phase, note="") for at, phase in enumerate(phases)]
+    lines = [line.plain for line in draw(many, width, 24)]
+    assert len(lines) == 23, "the height is used"
+    names = [line.split()[0] for line in lines[1:-1] if line.startswith("vm-")]
+    assert names[:4] == ["vm-36", "vm-37", "vm-35", "vm-05"], "running, failed, waiting"
+    assert lines[-1] == f"  and {38 - len(names)} more: {33 - len(names)} queued, 5 done"
+    assert all("preparing" in line or "queued" in line for line in lines if line.startswith(("vm-36", "vm-05")))
+    assert names == sorted(names, key=lambda name: (name not in ("vm-36", "vm-37"), name != "vm-35", name))
+
+
+def test_all_stay_in_their_order_where_there_is_room() -> None:
+    phases = (Phase.DONE, Phase.QUEUED, Phase.TRANSFERRING, Phase.FAILED)
+    some = [replace(MACHINE, machine=f"vm-{at}", phase=phase) for at, phase in enumerate(phases)]
+    lines = [line.plain for line in draw(some, 120, 24)]
+    assert [line.split()[0] for line in lines[1:] if line.startswith("vm")] == ["vm-0", "vm-1", "vm-2", "vm-3"]
+    assert "more" not in "".join(lines)
+
+
 def test_disks_are_left_out_where_they_are_not_wanted() -> None:
     two = replace(MACHINE, disks=(DISK, replace(DISK, label="Hard disk 2")))
     with_disks = [line.plain for line in draw([two], 140, 24)]

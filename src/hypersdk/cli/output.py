@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TextIO
 
-from hypersdk.cli.terminal import only_ascii, wants_colour
+from hypersdk.cli.terminal import displayed, only_ascii, wants_colour
 from hypersdk.streams import failure_of, failure_text
 from hypersdk.text import clean, clean_lines
 
@@ -203,8 +203,17 @@ class Output:
         if not self.live:
             yield lambda _text: None
             return
-        with self.notes.status(clean(text), spinner="line" if only_ascii() else "dots") as spinner:
-            yield lambda message: spinner.update(clean(message))
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        from hypersdk.cli.live import LiveDisplay
+
+        def plain(message: str) -> Text:  # Spinner takes a string as markup
+            return Text(displayed(clean(message)))
+
+        spinner = Spinner("line" if only_ascii() else "dots", plain(text), style="status.spinner")
+        with LiveDisplay(spinner, console=self.notes, refresh_per_second=12.5, transient=True):
+            yield lambda message: spinner.update(text=plain(message))
 
 
 def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:

@@ -10,15 +10,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.text import Text
 
+from hypersdk.cli.live import LiveDisplay
 from hypersdk.cli.output import Output
 from hypersdk.cli.terminal import displayed
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
@@ -65,7 +66,7 @@ def watching(
         yield JsonProgress(output, clock)
     elif output.live:
         display = LiveProgress(disks=disks)
-        live = Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=brief)
+        live = LiveDisplay(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=brief)
         with output.silent_keyboard(), live:
             yield display.update
     else:
@@ -188,32 +189,52 @@ class LiveProgress:
 
 
 def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: bool = True) -> Iterator[Text]:
-    """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height``
-    lines."""
+    """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height`` lines.
+
+    Machines that run get lines for their disks and remarks where there is room. Where not all fit, those that run stand
+    first, and the machines that are not shown are counted.
+    """
     room = max(height - 1, 1)  # the last line is the cursor's
     if len(machines) > 1:
         yield _total_line(machines, width)
         room -= 1
-    shown = _most_active(machines, max(room // 3, 1))
-    if len(shown) < len(machines):
-        room -= 1
-    for at, machine in enumerate(shown):
-        # Of several machines, one with a single disk needs no line for it.
-        lines = _machine_lines(
-            machine, width, room // (len(shown) - at), disks=disks and (len(machines) == 1 or len(machine.disks) > 1)
-        )
-        room -= len(lines)
-        yield from lines
-    if len(shown) < len(machines):
-        yield _dim(f"  and {len(machines) - len(shown)} more", width)
+    running = sum(_rank(machine) == 0 for machine in machines)
+    share = room // max(running, 1)
+    blocks = []
+    for machine in machines:
+        # Of several machines, one with a single disk needs no line for it, and one that waits needs none at all.
+        with_disks = disks and (len(machines) == 1 or (len(machine.disks) > 1 and machine.phase is not Phase.QUEUED))
+        lines = max(share, 1) if _rank(machine) == 0 else 2
+        blocks.append((machine, _machine_lines(machine, width, min(lines, room), disks=with_disks)))
+    if sum(len(lines) for _, lines in blocks) <= room:
+        yield from (line for _, lines in blocks for line in lines)
+    else:
+        yield from _first_blocks(blocks, room - 1, width)
 
 
-def _most_active(machines: Sequence[ExportProgress], room: int) -> list[ExportProgress]:
-    """All machines if there is room, else the active ones first."""
-    order = sorted(
-        range(len(machines)), key=lambda at: (machines[at].phase in ENDED, machines[at].phase is Phase.QUEUED, at)
-    )
-    return [machines[at] for at in sorted(order[:room])]
+Block: TypeAlias = tuple[ExportProgress, list[Text]]
+"""A machine and its lines."""
+
+_RANKS: Final = {Phase.FAILED: 1, Phase.PAUSED: 2, Phase.QUEUED: 2, Phase.CANCELLED: 3, Phase.DONE: 3}
+"""What is shown first where not all machines fit: those that run (0), then what failed."""
+
+
+def _rank(machine: ExportProgress) -> int:
+    return _RANKS.get(machine.phase, 0)
+
+
+def _first_blocks(blocks: Sequence[Block], room: int, width: int) -> Iterator[Text]:
+    """The most important blocks in ``room`` lines, and a line that counts the other machines."""
+    hidden: list[ExportProgress] = []
+    for machine, lines in sorted(blocks, key=lambda block: _rank(block[0])):
+        shown = lines if len(lines) <= room else lines[:1] if room else []
+        room -= len(shown)
+        yield from shown
+        hidden += [machine] if not shown else []
+    phases = Counter(machine.phase.value for machine in hidden)
+    told = ", ".join(f"{number} {phase}" for phase, number in phases.items())
+    if hidden:
+        yield _dim(f"  and {len(hidden)} more: {told}", width)
 
 
 def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
@@ -257,7 +278,7 @@ def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterato
             disk.fraction, disk.wire_bytes, disk.rate_bytes_s if active else None, _left(disk.eta_s if active else None)
         )
         yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
-    if room > 0 and len(shown) < len(disks):
+    if room > 0 and 0 < len(shown) < len(disks):
         yield _dim(f"  and {count(len(disks) - len(shown), 'more disk')}", width)
 
 
@@ -319,7 +340,7 @@ class Figures:
 
 
 MAX_LABEL: Final = 40
-MIN_LABEL: Final = 12
+MIN_LABEL: Final = 18
 GOOD_LABEL: Final = len("  Hard disk 10  verifying")
 MIN_BAR: Final = 8
 GOOD_BAR: Final = 20
@@ -330,7 +351,7 @@ def _bar_line(label: str, figures: Figures, width: int, style: str) -> Text:
     """Label, bar and figures in exactly one line; on a narrow terminal the bar is left out first, then the figures."""
     facts = figures.text(width)
     room = width - len(facts) - 2
-    label_width = min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL)
+    label_width = min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL, max(room, 1))
     bar_width = min(room - label_width, MAX_BAR)
     line = Text(label, style=style, no_wrap=True)
     line.truncate(label_width, overflow="ellipsis", pad=True)
