@@ -96,6 +96,16 @@ class Named:
             return FilterKind.PART
         return _KINDS.get(self.type, FilterKind.VALUES if self.column.choices else FilterKind.DOCUMENT)
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of its query parameters; of two, the lower limit comes first."""
+        if self.kind is FilterKind.TIME:
+            stem = self.name.removesuffix("_at")
+            return f"{stem}_after", f"{stem}_before"
+        if self.kind is FilterKind.RANGE:
+            return f"{self.name}_min", f"{self.name}_max"
+        return () if self.kind is FilterKind.DOCUMENT else (self.name,)
+
 
 _KINDS: Final[Mapping[Any, FilterKind]] = {
     str: FilterKind.VALUES,

@@ -51,7 +51,6 @@ class Parameter:
 def parameters_of(named: Named) -> Iterator[Parameter]:
     """The parameters of a column."""
     name, about = named.name, named.column.about
-    stem = name.removesuffix("_at")
     if named.kind is FilterKind.VALUES:
         value: Any = named.column.choices or Word
         most = len(value) if isinstance(value, EnumType) else MAX_VALUES
@@ -61,13 +60,15 @@ def parameters_of(named: Named) -> Iterator[Parameter]:
     elif named.kind is FilterKind.FLAG:
         yield Parameter(name, named, "", bool | None, None, about)
     elif named.kind is FilterKind.TIME:
-        yield Parameter(f"{stem}_after", named, "min", AwareDatetime | None, None, "At this time or later")
-        yield Parameter(f"{stem}_before", named, "max", AwareDatetime | None, None, "Before this time")
+        after, before = named.parameters
+        yield Parameter(after, named, "min", AwareDatetime | None, None, "At this time or later")
+        yield Parameter(before, named, "max", AwareDatetime | None, None, "Before this time")
     elif named.kind is FilterKind.RANGE:
         least, greatest = named.column.bounds or (-BIGGEST, BIGGEST)
         number: Any = Annotated[named.type, Field(ge=least, le=greatest)] | None
-        yield Parameter(f"{name}_min", named, "min", number, None, about)
-        yield Parameter(f"{name}_max", named, "max", number, None, "Inclusive")
+        low, high = named.parameters
+        yield Parameter(low, named, "min", number, None, about)
+        yield Parameter(high, named, "max", number, None, "Inclusive")
 
 
 class Conditions(BaseModel):

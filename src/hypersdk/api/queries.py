@@ -24,7 +24,9 @@ class JobFilter(Conditions):
     text: Word = Field(default="", description="Part of name, machine, folder or id, ignoring case")
     id_prefix: Word = Field(default="", description="Beginning of the id, ignoring case", examples=[EXAMPLE[:8]])
 
-    def as_filter(self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None) -> Filter:
+    def as_filter(
+        self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None, after: int | None = None
+    ) -> Filter:
         """The filter for the store."""
         given = self.given()
         return Filter(
@@ -35,6 +37,7 @@ class JobFilter(Conditions):
             excluded=excluded,
             where=self.where(but=("id", "state")),
             seen_revision=seen_revision,
+            after=after,
         )
 
 
@@ -87,7 +90,8 @@ class AuditQuery(PageQuery):
 
 class BulkBody(BaseModel):
     """Act on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that
-    came later are left alone, and so are those in `except`."""
+    came later are left alone, and so are those in `except`. A dry run takes a `filter`; its response has the `revision`
+    for the next page."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -101,6 +105,7 @@ class BulkBody(BaseModel):
                     "except": [EXAMPLE],
                     "revision": 4711,
                 },
+                {"action": "cancel", "filter": {"state": ["queued", "paused"]}, "dry_run": True},
             ]
         },
     )
@@ -110,6 +115,12 @@ class BulkBody(BaseModel):
     filter: JobFilter | None = None
     except_: Ids = Field(default=[], alias="except")
     revision: Large | None = None
+    dry_run: bool = Field(
+        default=False, description="With a filter: selects the jobs as the action would, and changes none of them"
+    )
+    cursor: Cursor | None = Field(
+        default=None, description="With a filter: `next_cursor` of the previous page; only jobs after it are selected"
+    )
     keep_partial: bool = Field(
         default=False, description="For cancel: keeps the data copied so far, so that retry continues from there"
     )

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
+from hypersdk.client import bulk
 from hypersdk.client.address import AddressOptions, Target, find_target
+from hypersdk.client.bulk import Action, BulkResult, Selection
 from hypersdk.client.errors import JOB_AMBIGUOUS
 from hypersdk.client.records import (
     DaemonStatus,
@@ -28,7 +30,7 @@ from hypersdk.client.records import (
 )
 from hypersdk.client.resources import Endpoints, Tokens, Users, who_am_i
 from hypersdk.client.transport import Transport, path_part
-from hypersdk.client.watching import Watch, retry_until_back
+from hypersdk.client.watching import MAX_IDS, Watch, retry_until_back
 from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.ids import LEAST_PREFIX, whole_id
 from hypersdk.jobs.states import LEGACY_STATUS
@@ -200,36 +202,53 @@ class Client:
         limit: int = PAGE,
         offset: int = 0,
         cursor: str | None = None,
+        where: Mapping[str, Any] | None = None,
     ) -> Page:
         """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five
-        legacy ones."""
-        params: dict[str, Any] = {"sort": sort, "limit": limit}
+        legacy ones. ``where`` has more parameters of the list, such as ``{"created_before": "2026-01-31T00:00:00Z"}``.
+        """
+        params: dict[str, Any] = {**(where or {}), "sort": sort, "limit": limit}
         named: dict[str, Any] = {"id": list(ids), "state": states_of(states), "text": text, "id_prefix": id_prefix}
         named |= {"offset": offset, "cursor": cursor}
         params |= {key: value for key, value in named.items() if value}
         return Page.of(self._transport.request("GET", JOBS, params=params))
 
-    def list(self, *, states: Sequence[str] = (), text: str = "", limit: int | None = None) -> Iterator[Job]:
+    def list(
+        self,
+        *,
+        states: Sequence[str] = (),
+        text: str = "",
+        limit: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Iterator[Job]:
         """All jobs, newest first, fetched page by page; jobs that are added or deleted meanwhile do not shift the
-        pages."""
+        pages. ``where`` as of ``page``."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
-            page = self.page(states=states, text=text, limit=PAGE if left is None else min(left, PAGE), cursor=cursor)
+            size = PAGE if left is None else min(left, PAGE)
+            page = self.page(states=states, text=text, limit=size, cursor=cursor, where=where)
             yield from page.jobs
             left = None if left is None else left - len(page.jobs)
             cursor = page.next_cursor
             if cursor is None or not page.jobs:
                 return
 
-    def query(self, ids: Sequence[str] = (), status: Sequence[str] = (), text: str = "") -> Sequence[Job]:
+    def query(
+        self,
+        ids: Sequence[str] = (),
+        status: Sequence[str] = (),
+        text: str = "",
+        where: Mapping[str, Any] | None = None,
+    ) -> Sequence[Job]:
         """The jobs with these ids, in these states, containing ``text``; all jobs without any of these. Unknown ids
-        are skipped."""
+        are skipped. ``where`` as of ``page``."""
         if not ids:
-            return tuple(self.list(states=status, text=text))
+            return tuple(self.list(states=status, text=text, where=where))
         found: dict[str, Job] = {}
-        for at in range(0, len(ids), PAGE):
-            found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status, text=text).jobs}
+        for at in range(0, len(ids), MAX_IDS):
+            page = self.page(ids=ids[at : at + MAX_IDS], states=status, text=text, where=where)
+            found |= {job.id: job for job in page.jobs}
         return tuple(found[job_id] for job_id in dict.fromkeys(ids) if job_id in found)
 
     def snapshots(self) -> Sequence[HeldSnapshot]:
@@ -307,6 +326,14 @@ class Client:
         """Deletes a finished job and its log; the exported files are kept. With ``give_up`` also a job whose source
         could not be restored: its changes there remain."""
         self._transport.request("DELETE", job_path(job_id), params={"give_up": give_up} if give_up else None)
+
+    def select(self, action: Action, where: Mapping[str, Any]) -> Selection:
+        """The jobs that match ``where`` (as of ``page``) and whose state allows the action. Changes nothing."""
+        return bulk.select(self._transport, action, where)
+
+    def act(self, action: Action, ids: Sequence[str], **flags: bool) -> BulkResult:
+        """Acts on up to 1,000 jobs in one request. ``flags``: ``keep_partial`` for cancel, ``discard`` for retry."""
+        return bulk.act(self._transport, action, ids, flags)
 
     def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
         return decode(Job, self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params))

@@ -28,8 +28,8 @@ EVENTS: Final = "/api/v1/events"
 POLL_S: Final = 2.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
-CHUNK: Final = 200
-"""Jobs of one page."""
+MAX_IDS: Final = 100
+"""Ids that one request for the list may name."""
 MAX_STREAM_IDS: Final = 200
 """Limit of ids in the filter of a stream. To follow more, the stream of all jobs is filtered here."""
 PATIENCE_S: Final = 120.0
@@ -132,8 +132,8 @@ class Watch:
     def _load(self) -> Iterator[Job]:
         found: dict[str, Job] = {}
         revisions: list[int] = []
-        for at in range(0, max(len(self._ids), 1), CHUNK):
-            page = self._page(self._ids[at : at + CHUNK])
+        for at in range(0, max(len(self._ids), 1), MAX_IDS):
+            page = self._page(self._ids[at : at + MAX_IDS])
             found |= {job.id: job for job in page.jobs}
             revisions.append(page.revision)
         for job_id in self._ids:

@@ -73,6 +73,8 @@ class Filter:
     where: ListConditions = EVERYTHING
     seen_revision: int | None = None
     """Only jobs that existed at this revision of the list."""
+    after: int | None = None
+    """Only jobs with a higher number."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """As SQL."""
@@ -90,6 +92,8 @@ class Filter:
             found.append(jobs.c.id.not_in(self.excluded))
         if self.seen_revision is not None:
             found.append(jobs.c.created_revision <= self.seen_revision)
+        if self.after is not None:
+            found.append(jobs.c.number > self.after)
         return found
 
 
@@ -254,10 +258,13 @@ class JobStore:
 
     def ids(self, which: Filter) -> list[str]:
         """The ids of all jobs of a filter, oldest first."""
+        return list(self.numbers(which))
+
+    def numbers(self, which: Filter) -> dict[str, int]:
+        """The numbers of all jobs of a filter by their ids, oldest first."""
+        query = sa.select(jobs.c.id, jobs.c.number).where(*which.conditions()).order_by(jobs.c.number)
         with self.database.read() as connection:
-            return list(
-                connection.execute(sa.select(jobs.c.id).where(*which.conditions()).order_by(jobs.c.number)).scalars()
-            )
+            return {row.id: row.number for row in connection.execute(query)}
 
     def changed_since(self, revision: int, *, limit: int = 1000) -> list[JobRecord]:
         """Jobs that changed after ``revision``, in the order of their last change."""

@@ -315,6 +315,27 @@ def test_bulk_by_filter_passes_by_what_would_refuse(api: Api, monkeypatch: pytes
     assert bulk("cancel") == ([left.id], 0)
 
 
+def test_a_dry_run_selects_in_pages_and_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypersdk.api.routes.jobs.MAX_BULK", 2)
+    client = api.client("operator")
+    seen = [api.add_job().id for _ in range(5)]
+    api.services.jobs.pause(seen[0])
+    body: dict[str, Any] = {"action": "pause", "filter": {}, "dry_run": True}
+    first = client.post(f"{JOBS}/bulk", json=body).json()
+    assert [(one["id"], one["ok"]) for one in first["results"]] == [(seen[1], True), (seen[2], True)]
+    assert (first["succeeded"], first["remaining"], first["skipped"]) == (2, 2, 1)
+    later = api.add_job().id
+    api.services.jobs.cancel(seen[3])
+    body |= {"revision": first["revision"], "cursor": first["next_cursor"]}
+    last = client.post(f"{JOBS}/bulk", json=body).json()
+    assert [one["id"] for one in last["results"]] == [seen[4]]
+    assert (last["remaining"], last["skipped"], last["next_cursor"]) == (0, 1, None)
+    queued = client.get(JOBS, params={"state": "queued"}).json()["jobs"]
+    assert {one["id"] for one in queued} == {seen[1], seen[2], seen[4], later}
+    entry = api.services.access.audit.page().rows[0]
+    assert (entry.outcome, entry.detail) == ("ok", {"action": "pause", "dry_run": True, "selected": 1})
+
+
 def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:
     client = api.client("operator")
     folder = str(api.services.service.roots.roots[0].path / "x")
@@ -353,6 +374,9 @@ def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:
         ({"action": "cancel", "filter": {}}, 400, "bulk_query"),
         ({"action": "explode", "ids": []}, 422, "request_invalid"),
         ({"action": "cancel", "filter": {"colour": "red"}, "revision": 1}, 422, "request_invalid"),
+        ({"action": "cancel", "ids": ["a"], "dry_run": True}, 400, "bulk_query"),
+        ({"action": "cancel", "ids": ["a"], "cursor": "1"}, 400, "bulk_query"),
+        ({"action": "cancel", "filter": {}, "dry_run": True, "cursor": "x"}, 422, "request_invalid"),
     ],
 )
 def test_bulk_refuses_what_is_not_clear(api: Api, body: dict[str, Any], status: int, code: str) -> None:

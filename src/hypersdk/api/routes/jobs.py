@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -44,7 +44,7 @@ from hypersdk.state.pages import LIST_QUERY
 BULK_QUERY: Final = register(
     "bulk_query",
     "A bulk request names its jobs either by ids, or by a filter and the revision of the list that the caller saw.",
-    "Send one of the two; `GET /api/v1/jobs` gives the revision.",
+    "Send one of the two; `GET /api/v1/jobs` and a dry run give the revision.",
 )
 MAX_BULK: Final = 1000
 """Jobs of one bulk call; ``remaining`` says how many more there are."""
@@ -103,6 +103,8 @@ class BulkResultsView(BaseModel):
     failed: int
     remaining: int = Field(description="Jobs that match the filter and were not processed; call again")
     skipped: int = Field(description="Jobs that match the filter in a state that does not allow the action")
+    revision: int | None = Field(default=None, description="With a filter: that of the list in which it was applied")
+    next_cursor: str | None = Field(default=None, description="With a filter: for the next page; null on the last one")
 
 
 class LogView(BaseModel):
@@ -214,35 +216,62 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobsV
 @router.post("/bulk", operation_id="bulk_jobs", summary="Act on many jobs", responses=problems())
 def bulk(body: BulkBody, request: Request, use: Use, _: Operator) -> BulkResultsView:
     """Cancel, pause, resume, retry or delete. The response has a result for each job. With a filter, jobs in a state
-    that does not allow the action are only counted: repeat the call until `remaining` is 0."""
-    ids, remaining, skipped = _chosen(body, use.jobs)
-    outcome = use.service.each(ids, _action(body))
+    that does not allow the action are only counted: repeat the call until `remaining` is 0. A dry run returns the jobs
+    that the action would be applied to, a page at a time: send their ids to affect exactly these."""
+    chosen = _chosen(body, use.jobs)
+    outcome = dict.fromkeys(chosen.ids) if body.dry_run else use.service.each(chosen.ids, _action(body))
     results = [
         BulkResultView(id=job_id, ok=error is None, error=None if error is None else _error(error))
         for job_id, error in outcome.items()
     ]
-    tell_each(request.scope, body.action, outcome)
+    if body.dry_run:
+        tell(request.scope, {"action": body.action, "dry_run": True, "selected": len(results)})
+    else:
+        tell_each(request.scope, body.action, outcome)
     failed = sum(not result.ok for result in results)
     return BulkResultsView(
-        results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining, skipped=skipped
+        results=results,
+        succeeded=len(results) - failed,
+        failed=failed,
+        remaining=chosen.remaining,
+        skipped=chosen.skipped,
+        revision=chosen.revision,
+        next_cursor=chosen.next_cursor,
     )
 
 
-def _chosen(body: BulkBody, store: JobStore) -> tuple[list[str], int, int]:
-    """Ids to act on, oldest first, how many more there are, and how many do not allow it. Raises UsageError
-    ``bulk_query``."""
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Ids to act on, oldest first; how many more there are, how many do not allow it, and the cursor of the next
+    page."""
+
+    ids: Sequence[str]
+    remaining: int = 0
+    skipped: int = 0
+    revision: int | None = None
+    next_cursor: str | None = None
+
+
+def _chosen(body: BulkBody, store: JobStore) -> _Chosen:
+    """Raises UsageError ``bulk_query``."""
     if (body.ids is None) == (body.filter is None):
         raise UsageError("give either ids or filter", code=BULK_QUERY, field="ids")
     if body.ids is not None:
-        return [job_id for job_id in dict.fromkeys(body.ids) if job_id not in set(body.except_)], 0, 0
+        if body.dry_run or body.cursor is not None:
+            raise UsageError("a dry run and a cursor need a filter", code=BULK_QUERY, field="ids")
+        return _Chosen([job_id for job_id in dict.fromkeys(body.ids) if job_id not in set(body.except_)])
     assert body.filter is not None
-    if body.revision is None:
+    if body.revision is None and not body.dry_run:
         raise UsageError("a filter needs the revision of the list", code=BULK_QUERY, field="revision")
-    which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=body.revision)
+    revision = store.revision() if body.revision is None else body.revision
+    after = None if body.cursor is None else int(body.cursor)
+    which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=revision, after=after)
     fitting = {job_id for part in acted_on(which, body.action) for job_id in store.ids(part)}
-    every = store.ids(which)
+    every = store.numbers(which)
     found = [job_id for job_id in every if job_id in fitting]
-    return found[:MAX_BULK], max(0, len(found) - MAX_BULK), len(every) - len(found)
+    part = found[:MAX_BULK]
+    remaining = len(found) - len(part)
+    return _Chosen(part, remaining, len(every) - len(found), revision, str(every[part[-1]]) if remaining else None)
 
 
 def _action(body: BulkBody) -> Callable[[JobStore, str], Any]:

@@ -102,11 +102,17 @@ def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], R]) -> tuple[lis
             raise
         except HyperSDKError as error:
             failed.append(error)
-            if len(wanted) > 1 and ctl.for_people:
-                show_error(ctl.output, error)
-            elif len(wanted) > 1:
-                ctl.output.event("error", {**error_dict(error, ctl.output.program), "id": item})
+            if len(wanted) > 1:
+                tell_failure(ctl, error, item)
     return done, failed
+
+
+def tell_failure(ctl: Ctl, error: HyperSDKError, item: str) -> None:
+    """Prints the error of one of several ids."""
+    if ctl.for_people:
+        show_error(ctl.output, error)
+    else:
+        ctl.output.event("error", {**error_dict(error, ctl.output.program), "id": item})
 
 
 def raise_failures(

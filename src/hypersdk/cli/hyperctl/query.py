@@ -9,6 +9,7 @@ import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.selection import FILTER_HELP, STATUS_HELP, job_conditions
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import LookupFailed, UsageError
 
@@ -28,22 +29,20 @@ MAX_SHOWN: Final = 5
     metavar="ID",
     help="This job; may be repeated. An unknown id is skipped, and the exit status is 5.",
 )
-@flag(
-    "--status",
-    "states",
-    multiple=True,
-    metavar="STATUS",
-    help=(
-        "Jobs that are pending, running, completed, failed or cancelled; or in one of the daemon's finer states, like"
-        " paused."
-    ),
-)
+@flag("--status", "statuses", multiple=True, metavar="STATUS[,...]", help=STATUS_HELP)
+@flag("--filter", "filters", multiple=True, metavar="EXPR", help=FILTER_HELP)
 @flag("--text", metavar="WORDS", default="", help="Jobs whose name, machine or folder contains this text.")
 @flag("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="At most N jobs, the newest.")
 @common_flags
 @pass_ctl
 def command(
-    ctl: Ctl, everything: bool, ids: tuple[str, ...], states: tuple[str, ...], text: str, limit: int | None
+    ctl: Ctl,
+    everything: bool,
+    ids: tuple[str, ...],
+    statuses: tuple[str, ...],
+    filters: tuple[str, ...],
+    text: str,
+    limit: int | None,
 ) -> None:
     """List jobs, newest first.
 
@@ -52,11 +51,11 @@ def command(
     if everything and ids:
         raise UsageError("--all and --id are mutually exclusive", next_step="Give one of them.")
     ids = tuple(ctl.client.find_id(text) for text in ids)
-    wanted = [word for given in states for word in given.split(",") if word]
-    found = ctl.client.query(ids, wanted, text) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
+    where = job_conditions(statuses, (*filters, *([f"text={text}"] if text else ())))
+    found = ctl.client.query(ids, where=where) if ids else list(ctl.client.list(limit=limit, where=where))
     jobs = found[:limit]
     ctl.show([dict(job.raw) for job in jobs], lambda: _print(ctl, jobs))
-    _check_there(ctl, ids, found, filtered=bool(wanted or text))
+    _check_there(ctl, ids, found, filtered=bool(where))
 
 
 def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered: bool) -> None:
