@@ -79,7 +79,8 @@ class SessionStore:
             return None
         if row.now - row.used_at > min(USED_EVERY_S, self._idle_s / 2):
             note_use(self._database, sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
-        return Identity(row.user_id, row.name, Role(row.role), row.role, csrf=Secret(row.csrf))
+        csrf = Secret(row.csrf)
+        return Identity(row.user_id, row.name, Role(row.role), row.role, csrf=csrf, expires_at=row.expires_at)
 
     def end(self, cookie: Secret) -> None:
         """Ends a session; no error where there is none."""

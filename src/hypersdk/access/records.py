@@ -70,12 +70,12 @@ class AuditEntry(ListRecord):
     of the refusal."""
 
     number: Annotated[int, ListColumn(bounds=LARGE)]
-    at: datetime
-    actor: str
-    address: str
-    action: Annotated[str, ListColumn(facet=True)]
-    object: Annotated[str, ListColumn(part=True)]
-    outcome: Annotated[str, ListColumn(facet=True)]
+    at: Annotated[datetime, ListColumn(table=TableColumn("Time", 1, style="dim"))]
+    actor: Annotated[str, ListColumn(table=TableColumn("Actor", 2, least=8, style="bold"))]
+    address: Annotated[str, ListColumn(table=TableColumn("Address", 6, optional=True, style="dim"))]
+    action: Annotated[str, ListColumn(facet=True, table=TableColumn("Action", 4, least=20))]
+    object: Annotated[str, ListColumn(part=True, table=TableColumn("Object", 5, least=16, optional=True))]
+    outcome: Annotated[str, ListColumn(facet=True, table=TableColumn("Outcome", 3, least=7))]
     detail: Annotated[Mapping[str, Any], ListColumn(part=True)]
 
 

@@ -39,7 +39,7 @@ SCOPES: Final = (METRICS, *(role.value for role in Role))
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The authenticated caller. ``role`` is None for a token that may only read metrics. ``csrf`` is the token that a
-    session's writes must carry."""
+    session's writes must carry; ``expires_at`` is when token or session end, None for a token that does not."""
 
     user_id: str
     name: str
@@ -47,6 +47,7 @@ class Identity:
     scope: str
     token_id: str | None = None
     csrf: Secret | None = None
+    expires_at: float | None = None
 
 
 ACTIONS: Final[Mapping[str, Role]] = {

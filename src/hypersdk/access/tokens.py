@@ -52,6 +52,7 @@ class TokenStore:
                 api_tokens.c.id,
                 api_tokens.c.scope,
                 api_tokens.c.used_at,
+                api_tokens.c.expires_at,
                 users.c.id.label("user_id"),
                 users.c.name,
                 users.c.role,
@@ -135,7 +136,7 @@ class TokenStore:
         if row.used_at is None or row.now - row.used_at > USED_EVERY_S:
             note_use(self._database, sa.update(api_tokens).where(api_tokens.c.id == row.id).values(used_at=row.now))
         role = None if row.scope == METRICS else Role(min(row.role, row.scope, key=SCOPES.index))
-        return Identity(row.user_id, row.name, role, row.scope, token_id=row.id)
+        return Identity(row.user_id, row.name, role, row.scope, token_id=row.id, expires_at=row.expires_at)
 
 
 def note_use(database: Database, change: sa.Update) -> None:

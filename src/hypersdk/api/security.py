@@ -62,6 +62,7 @@ class Caller:
     address: str
     token_id: str | None = None
     csrf: Secret | None = None
+    expires_at: float | None = None
 
 
 class Authenticate:
@@ -182,6 +183,7 @@ def _guard(needed: Role) -> Callable[[HTTPConnection], Awaitable[Caller]]:
             address_of(request.scope),
             identity.token_id,
             identity.csrf,
+            identity.expires_at,
         )
 
     return guard

@@ -13,7 +13,7 @@ def rfc3339(at: datetime | float) -> str:
     return found.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def maybe_rfc3339(at: datetime | None) -> str | None:
+def maybe_rfc3339(at: datetime | float | None) -> str | None:
     """As ``rfc3339``; None for an unknown time."""
     return None if at is None else rfc3339(at)
 

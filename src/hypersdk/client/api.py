@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
+from hypersdk.access.records import AuditEntry
 from hypersdk.client import bulk
 from hypersdk.client.address import AddressOptions, Target, find_target
+from hypersdk.client.artifacts import Artifact, Artifacts, download, list_artifacts
 from hypersdk.client.bulk import Action, BulkResult, Selection
 from hypersdk.client.errors import JOB_AMBIGUOUS
 from hypersdk.client.records import (
@@ -28,11 +30,12 @@ from hypersdk.client.records import (
     objects,
     take,
 )
-from hypersdk.client.resources import Endpoints, Tokens, Users, who_am_i
+from hypersdk.client.resources import Endpoints, Tokens, Users, audit_trail, every, who_am_i
 from hypersdk.client.transport import Transport, path_part
-from hypersdk.client.watching import MAX_IDS, Watch, retry_until_back
+from hypersdk.client.watching import MAX_IDS, Patience, Watch, retry_until_back
 from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.ids import LEAST_PREFIX, whole_id
+from hypersdk.jobs.records import WorkerInfo
 from hypersdk.jobs.states import LEGACY_STATUS
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -50,6 +53,11 @@ LOG_ANSWER_S: Final = 10
 STATE_WORDS: Final = tuple(dict.fromkeys([*LEGACY_STATUS.values(), *LEGACY_STATUS]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
+
+
+def _ignore(_: int) -> None:
+    pass
+
 
 Definition: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | str | bytes
 
@@ -132,6 +140,16 @@ class Client:
     def me(self) -> Me:
         """The identity of the caller."""
         return who_am_i(self._transport)
+
+    def workers(self, where: Mapping[str, Any] | None = None) -> Sequence[WorkerInfo]:
+        """The worker processes, live ones first. ``where`` has parameters of the list: ``{"state": ["alive"]}``."""
+        found = every(self._transport, f"{API}/workers", "workers", where)
+        return tuple(decode(WorkerInfo, worker) for worker in found)
+
+    def audit(self, where: Mapping[str, Any] | None = None, limit: int | None = None) -> Iterator[AuditEntry]:
+        """The audit trail, newest entries first, fetched page by page; for administrators. ``where`` as of
+        ``workers``."""
+        return audit_trail(self._transport, where or {}, limit)
 
     # Submit
 
@@ -259,6 +277,15 @@ class Client:
     def explain(self, job_id: str) -> Explanation:
         """The reason for the job's current state, and what to do about it."""
         return decode(Explanation, self._transport.request("GET", f"{job_path(job_id)}/explain"))
+
+    def artifacts(self, job_id: str) -> Artifacts:
+        """The files of a completed job."""
+        return list_artifacts(self._transport, job_path(job_id))
+
+    def download(self, job_id: str, artifact: Artifact, path: Path, on_bytes: Callable[[int], None] = _ignore) -> str:
+        """Downloads a file of a job to ``path``, which must not exist, and returns its SHA-256; ``on_bytes`` gets the
+        bytes so far. The file appears when it is complete and is the listed one; else IntegrityError is raised."""
+        return download(self._transport, job_path(job_id), artifact, path, on_bytes, Patience())
 
     # Follow
 

@@ -185,12 +185,20 @@ class LogPart(ListRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Me(ListRecord):
-    """The identity of the caller. ``via`` is token, cookie or local (a daemon without authentication)."""
+    """The identity of the caller. ``via`` is token, cookie or local (a daemon without authentication). ``expires_at``
+    is None for a token that does not expire, and from earlier daemons, which do not tell it."""
 
     name: str
     role: str
     scope: str
     via: str
+    token_id: str | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def permissions(self) -> list[Raw]:
+        """All actions, each with ``allowed``, and the ``reason`` if it is not."""
+        return objects(self.raw, "permissions") if "permissions" in self.raw else []
 
 
 @dataclass(frozen=True, slots=True)

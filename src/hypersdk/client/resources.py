@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from hypersdk.access.records import ApiToken, EndpointInfo, User
+from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
 from hypersdk.client.records import Me, NewToken, Raw, decode, objects, take
 from hypersdk.client.transport import Params, Transport, path_part
 from hypersdk.secret import Secret
@@ -14,6 +14,9 @@ AUTH: Final = "/api/v1/auth"
 TOKENS: Final = f"{AUTH}/tokens"
 USERS: Final = f"{AUTH}/users"
 ENDPOINTS: Final = "/api/v1/endpoints"
+AUDIT_PAGE: Final = 500
+MAX_ENTRIES: Final = 2**31
+"""More than an audit trail has."""
 DIAL_S: Final = 120.0
 """The daemon contacts another server first, which may be slow."""
 
@@ -149,6 +152,21 @@ class Users:
 def who_am_i(transport: Transport) -> Me:
     """Raises AccessError if the daemon does not accept the credentials."""
     return decode(Me, transport.request("GET", f"{AUTH}/me"))
+
+
+def audit_trail(transport: Transport, where: Mapping[str, Any], limit: int | None) -> Iterator[AuditEntry]:
+    """Newest first. Entries that are written meanwhile do not shift the pages."""
+    before: int | None = None
+    left = MAX_ENTRIES if limit is None else limit
+    while left > 0:
+        params = {**where, "limit": min(left, AUDIT_PAGE), **({} if before is None else {"before": before})}
+        answer = transport.request("GET", f"{AUTH}/audit", params=params)
+        entries = [decode(AuditEntry, entry) for entry in objects(answer, "entries")]
+        yield from entries
+        left -= len(entries)
+        if answer.get("next") is None or not entries:
+            return
+        before = take(answer, "next", int)
 
 
 def log_in(

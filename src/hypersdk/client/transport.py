@@ -142,7 +142,25 @@ class Transport:
 
         What the caller raises inside the block is not looked at: only reading is translated.
         """
-        timeout = httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
+        with self._opened(path, params, headers, silence_s) as response:
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                raise bad_answer("it is not an event stream")
+            yield self._chunks(response.iter_bytes())
+
+    @contextmanager
+    def download(self, path: str, headers: Mapping[str, str]) -> Iterator[tuple[httpx.Response, Iterator[bytes]]]:
+        """A file of any size, in chunks as they arrive, as ``stream``. Raises DaemonError if it is encoded."""
+        sent = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
+        with self._opened(path, {}, sent, self._timeout_s) as response:
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise bad_answer("the file is encoded")
+            yield response, self._chunks(response.iter_raw())
+
+    @contextmanager
+    def _opened(
+        self, path: str, params: Params, headers: Mapping[str, str], silence_s: float
+    ) -> Iterator[httpx.Response]:
+        timeout = httpx.Timeout(silence_s, connect=min(CONNECT_TIMEOUT_S, silence_s))
         with self._translated():
             request = self._http.build_request("GET", path, params=dict(params), headers=dict(headers), timeout=timeout)
             response = self._http.send(request, stream=True)
@@ -150,15 +168,13 @@ class Transport:
             with self._translated():
                 if not response.is_success:
                     raise error_of(response.status_code, _document(_read(response)))
-                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise bad_answer("it is not an event stream")
-            yield self._chunks(response)
+            yield response
         finally:
             response.close()
 
-    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
+    def _chunks(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         with self._translated():
-            yield from response.iter_bytes()
+            yield from chunks
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

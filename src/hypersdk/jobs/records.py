@@ -130,14 +130,23 @@ class Attempt(ListRecord):
 class WorkerInfo(ListRecord):
     """One worker process. ``age_s`` is counted by the database's clock."""
 
-    id: str
-    host: str
-    pid: int
-    version: Annotated[str, ListColumn(facet=True)]
+    id: Annotated[str, ListColumn(table=TableColumn("Worker", 1, least=10, style="bold"))]
+    host: Annotated[str, ListColumn(table=TableColumn("Host", 4, least=12))]
+    pid: Annotated[int, ListColumn(table=TableColumn("PID", 5, optional=True))]
+    version: Annotated[str, ListColumn(facet=True, table=TableColumn("Version", 6))]
     roots: Annotated[tuple[str, ...], ListColumn("Ids of the export roots that it sees", part=True)]
-    state: Annotated[str, ListColumn(choices=WorkerState, facet=True)]
-    started_at: datetime
-    age_s: Annotated[float, ListColumn("Seconds since its last heartbeat", bounds=(0, 2**31 - 1), digits=3)]
+    state: Annotated[str, ListColumn(choices=WorkerState, facet=True, table=TableColumn("State", 2))]
+    jobs: Annotated[int, ListColumn("Jobs that it has now", table=TableColumn("Jobs", 3))] = 0
+    started_at: Annotated[datetime, ListColumn(table=TableColumn("Since", 7, optional=True, style="dim"))]
+    age_s: Annotated[
+        float,
+        ListColumn(
+            "Seconds since its last heartbeat",
+            bounds=(0, 2**31 - 1),
+            digits=3,
+            table=TableColumn("Heartbeat", 8, optional=True),
+        ),
+    ]
 
 
 PERCENT: Final = Named("percent", float, ListColumn("How much of the job is done", bounds=(0, 100), digits=1))

@@ -192,7 +192,9 @@ def list_workers(
 ) -> PageResult[WorkerInfo]:
     """Worker processes. Raises UsageError ``list_query``, DatabaseError."""
     age_s = database.clock - workers.c.beat
-    listing = Listing(WORKERS, workers, age_s=sa.case((age_s > 0, age_s), else_=0.0))
+    mine = sa.and_(jobs.c.worker_id == workers.c.id, jobs.c.state.in_([state.value for state in HELD]))
+    held = sa.select(sa.func.count()).select_from(jobs).where(mine).correlate(workers).scalar_subquery()
+    listing = Listing(WORKERS, workers, age_s=sa.case((age_s > 0, age_s), else_=0.0), jobs=held)
     with database.read() as connection:
         return listing.page(connection, listing.select(), listing.conditions(where), part)
 

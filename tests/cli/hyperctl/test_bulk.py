@@ -246,4 +246,4 @@ def test_times_of_conditions() -> None:
     for wrong in ("", "d", "7", "7y", "-7d", "999999w", "2026-13-01", "0001-01-01T00:00+23:59"):
         with pytest.raises(UsageError, match="is not a time"):
             moment(wrong, now)
-    assert conditions(JOBS, ["name=b=c", "x"]) == {"name": "b=c", "text": "x"}
+    assert conditions(JOBS, ["name=b=c", "x"], searched=True) == {"name": "b=c", "text": "x"}

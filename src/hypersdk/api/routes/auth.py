@@ -17,7 +17,7 @@ from hypersdk.api.context import Use
 from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
-from hypersdk.api.times import rfc3339
+from hypersdk.api.times import maybe_rfc3339, rfc3339
 from hypersdk.api.views import AuditEntryView, PageView, TokenView, UserView, View, listed, view_of
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
@@ -45,9 +45,7 @@ class PermissionView(View):
     """Whether the caller may perform an action, and the reason if not."""
 
 
-class MeView(BaseModel):
-    """The caller. ``csrf_token`` must be sent as X-CSRF-Token with every write that uses the session cookie."""
-
+class _CallerView(BaseModel):
     user_id: str
     name: str
     role: Role
@@ -57,7 +55,14 @@ class MeView(BaseModel):
     permissions: list[PermissionView]
 
 
-class LoginView(MeView):
+class MeView(_CallerView):
+    """The caller. ``csrf_token`` must be sent as X-CSRF-Token with every write that uses the session cookie."""
+
+    token_id: str | None = Field(default=None, description="Null without a token")
+    expires_at: str | None = Field(default=None, description="When token or session end; null: never")
+
+
+class LoginView(_CallerView):
     """A new session; the cookie is in the headers."""
 
     expires_at: str
@@ -171,6 +176,8 @@ async def me(caller: Viewer) -> MeView:
         via=caller.via,
         csrf_token=None if caller.csrf is None else caller.csrf.reveal(),
         permissions=_permissions(caller.role),
+        token_id=caller.token_id,
+        expires_at=maybe_rfc3339(caller.expires_at),
     )
 
 

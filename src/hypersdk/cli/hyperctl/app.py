@@ -22,6 +22,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "get": Entry(f"{_HERE}.details:get", "Show one job."),
         "watch": Entry(f"{_HERE}.watch", "Follow jobs while they run."),
         "logs": Entry(f"{_HERE}.details:logs", "Print a job's log."),
+        "artifacts": Entry(f"{_HERE}.artifacts", "List the files of an export, or download one."),
         "explain": Entry(f"{_HERE}.details:explain", "Explain a job's current state and what to do about it."),
         "cancel": Entry(f"{_HERE}.actions:cancel", "Cancel jobs."),
         "pause": Entry(f"{_HERE}.actions:pause", "Pause jobs at their next checkpoint."),
@@ -31,13 +32,16 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Daemon": {
         "status": Entry(f"{_HERE}.status", "Show the daemon's version, uptime and job counts."),
+        "workers": Entry(f"{_HERE}.workers", "List the worker processes and how many jobs each has."),
         "endpoints": Entry(f"{_HERE}.endpoints", "vCenter and ESXi hosts for jobs: add, list, test, delete."),
         "tokens": Entry(f"{_HERE}.tokens", "API tokens: create, list, revoke."),
         "users": Entry(f"{_HERE}.users", "Users: add, list, change, delete."),
+        "audit": Entry(f"{_HERE}.audit", "Show the audit trail: who changed what, and who was refused."),
     },
     "Access": {
         "login": Entry(f"{_HERE}.login:login", "Log in to a daemon and save it as a context."),
         "logout": Entry(f"{_HERE}.login:logout", "Revoke the saved token and remove it."),
+        "whoami": Entry(f"{_HERE}.whoami", "Show your user, role, token and permissions, and the daemon."),
         "contexts": Entry(f"{_HERE}.contexts", "Saved daemons: list, use, add, remove."),
     },
     "Get started": {
@@ -129,4 +133,4 @@ def root() -> None:
     """Control the HyperSDK daemon: submit export jobs, follow and manage them."""
 
 
-program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "man"))
+program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "artifacts", "man"))

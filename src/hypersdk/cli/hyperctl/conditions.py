@@ -22,18 +22,22 @@ def split_words(given: Iterable[str]) -> list[str]:
     return [word for text in given for word in text.split(",") if word]
 
 
-def conditions(resource: Resource[Any], expressions: Sequence[str], now: datetime | None = None) -> dict[str, Any]:
-    """Parameters of the list's route. An expression is ``NAME=VALUE``, or a text that rows contain. Several values of
-    one column mean any of them.
+def conditions(
+    resource: Resource[Any], expressions: Sequence[str], *, searched: bool = False, now: datetime | None = None
+) -> dict[str, Any]:
+    """Parameters of the list's route. An expression is ``NAME=VALUE``; in the list of jobs, which can be ``searched``,
+    also a text that rows contain. Several values of one column mean any of them.
 
     Raises UsageError for a name that the list does not have, and for one that is given twice.
     """
     kinds = {name: column.kind for column in resource.columns for name in column.parameters}
-    kinds |= {TEXT: FilterKind.PART, "id_prefix": FilterKind.PART}
+    if searched:
+        kinds |= dict.fromkeys((TEXT, "id_prefix"), FilterKind.PART)
     found: dict[str, Any] = {}
     for expression in expressions:
         name, equals, value = expression.partition("=")
-        name, value = (name.strip(), value) if equals else (TEXT, expression)
+        if searched and not equals:
+            name, value = TEXT, expression
         if name not in kinds:
             raise _unknown(name, kinds)
         if kinds[name] is FilterKind.VALUES:

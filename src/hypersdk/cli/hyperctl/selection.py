@@ -41,7 +41,7 @@ def job_conditions(statuses: tuple[str, ...], filters: tuple[str, ...]) -> dict[
     from hypersdk.client.api import states_of
     from hypersdk.jobs.records import JOBS
 
-    found = conditions(JOBS, filters)
+    found = conditions(JOBS, filters, searched=True)
     return merged(found, state=states_of([*split_words(statuses), *found.pop("state", ())]))
 
 

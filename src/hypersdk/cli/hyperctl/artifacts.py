@@ -1,0 +1,95 @@
+"""`hyperctl artifacts`: the files of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hypersdk.cli.hyperctl.app import daemon_flags, json_option
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.errors import UsageError
+from hypersdk.text import clean
+from hypersdk.units import format_size
+
+if TYPE_CHECKING:
+    from hypersdk.client.artifacts import Artifact, Artifacts
+
+
+@click.command("artifacts", cls=Command)
+@click.argument("job_id", metavar="ID")
+@click.argument("name", required=False, metavar="[FILE]")
+@flag(
+    "--output",
+    "-o",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="With FILE: download it to this new file, or into this folder (the current one).",
+)
+@json_option
+@daemon_flags
+@pass_ctl
+def command(ctl: Ctl, job_id: str, name: str | None, target: Path | None) -> None:
+    """List the files of a completed export with their sizes and SHA-256 digests, or download FILE.
+
+    A download appears under its name only when it is complete, and its size and SHA-256 are those of the export. It
+    continues after an interruption of the connection.
+    """
+    job_id = ctl.client.find_id(job_id)
+    found = ctl.client.artifacts(job_id)
+    if name is not None:
+        _download(ctl, job_id, found.get(name), target)
+    elif target is not None:
+        raise UsageError("--output needs the name of a file", next_step=f"`hyperctl artifacts {job_id}` lists them.")
+    else:
+        ctl.show([dict(artifact.raw) for artifact in found.files], lambda: _print(ctl, found))
+
+
+def _print(ctl: Ctl, found: Artifacts) -> None:
+    from hypersdk.cli.columns import Cell, Column, lay_out
+
+    if not found.files:
+        ctl.output.line("There are no files: the job is not completed.")
+        return
+    columns = (Column("File", least=12), Column("Size", right=True), Column("SHA-256", least=12))
+    rows: list[list[Cell]] = [
+        [
+            (clean(artifact.name, 255), "bold"),
+            ("-" if artifact.size_bytes is None else format_size(artifact.size_bytes), ""),
+            (clean(artifact.sha256 or "-", 64), "dim"),
+        ]
+        for artifact in found.files
+    ]
+    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+    ctl.output.note(f"In {found.folder} on the daemon's host.", style="dim")
+
+
+def _download(ctl: Ctl, job_id: str, artifact: Artifact, target: Path | None) -> None:
+    path = _path(artifact.name, target)
+    total = "" if artifact.size_bytes is None else f" of {format_size(artifact.size_bytes)}"
+    with ctl.output.working(f"Downloading {artifact.name} ...") as tell:
+        sha256 = ctl.client.download(
+            job_id,
+            artifact,
+            path,
+            lambda received: tell(f"Downloading {artifact.name}: {format_size(received)}{total}"),
+        )
+    verified = artifact.sha256 is not None
+    facts = {"name": artifact.name, "file": str(path), "size_bytes": path.stat().st_size, "sha256": sha256}
+    how = "its SHA-256 is that of the export" if verified else f"SHA-256 {sha256}, which the daemon does not know"
+    ctl.show({**facts, "verified": verified}, lambda: ctl.say(f"Downloaded {path}: {how}", "bold green"))
+
+
+def _path(name: str, target: Path | None) -> Path:
+    """The file to write. The name comes from the daemon: it must not lead to another folder."""
+    folder = target or Path()
+    if not folder.is_dir():
+        return folder
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UsageError(
+            f"'{name[:100]}' cannot be the name of a file here", next_step="Give the file to write with --output."
+        )
+    return folder / name
