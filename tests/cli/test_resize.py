@@ -57,7 +57,9 @@ def test_the_progress_of_an_export_survives_resizes(
     names = [f"shop-{number:02d}" for number in range(24)]
     server = simulator(machines=tuple(small(name, disks=(SLOW, SLOW)) for name in names), rate_bytes_s=MiB // 4)
     env = environment(tmp_path, **{key: value for key, value in login(server, tmp_path).items() if key != "HOME"})
-    screen = open_screen(env, (120, 30), program("export", *names, "-o", str(tmp_path / "o"), "--max-machines", "3"))
+    screen = open_screen(
+        env, (120, 30), program("export", *names, "-o", str(tmp_path / "o"), "--yes", "--max-machines", "3")
+    )
     screen.wait_for("0 of 24 done")
     screen.wait_for("queued")
     for size in SIZES:
