@@ -71,8 +71,9 @@ def test_few_calls_come_before_the_data_and_each_has_its_reason(server: Simulato
         "RetrieveServiceContent",
         "Login",
         "CreateContainerView",
-        "RetrievePropertiesEx",  # the inventory
+        "RetrievePropertiesEx",  # the names of all machines
         "DestroyView",
+        "RetrievePropertiesEx",  # the row of the one that is meant
         "RetrievePropertiesEx",  # the machine, for the plan and its checks
         "RetrievePropertiesEx",  # again, once the folder is locked: its point in time
         "RetrievePropertiesEx",  # tasks that run before

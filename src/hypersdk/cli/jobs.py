@@ -11,7 +11,7 @@ from hypersdk.cli import exporting
 from hypersdk.cli.batch import Batch, Failure
 from hypersdk.cli.connect import connected
 from hypersdk.cli.exporting import Choices
-from hypersdk.cli.machines import read_inventory, read_selected
+from hypersdk.cli.machines import read_named, read_selected
 from hypersdk.cli.options import connection_words
 from hypersdk.cli.reportfile import reporting
 from hypersdk.cli.selection import Selection
@@ -138,5 +138,5 @@ def _run_specs(
     named = {field.name: getattr(endpoint, field.name) for field in fields(endpoint)}
     overrides = {key: value for key, value in named.items() if value is not None}
     with connected(cli, overrides) as session:
-        inventory = read_inventory(cli, session)
+        inventory = read_named(cli, session, [spec.machine for spec in specs])
         return exporting.run_exports(cli, session, specs, inventory, choices, batch, alone=alone)

@@ -11,10 +11,12 @@ from rich.text import Text
 from hypersdk.cli.columns import Column, lay_out
 from hypersdk.cli.selection import Selection, select
 from hypersdk.cli.state import Cli
+from hypersdk.errors import LookupFailed
 from hypersdk.model import Machine, MachineSummary, boot_sequence
 from hypersdk.text import clean, count
 from hypersdk.units import format_size
-from hypersdk.vsphere.inventory import datacenter_path, list_machines
+from hypersdk.vsphere.inventory import lies_in, list_machines
+from hypersdk.vsphere.lookup import look_up
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.tags import tagged_machines
 
@@ -28,13 +30,17 @@ def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
             on_count=lambda number: show(f"Reading the inventory: {count(number, 'machine')} ..."),
         )
     wanted = session.endpoint.datacenter
-    return [machine for machine in machines if wanted is None or _lies_in(machine, wanted)]
+    return [machine for machine in machines if wanted is None or lies_in(machine, wanted)]
 
 
 def read_selected(
     cli: Cli, session: Session, selection: Selection
 ) -> tuple[list[MachineSummary], list[MachineSummary]]:
-    """The inventory, and its machines that ``selection`` means. Raises LookupFailed."""
+    """The inventory, and its machines that ``selection`` means. Where each is named, only these are read. Raises
+    LookupFailed."""
+    if selection.by_name_only:
+        named = list({machine.moref: machine for machine in _raised(_look_up(cli, session, selection.names))}.values())
+        return named, named
     inventory = read_inventory(cli, session)
     tagged: set[str] = set()
     if selection.tags:
@@ -43,10 +49,29 @@ def read_selected(
     return inventory, select(inventory, selection, tagged=tagged, warn=cli.output.warn)
 
 
-def _lies_in(machine: MachineSummary, datacenter: str) -> bool:
-    """``datacenter`` is a name, or a path as ``GOVC_DATACENTER`` may hold it."""
-    name = datacenter.strip("/")
-    return machine.datacenter == name or datacenter_path(machine) == f"/{name}"
+def read_named(cli: Cli, session: Session, names: Sequence[str]) -> list[MachineSummary]:
+    """The machines that ``names`` mean; the whole inventory where one of them is not found or ambiguous."""
+    found = [result for result in _look_up(cli, session, names) if isinstance(result, MachineSummary)]
+    return found if len(found) == len(names) else read_inventory(cli, session)
+
+
+def read_one(cli: Cli, session: Session, name: str) -> MachineSummary:
+    """The machine that ``name`` means. Raises LookupFailed."""
+    (found,) = _raised(_look_up(cli, session, [name]))
+    return found
+
+
+def _look_up(cli: Cli, session: Session, names: Sequence[str]) -> list[MachineSummary | LookupFailed]:
+    with cli.output.working(f"Looking for {count(len(names), 'machine')} ..."), session.breakable(cli.cancel):
+        return look_up(session, names, cancel=cli.cancel, only_in=session.endpoint.datacenter)
+
+
+def _raised(results: Sequence[MachineSummary | LookupFailed]) -> list[MachineSummary]:
+    """The machines. Raises the first error."""
+    for result in results:
+        if isinstance(result, LookupFailed):
+            raise result
+    return [result for result in results if isinstance(result, MachineSummary)]
 
 
 def summary_object(machine: MachineSummary) -> dict[str, Any]:

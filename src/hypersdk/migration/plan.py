@@ -22,7 +22,8 @@ from hypersdk.remedies import Discard, FreeSpace, Look, Notice, Resume, SetOptio
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import format_size
-from hypersdk.vsphere.inventory import find_machine, list_machines
+from hypersdk.vsphere.inventory import find_machine
+from hypersdk.vsphere.lookup import look_up_one
 from hypersdk.vsphere.machine import read_datastores, read_machine
 from hypersdk.vsphere.session import Session
 
@@ -118,11 +119,15 @@ def make_plan(
 ) -> Plan:
     """Looks up the machine and runs all checks that change nothing.
 
-    ``machines`` saves the inventory call where the caller has the list. ``runs`` are the unfinished runs, by default
-    those recorded in their output folders. Raises LookupFailed, Refused (with every reason at once) or TargetError.
+    ``machines`` saves the lookup where the caller has the machine among them. ``runs`` are the unfinished runs, by
+    default those recorded in their output folders. Raises LookupFailed, Refused (with every reason at once),
+    TargetError.
     """
-    rows = machines if machines is not None else list_machines(session, cancel=cancel)
-    machine = read_machine(session, find_machine(rows, spec.machine).moref)
+    if machines is None:
+        row = look_up_one(session, spec.machine, cancel=cancel)
+    else:
+        row = find_machine(machines, spec.machine)
+    machine = read_machine(session, row.moref)
     free = free_bytes(spec.output_dir)  # first access to the folder: its error names the reason
     found = _look(session, machine, spec, runs or FolderRuns(state_folder(os.environ)))
     spec, machine = found.spec, found.machine

@@ -24,7 +24,7 @@ from hypersdk.units import GiB, format_duration, format_size
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
 from hypersdk.vsphere.faults import translate
-from hypersdk.vsphere.inventory import find_machine, list_machines
+from hypersdk.vsphere.lookup import look_up_one
 from hypersdk.vsphere.machine import DATASTORE, DatastoreFacts, datastore_facts, read_datastores
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.privileges import ESSENTIAL, ON_DATASTORES, ON_ROOT, Operation, missing_privileges
@@ -161,9 +161,7 @@ def _inside(
     moref = None
     if machine is not None:
         try:
-            moref = find_machine(
-                list_machines(session, cancel=cancel, disks=False), machine, datacenter=session.endpoint.datacenter
-            ).moref
+            moref = look_up_one(session, machine, cancel=cancel, datacenter=session.endpoint.datacenter).moref
         except Cancelled:
             raise
         except HyperSDKError as exc:

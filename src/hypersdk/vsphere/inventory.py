@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from hypersdk.errors import LookupFailed, register
 from hypersdk.model import DiskSummary, MachineSummary, Power
@@ -15,7 +15,16 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.paths import Place, datacenter_of, decode_name, encode_name, inventory_path
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import PAGE_SIZE, Element, ObjectProperties, child_text, kind_of, read_inventory, to_int
+from hypersdk.vsphere.soap import (
+    PAGE_SIZE,
+    Element,
+    ObjectProperties,
+    child_text,
+    kind_of,
+    read_inventory,
+    to_int,
+    traversal,
+)
 
 AMBIGUOUS: Final = register(
     "ambiguous",
@@ -30,6 +39,8 @@ PLACES: Final = {
     "Datacenter": ("name", "parent"),
     "VirtualApp": ("name", "parentFolder", "parentVApp"),
 }
+AROUND: Final = {**PLACES, "HostSystem": ("name",)}
+"""What is read with machines: their places and hosts."""
 ROW: Final = (
     "name", "parent", "parentVApp", "config.uuid", "config.instanceUuid", "config.template", "config.guestFullName",
     "config.hardware.numCPU", "config.hardware.memoryMB", "runtime.powerState", "runtime.host",
@@ -41,13 +52,28 @@ _MAX_CANDIDATES: Final = 10
 
 
 @dataclass(slots=True)
-class _Inventory:
+class Inventory:
     """The objects read. ``rows`` are machines (moref, values of ``ROW``, disks) whose paths are assembled once all
     places are known."""
 
     rows: list[tuple[str, dict[str, str | None], tuple[DiskSummary, ...]]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
+
+    def add(self, item: ObjectProperties) -> None:
+        """Takes in one object; those of other types are ignored."""
+        if item.kind == "VirtualMachine":
+            values = {path: item.text(path) for path in ROW}
+            self.rows.append((item.moref, values, disk_summaries(item.items(DEVICES))))
+        elif item.kind == "HostSystem":
+            self.hosts[item.moref] = decode_name(item.text("name") or item.moref)
+        elif item.kind in PLACES:
+            self.places[item.moref] = location_of(item)
+
+    def machines(self) -> list[MachineSummary]:
+        """All machines, sorted by path."""
+        rows = (summary_of(*row, self.places, self.hosts) for row in self.rows)
+        return sorted(rows, key=lambda machine: machine.path)
 
 
 def list_machines(
@@ -63,18 +89,17 @@ def list_machines(
     One container view, one retrieval in pages: pages + 2 calls in all. ``disks=False`` leaves ``MachineSummary.disks``
     empty and does not retrieve the device lists, which are most of the data.
     """
-    found = session.call(lambda: _collect(session, cancel, on_count, disks=disks, page_size=page_size))
-    return sorted((summary_of(*row, found.places, found.hosts) for row in found.rows), key=lambda machine: machine.path)
+    return session.call(lambda: _collect(session, cancel, on_count, disks=disks, page_size=page_size)).machines()
 
 
 def _collect(
     session: Session, cancel: CancelToken, on_count: Callable[[int], None] | None, *, disks: bool, page_size: int
-) -> _Inventory:
-    found = _Inventory()
-    paths = {**PLACES, "HostSystem": ("name",), "VirtualMachine": (*ROW, DEVICES) if disks else ROW}
+) -> Inventory:
+    found = Inventory()
+    paths = {**AROUND, "VirtualMachine": (*ROW, DEVICES) if disks else ROW}
     with closing(read_inventory(session, paths, cancel=cancel, page_size=page_size)) as objects:
         for item in objects:
-            _sort_in(found, item)
+            found.add(item)
             if on_count is not None and item.kind == "VirtualMachine" and len(found.rows) % page_size == 0:
                 on_count(len(found.rows))
     if on_count is not None:
@@ -82,14 +107,15 @@ def _collect(
     return found
 
 
-def _sort_in(found: _Inventory, item: ObjectProperties) -> None:
-    if item.kind == "VirtualMachine":
-        values = {path: item.text(path) for path in ROW}
-        found.rows.append((item.moref, values, disk_summaries(item.items(DEVICES))))
-    elif item.kind == "HostSystem":
-        found.hosts[item.moref] = decode_name(item.text("name") or item.moref)
-    elif item.kind in PLACES:
-        found.places[item.moref] = location_of(item)
+def to_places() -> list[Any]:
+    """The traversals from a machine to its folders (up to the root) and its host."""
+    return [
+        traversal("ManagedEntity", "parent", name="up", then=["up", "app", "appFolder"]),
+        traversal("VirtualMachine", "parentVApp", name="vm", then=["up", "app", "appFolder"]),
+        traversal("VirtualApp", "parentVApp", name="app", then=["app", "appFolder"]),
+        traversal("VirtualApp", "parentFolder", name="appFolder", then=["up"]),
+        traversal("VirtualMachine", "runtime.host"),
+    ]
 
 
 def location_of(item: ObjectProperties) -> Place:
@@ -166,10 +192,10 @@ def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacente
     if not found:
         found = [machine for machine in machines if machine.name.casefold() == wanted.casefold()]
     if len(found) > 1 and datacenter is not None:
-        found = [machine for machine in found if _lies_in(machine, datacenter)] or found
+        found = [machine for machine in found if lies_in(machine, datacenter)] or found
     if len(found) == 1:
         return found[0]
-    raise _ambiguous(wanted, found) if found else _not_found(wanted, machines)
+    raise _ambiguous(wanted, found) if found else not_found(wanted, [machine.name for machine in machines])
 
 
 def _is_meant(machine: MachineSummary, wanted: str) -> bool:
@@ -203,7 +229,7 @@ def _path_matches(machine: MachineSummary, wanted: str) -> bool:
     return parts == own or (not wanted.startswith("/") and parts == split_at_vm(machine)[1])
 
 
-def _lies_in(machine: MachineSummary, datacenter: str) -> bool:
+def lies_in(machine: MachineSummary, datacenter: str) -> bool:
     """Whether ``datacenter`` (a name, or a path as GOVC_DATACENTER may hold) is the machine's."""
     wanted = "/" + datacenter.strip("/")
     return machine.datacenter == datacenter.strip("/") or datacenter_path(machine) == wanted
@@ -218,17 +244,18 @@ def _ambiguous(wanted: str, found: Sequence[MachineSummary]) -> LookupFailed:
     )
 
 
-def _not_found(wanted: str, machines: Sequence[MachineSummary]) -> LookupFailed:
+def not_found(wanted: str, names: Iterable[str]) -> LookupFailed:
+    """The error where no machine is meant; it suggests similar ones of the ``names`` of all machines."""
     name = decode_name(wanted.rstrip("/").rpartition("/")[2])
-    near = _similar(name, machines)
+    near = _similar(name, names)
     hint = f"Did you mean {', '.join(near)}? `hyper2kvm list` shows all." if near else None
     return LookupFailed(f"no machine is called '{wanted}'", next_step=hint, similar=near)
 
 
-def _similar(name: str, machines: Sequence[MachineSummary]) -> list[str]:
+def _similar(name: str, names: Iterable[str]) -> list[str]:
     """Up to three names that contain ``name`` or look like it."""
     folded = name.casefold()
-    names = {machine.name.casefold(): machine.name for machine in machines}
-    holding = sorted((key for key in names if folded and folded in key), key=len)
-    close = difflib.get_close_matches(folded, names, n=3, cutoff=0.6)
-    return [names[key] for key in dict.fromkeys([*holding[:3], *close])][:3]
+    known = {each.casefold(): each for each in names}
+    holding = sorted((key for key in known if folded and folded in key), key=len)
+    close = difflib.get_close_matches(folded, known, n=3, cutoff=0.6) if len(holding) < 3 else []
+    return [known[key] for key in dict.fromkeys([*holding[:3], *close])][:3]

@@ -13,7 +13,7 @@ from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.devices import boot_order, read_hardware
 from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
-from hypersdk.vsphere.inventory import DEVICES, PLACES, ROW, location_of, power_of, summary_of
+from hypersdk.vsphere.inventory import AROUND, DEVICES, PLACES, ROW, location_of, power_of, summary_of, to_places
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.session import NEVER, Session
 from hypersdk.vsphere.soap import (
@@ -138,15 +138,14 @@ class _Related:
 def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related:
     paths = {
         "VirtualMachine": _DETAIL,
-        "HostSystem": ("name",),
         "Datastore": DATASTORE,
         "Task": _TASK,
-        **PLACES,
+        **AROUND,
         **_NETWORKS,
     }
     found = _Related(None, {})
     for item in read_list(
-        session, lambda: filter_spec(session.ref("VirtualMachine", moref), paths, select=_traversals()), cancel=cancel
+        session, lambda: filter_spec([session.ref("VirtualMachine", moref)], paths, select=_traversals()), cancel=cancel
     ):
         if item.kind == "VirtualMachine":
             found.machine = item
@@ -156,13 +155,9 @@ def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related
 
 
 def _traversals() -> list[Any]:
-    """From a machine to its folders (up to the root), host, datastores, networks and recent tasks."""
+    """From a machine to its folders, host, datastores, networks and recent tasks."""
     return [
-        traversal("ManagedEntity", "parent", name="up", then=["up", "app", "appFolder"]),
-        traversal("VirtualMachine", "parentVApp", name="vm", then=["up", "app", "appFolder"]),
-        traversal("VirtualApp", "parentVApp", name="app", then=["app", "appFolder"]),
-        traversal("VirtualApp", "parentFolder", name="appFolder", then=["up"]),
-        traversal("VirtualMachine", "runtime.host"),
+        *to_places(),
         traversal("VirtualMachine", "datastore"),
         traversal("VirtualMachine", "network"),
         traversal("VirtualMachine", "recentTask"),

@@ -130,10 +130,10 @@ def traversal(kind: str, path: str, *, name: str | None = None, then: Iterable[s
 
 
 def filter_spec(
-    root: Any, paths: Mapping[str, Iterable[str]], *, select: Iterable[Any] = (), skip: bool = False
+    roots: Iterable[Any], paths: Mapping[str, Iterable[str]], *, select: Sequence[Any] = (), skip: bool = False
 ) -> Any:
-    """A FilterSpec: the properties ``paths`` (by type name) of the object ``root``, unless ``skip``, and of those that
-    the traversals ``select`` reach from it."""
+    """A FilterSpec: the properties ``paths`` (by type name) of the objects ``roots``, unless ``skip``, and of those
+    that the traversals ``select`` reach from them."""
     from pyVmomi import vmodl
     from pyVmomi.VmomiSupport import GetWsdlType
 
@@ -142,7 +142,7 @@ def filter_spec(
         collector.PropertySpec(type=GetWsdlType("urn:vim25", kind), pathSet=list(names))
         for kind, names in paths.items()
     ]
-    objects = [collector.ObjectSpec(obj=root, skip=skip, selectSet=list(select))]
+    objects = [collector.ObjectSpec(obj=root, skip=skip, selectSet=list(select)) for root in roots]
     return collector.FilterSpec(propSet=properties, objectSet=objects)
 
 
@@ -176,7 +176,7 @@ def read_objects(
 def read_one(session: Session, kind: str, moref: str, paths: Sequence[str], *, cancel: CancelToken) -> ObjectProperties:
     """Properties ``paths`` of one object, in one ``Session.call`` of its own. Raises LookupFailed ``object_gone``."""
 
-    found = read_list(session, lambda: filter_spec(session.ref(kind, moref), {kind: paths}), cancel=cancel)
+    found = read_list(session, lambda: filter_spec([session.ref(kind, moref)], {kind: paths}), cancel=cancel)
     if not found:
         raise LookupFailed(f"{kind} {moref} is gone", code=OBJECT_GONE, object=f"{kind}:{moref}")
     return found[0]
@@ -189,7 +189,7 @@ def read_linked(
     ``Session.call`` of its own. Raises LookupFailed ``object_gone`` for that object."""
 
     def spec() -> Any:
-        return filter_spec(session.ref(kind, moref), {target: paths}, select=[traversal(kind, link)], skip=True)
+        return filter_spec([session.ref(kind, moref)], {target: paths}, select=[traversal(kind, link)], skip=True)
 
     return read_list(session, spec, cancel=cancel)
 
@@ -215,7 +215,7 @@ def read_inventory(
     types = [GetWsdlType("urn:vim25", kind) for kind in paths]
     view = content.viewManager.CreateContainerView(container=content.rootFolder, type=types, recursive=True)
     try:
-        spec = filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)
+        spec = filter_spec([view], paths, select=[traversal("ContainerView", "view")], skip=True)
         yield from read_objects(session, spec, cancel=cancel, page_size=page_size, keep=keep)
     finally:
         view.DestroyView()

@@ -15,12 +15,12 @@ import (
 func addExport(registry *simulator.Registry) {
 	content := registry.Get(vim25.ServiceInstance).(*simulator.ServiceInstance).Content
 	registry.Put(&describingManager{*registry.Get(*content.OvfManager).(*simulator.OvfManager)})
-	exporter := &machineExporter{types.ManagedObjectReference{Type: "MachineExporter", Value: "exporter"}}
+	exporter := &machineExporter{mo.OvfManager{Self: types.ManagedObjectReference{Type: "MachineExporter", Value: "exporter"}}}
 	registry.Put(exporter)
 	registry.Handler = func(_ *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 		switch method.Name {
 		case "ExportVm", "HttpNfcLeaseSetManifestChecksumType":
-			method.This = exporter.self // within a session vcsim looks the receiver up again
+			method.This = exporter.Self // within a session vcsim looks the receiver up again
 			return exporter, nil
 		}
 		return nil, nil
@@ -28,13 +28,9 @@ func addExport(registry *simulator.Registry) {
 }
 
 // machineExporter answers ExportVm for all VMs, and the choice of a checksum for all leases; the request's own This still
-// names the VM or the lease.
+// names the VM or the lease. vcsim's search by UUID panics at objects that do not embed a type of the API.
 type machineExporter struct {
-	self types.ManagedObjectReference
-}
-
-func (e *machineExporter) Reference() types.ManagedObjectReference {
-	return e.self
+	mo.OvfManager
 }
 
 func (e *machineExporter) ExportVm(ctx *simulator.Context, req *types.ExportVm) soap.HasFault {

@@ -86,13 +86,11 @@ def inspect(cli: Cli, machine: str) -> None:
     the name, the command fails and lists them.
     """
     from hypersdk.cli.connect import connected
-    from hypersdk.cli.machines import machine_object, read_inventory
-    from hypersdk.vsphere.inventory import find_machine
+    from hypersdk.cli.machines import machine_object, read_one
     from hypersdk.vsphere.machine import read_machine
 
     with connected(cli) as session:
-        found = find_machine(read_inventory(cli, session), machine)
-        facts = read_machine(session, found.moref)
+        facts = read_machine(session, read_one(cli, session, machine).moref)
     if cli.output.json_lines:
         cli.output.row(machine_object(facts))
     else:
