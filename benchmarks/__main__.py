@@ -1,4 +1,5 @@
-"""`scripts/bench`: measures against govc and qemu-img in one run and prints a table of ratios."""
+"""`scripts/bench`: measures against govc and qemu-img in one run and prints a table of ratios, each row as soon as it
+is measured."""
 
 from __future__ import annotations
 
@@ -10,8 +11,13 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.cases import CASES, Bench
-from benchmarks.measure import table
+from benchmarks.measure import HEAD, say
 from hypersdk.units import format_size, parse_size
+
+PEER = (
+    "The server is vcsim of govmomi, extended by what vSphere 6.7 and later have: ExportVm of a powered-off machine,"
+    " CreateDescriptor, and HttpNfcLeaseSetManifestChecksumType (without it clients compute SHA-1 as well)."
+)
 
 
 def main() -> None:
@@ -32,12 +38,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hypersdk-bench-", dir=chosen.folder) as name:
         bench = Bench(Path(name), chosen.disk, chosen.rounds)
         print(
-            f"{_machine()}\ndisk of {format_size(chosen.disk)}, medians of {chosen.rounds}, both sides synced to"
-            " disk\n",
+            f"{_machine()}\ndisk of {format_size(chosen.disk)}, medians of {chosen.rounds} interleaved runs, both sides"
+            f" synced to disk\n{PEER}\n\n{HEAD}",
             flush=True,
         )
-        rows = [row for case in chosen.cases or CASES for row in CASES[case](bench)]
-    print(table(rows))
+        for case in chosen.cases or CASES:
+            say(case)
+            for row in CASES[case](bench):
+                print(row.line(), flush=True)
 
 
 def _machine() -> str:

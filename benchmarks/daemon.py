@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, say
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
 from hypersdk.units import GiB, MiB
 from tests.support.cli.hypervisord import children_of, daemon
@@ -42,17 +42,15 @@ class Kind:
     url: str | None
 
 
-def daemons(folder: Path) -> list[Row]:
+def daemons(folder: Path) -> Iterator[Row]:
     """All of it, on SQLite and on PostgreSQL side by side. The PostgreSQL server is durable, unlike that of the
     tests."""
-    rows: list[Row] = []
     with running_postgres(durable=True) as server, fresh_database(server) as url, fresh_database(server) as bare:
-        rows += _of(folder, Kind("SQLite", None), f"sqlite:///{folder / 'bare.sqlite3'}")
-        rows += _of(folder, Kind("PostgreSQL", url), bare)
-    return rows
+        yield from _of(folder, Kind("SQLite", None), f"sqlite:///{folder / 'bare.sqlite3'}")
+        yield from _of(folder, Kind("PostgreSQL", url), bare)
 
 
-def _of(folder: Path, kind: Kind, bare_url: str) -> list[Row]:
+def _of(folder: Path, kind: Kind, bare_url: str) -> Iterator[Row]:
     place = folder / kind.name.lower()
     place.mkdir()
     config = place / "config.toml"
@@ -64,13 +62,15 @@ def _of(folder: Path, kind: Kind, bare_url: str) -> list[Row]:
     config.write_text("\n".join([*lines, *([f'database_url = "{kind.url}"'] if kind.url else [])]) + "\n")
     with _simulator() as (environ, sent):
         with _client(place, environ, config, "--role", "api") as (client, _):
-            rows = _submitting(kind, client, place, bare_url)
+            say(f"submitting jobs, {kind.name}")
+            yield from _submitting(kind, client, place, bare_url)
             idle = _answers(client, client.get("/jobs/query?all=true&limit=1").json()["jobs"][0]["definition"]["id"])
             _cancel_all(client)
         with _client(place, environ, config) as (client, pid):
-            rows.append(_idle(kind, pid))
-            rows += _beside_copies(kind, client, place, idle, sent)
-    return rows
+            say(f"measuring idle processes for {IDLE_S:.0f} s")
+            yield _idle(kind, pid)
+            say(f"measuring answers while {COPIES} exports run")
+            yield from _beside_copies(kind, client, place, idle, sent)
 
 
 @contextmanager
@@ -288,5 +288,5 @@ def _cancel_all(client: httpx.Client) -> None:
 def _until(true: Any) -> None:
     end = time.monotonic() + 120
     while not true():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.2)

@@ -1,4 +1,5 @@
-"""Runs programs and says what they took: wall-clock time and peak memory of the process itself, medians, ratios."""
+"""Runs programs and says what they took: wall-clock time, CPU time and peak memory of the process itself, medians,
+ratios."""
 
 from __future__ import annotations
 
@@ -8,18 +9,43 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Self
 
 TIMEOUT_S = 900
+NOT_FOR_CHILDREN = frozenset({"PYTHONDONTWRITEBYTECODE"})
+"""With it every start compiles all modules again, which no installed program does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """One run of a program: seconds, and the largest resident set of its process in bytes."""
+    """One run of a program, or of several: seconds by the clock, seconds of CPU (user and system), of them in the
+    system, and the largest resident set of a process in bytes."""
 
     seconds: float
-    peak_bytes: int
+    cpu_s: float
+    system_s: float
+    peak_bytes: float
+
+    def __add__(self, other: Took) -> Took:
+        """Both, one after the other."""
+        return Took(
+            self.seconds + other.seconds,
+            self.cpu_s + other.cpu_s,
+            self.system_s + other.system_s,
+            max(self.peak_bytes, other.peak_bytes),
+        )
+
+    @classmethod
+    def median(cls, runs: Sequence[Self]) -> Self:
+        """The median of each value."""
+        return cls(*(statistics.median(values) for values in zip(*map(astuple, runs), strict=True)))
+
+
+def say(text: str) -> None:
+    """Says on standard error what is done now; the table goes to standard output."""
+    print(f"==> {text}", file=sys.stderr, flush=True)
 
 
 def run(
@@ -31,9 +57,10 @@ def run(
 ) -> Took:
     """Runs ``command`` to its end; ``sync`` is a folder whose file system is synced within the time. Stops the
     benchmark when it fails."""
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
     started = time.monotonic()
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}, cwd=cwd
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**inherited, **(env or {})}, cwd=cwd
     )
     assert process.stderr is not None
     said = process.stderr.read()
@@ -45,22 +72,24 @@ def run(
         sys.exit(f"{words}: exit status {process.returncode}\n{said.decode(errors='replace')}")
     if sync is not None:
         subprocess.run(["sync", "-f", sync], check=True, timeout=TIMEOUT_S)
-    return Took(time.monotonic() - started, usage.ru_maxrss * 1024)
+    return Took(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def rounds(count: int, *sides: Callable[[], float]) -> list[float]:
+def rounds(count: int, sides: Mapping[str, Callable[[], Took]]) -> list[Took]:
     """Runs all sides ``count`` times, in turn, so that whatever else the machine does strikes all; the median of
-    each."""
-    taken: list[list[float]] = [[] for _ in sides]
-    for _ in range(count):
-        for times, side in zip(taken, sides, strict=True):
-            times.append(side())
-    return [statistics.median(times) for times in taken]
+    each, in their order."""
+    taken: dict[str, list[Took]] = {name: [] for name in sides}
+    for number in range(count):
+        for name, side in sides.items():
+            say(f"run {number + 1} of {count}: {name}")
+            taken[name].append(side())
+    return [Took.median(runs) for runs in taken.values()]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. ``ours`` and ``theirs`` are what was measured, ``goal`` what it should not pass."""
+    """One line of the table. ``ours`` and ``theirs`` are what was measured, ``goal`` what it should not pass, ``cpu``
+    the CPU seconds of both sides."""
 
     what: str
     ours: str
@@ -68,11 +97,33 @@ class Row:
     result: float
     goal: float | None
     unit: str = ""
+    cpu: str = ""
 
     @classmethod
-    def ratio(cls, what: str, ours_s: float, theirs_s: float, goal: float) -> Row:
+    def ratio(cls, what: str, ours: Took, theirs: Took, goal: float) -> Row:
         """Two times as a ratio: below 1 is faster than the peer."""
-        return cls(what, f"{ours_s:.2f} s", f"{theirs_s:.2f} s", ours_s / theirs_s, goal)
+        return cls(
+            what,
+            f"{ours.seconds:.2f} s",
+            f"{theirs.seconds:.2f} s",
+            ours.seconds / theirs.seconds,
+            goal,
+            cpu=_cpu(ours, theirs),
+        )
+
+    @classmethod
+    def difference(cls, what: str, ours: Took, theirs: Took, goal_s: float) -> Row:
+        """How many seconds more than the peer."""
+        more_s = ours.seconds - theirs.seconds
+        return cls(
+            what,
+            f"{ours.seconds:.2f} s",
+            f"{theirs.seconds:.2f} s",
+            more_s,
+            goal_s,
+            " s more",
+            cpu=_cpu(ours, theirs),
+        )
 
     @classmethod
     def rate(cls, what: str, ours: float, theirs: float) -> Row:
@@ -85,26 +136,27 @@ class Row:
         p50, p99 = (1000 * taken_s[int(len(taken_s) * share)] for share in (0.5, 0.99))
         return cls(what, f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", "", p99, goal_ms, " ms")
 
-    def cells(self) -> tuple[str, ...]:
-        """As text, in the order of ``HEAD``."""
+    def line(self) -> str:
+        """In Markdown, with the columns of ``HEAD``."""
+        return _line((self.what, self.ours, self.theirs, *self._judged(), self.cpu))
+
+    def _judged(self) -> tuple[str, str, str]:
         if self.goal is None:
-            return (self.what, self.ours, self.theirs, f"{self.result:.2f}{self.unit}", "", "")
+            return f"{self.result:.2f}{self.unit}", "", ""
         digits = 3 if self.goal < 0.2 else 2 if self.goal < 10 else 0
         verdict = "met" if self.result <= self.goal else "missed"
-        return (
-            self.what,
-            self.ours,
-            self.theirs,
-            f"{self.result:.{digits}f}{self.unit}",
-            f"<= {self.goal:g}{self.unit}",
-            verdict,
-        )
+        return f"{self.result:.{digits}f}{self.unit}", f"<= {self.goal:g}{self.unit}", verdict
 
 
-HEAD = ("measurement", "HyperSDK", "peer", "ratio or value", "goal", "")
+def _cpu(ours: Took, theirs: Took) -> str:
+    """CPU seconds: of a busy machine they say more than times by the clock."""
+    return f"{ours.cpu_s:.1f} s ({ours.system_s:.1f}); {theirs.cpu_s:.1f} s ({theirs.system_s:.1f})"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown, as the README has it."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
-    return "\n".join([*lines, *("| " + " | ".join(row.cells()) + " |" for row in rows)])
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+_COLUMNS = ("measurement", "HyperSDK", "peer", "ratio or value", "goal", "", "CPU of both (of it system)")
+HEAD = _line(_COLUMNS) + "\n" + _line(["---"] * len(_COLUMNS))
+"""The first two lines of the table."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from textual.pilot import Pilot
@@ -24,9 +24,12 @@ KEY_MS = 50
 """What a person takes for at once."""
 
 
-def pickers(folder: Path) -> list[Row]:
+def pickers(folder: Path) -> Iterator[Row]:
     """Two sizes of screen without a terminal, and one terminal."""
-    return [_search(), *(row for size in SIZES for row in _headless(size)), _at_terminal(folder)]
+    yield _search()
+    for size in SIZES:
+        yield from _headless(size)
+    yield _at_terminal(folder)
 
 
 def _search() -> Row:
