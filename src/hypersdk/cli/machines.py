@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from hypersdk.cli.columns import Column, lay_out
+from hypersdk.cli.machinenames import remember
 from hypersdk.cli.selection import Selection, select
 from hypersdk.cli.state import Cli
 from hypersdk.errors import LookupFailed
@@ -21,14 +22,17 @@ from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.tags import tagged_machines
 
 
-def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
-    """All machines, of one datacenter if the endpoint names one, with a growing count while they are read."""
+def read_inventory(cli: Cli, session: Session, *, remembered: bool = True) -> list[MachineSummary]:
+    """All machines, of one datacenter if the endpoint names one, with a growing count while they are read. Their names
+    are ``remembered`` for completion."""
     with cli.output.working("Reading the inventory ...") as show, session.breakable(cli.cancel):
         machines = list_machines(
             session,
             cancel=cli.cancel,
             on_count=lambda number: show(f"Reading the inventory: {count(number, 'machine')} ..."),
         )
+    if remembered:
+        remember(cli.environ, session.endpoint, machines)
     wanted = session.endpoint.datacenter
     return [machine for machine in machines if wanted is None or lies_in(machine, wanted)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from hypersdk.cli.programs.groups import Command, F, flag_group, shared_flag
 from hypersdk.cli.programs.program import debug_flag, json_flag
@@ -82,3 +83,10 @@ class CompressingCommand(Command):
                 )
         spelled = ["--compress=checked" if argument == "--compress" else argument for argument in args[:end]]
         return super().parse_args(ctx, spelled + args[end:])
+
+
+def complete_machine(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completion of an argument that names machines."""
+    from hypersdk.cli import machinenames
+
+    return machinenames.complete_machine(ctx, param, incomplete)

@@ -41,6 +41,11 @@ def data_home(environ: Mapping[str, str]) -> Path:
     return _base(environ, "XDG_DATA_HOME", ".local/share")
 
 
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """``$XDG_CACHE_HOME/hypersdk``, else ``~/.cache/hypersdk``: what is there may be removed at any time."""
+    return _base(environ, "XDG_CACHE_HOME", ".cache") / _NAME
+
+
 def _base(environ: Mapping[str, str], variable: str, default: str) -> Path:
     given = environ.get(variable, "")
     return Path(given) if given.startswith("/") else Path(environ.get("HOME") or Path.home()) / default

@@ -115,7 +115,7 @@ def _list(cli: Cli, session: Session) -> list[MachineSummary]:
     from hypersdk.cli.machines import list_table, read_inventory, summary_object
 
     _step(cli, "List its machines")
-    machines = read_inventory(cli, session)
+    machines = read_inventory(cli, session, remembered=False)  # the server is gone soon
     for machine in machines if cli.output.json_lines else ():
         cli.output.event("machine", summary_object(machine))
     cli.output.print(list_table(machines[:20], cli.output.width))

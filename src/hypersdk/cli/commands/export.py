@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, connection_options, output_options
+from hypersdk.cli.options import (
+    COMPRESS_MODES,
+    CompressingCommand,
+    complete_machine,
+    connection_options,
+    output_options,
+)
 from hypersdk.cli.programs.groups import flag_group
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.config.user import MAX_RETRIES
@@ -154,7 +160,7 @@ export_options = flag_group(
 
 
 @click.command("export", cls=CompressingCommand)
-@click.argument("machines", nargs=-1, metavar="[VM]...")
+@click.argument("machines", nargs=-1, metavar="[VM]...", shell_complete=complete_machine)
 @selection_options
 @export_options
 @output_options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.options import complete_machine, connection_options, output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.loading import loading
@@ -75,7 +75,7 @@ def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
 
 
 @click.command("inspect", cls=Command)
-@click.argument("machine", metavar="VM")
+@click.argument("machine", metavar="VM", shell_complete=complete_machine)
 @output_options
 @connection_options
 @pass_cli

@@ -11,6 +11,7 @@ from click.shell_completion import get_completion_class
 
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.cli.programs.program import Program, Run
+from hypersdk.cli.programs.shells import register_shells
 from hypersdk.config.folders import config_home, data_home
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 
@@ -34,6 +35,7 @@ def completion_command(program: Program) -> click.Command:
 
 
 def _script(program: Program, shell: str) -> str:
+    register_shells()
     completion_class = get_completion_class(shell)
     assert completion_class is not None
     completion = completion_class(program.root, {}, program.name, program.completion_variable)

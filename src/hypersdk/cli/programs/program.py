@@ -179,6 +179,9 @@ class Program:
     def _invoke(self, run: Run, arguments: Sequence[str]) -> int:
         try:
             if self.completion_variable in run.environ:
+                from hypersdk.cli.programs.shells import register_shells
+
+                register_shells()
                 self.root.main(
                     list(arguments), prog_name=self.name, complete_var=self.completion_variable, obj=run
                 )  # prints completions and exits
