@@ -5,6 +5,7 @@ import pytest
 pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins: list[str] = [
+    "tests.support.seeds",
     "tests.support.peers",
     "tests.support.tlsserver",
     "tests.support.sessions",

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.cli.exporting import domain_name, import_command
@@ -22,6 +22,7 @@ from hypersdk.simulator import DiskSpec
 from hypersdk.units import MiB
 from tests.support.cli.shell import Shell, small
 from tests.support.machines import make_disk, make_machine
+from tests.support.seeds import examples
 from tests.support.simulator import SimulatorFactory
 
 SCSI = DiskSpec(2 * MiB, controller="pvscsi")
@@ -127,7 +128,7 @@ any_folder = st.text(st.characters(exclude_characters="\0/"), min_size=1, max_si
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(name=st.text(max_size=40), folder=any_folder)
 def test_the_command_means_these_very_files_and_a_name_that_libvirt_takes(name: str, folder: str) -> None:
     folder = folder.encode(errors="replace").decode()

@@ -1,5 +1,5 @@
-"""A server whose answers are nearly right: one of them is changed on its way, at a call and in a manner drawn from a
-seed (HYPERSDK_MANGLE_SEED).
+"""A server whose answers are nearly right: one of them is changed on its way, at a call and in a manner drawn from the
+seed of the run.
 
 Whatever is read from it, no command ends with an internal error, and none waits for ever.
 """
@@ -7,7 +7,6 @@ Whatever is read from it, no command ends with an internal error, and none waits
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
 import socket
@@ -22,11 +21,11 @@ from lxml import etree
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.cli.commandline import run
+from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory
 from tests.support.tls import Authority, Identity
 from tests.support.tlsserver import TlsServer, answering
 
-SEED = os.environ.get("HYPERSDK_MANGLE_SEED") or str(random.SystemRandom().randrange(1 << 32))
 ROUNDS = 24
 TEXTS = [
     "",
@@ -166,7 +165,7 @@ def test_no_answer_ends_a_command_with_an_internal_error(
             ended = run(
                 *words, *([str(tmp_path / "out")] if words[-1] == "-o" else []), env=environ(behind, server, tmp_path)
             )
-        told = f"HYPERSDK_MANGLE_SEED={SEED}, round {number}, {words[0]}, {mangler.did}: {ended.out[-1000:]}"
+        told = f"seed {SEED}, round {number}, {words[0]}, {mangler.did}: {ended.out[-1000:]}"
         assert ended.status != 1, told
         assert time.monotonic() - began < 100, told
         changes.add(mangler.did)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +21,9 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
 from tests.support.exportchecks import MANIFEST, RUN_FILE, assert_finished, assert_holds, expected_raw
 from tests.support.exporter import Engine, EngineFactory, succeeded
+from tests.support.seeds import SEED
 from tests.support.vsphere import environ_of
 
-SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED") or time.time() // 86400)
-EACH: Final = "HYPERSDK_KILL_EACH" in os.environ
-"""Kill at each call of the whole export, not only while files are created. Takes minutes."""
 MACHINE: Final = MachineSpec("web-01", disks=(DiskSpec(3 * MiB, allocated_bytes=2 * MiB), DiskSpec(512)))
 KINDS: Final[dict[str, tuple[list[str], dict[str, Any]]]] = {
     "ova": (["--format", "ova"], {"format": OutputFormat.OVA}),
@@ -80,8 +77,6 @@ def forking(engine: Engine) -> Iterator[Exports]:
 def moments(calls: list[str], *, images_only: bool) -> list[int]:
     """The first call of each operation on each file, up to the end of the first checkpoint; ``images_only``: on images
     and ledgers."""
-    if EACH:
-        return list(range(len(calls)))
     # A small disk may be whole before its first checkpoint; then its ledger is removed.
     ends = ("fdatasync web-01-disk1", "unlink web-01-disk1")
     until = max(at for at, call in enumerate(calls) if call.startswith(ends))
@@ -89,19 +84,21 @@ def moments(calls: list[str], *, images_only: bool) -> list[int]:
     return sorted(at for call, at in found.items() if ".partial" in call or not images_only)
 
 
+@pytest.mark.kill
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # each call of a whole export
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_while_run_file_ledger_and_image_come_into_being(
-    kind: str, engine: EngineFactory, tmp_path: Path
+    kind: str, engine: EngineFactory, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     flags, spec = KINDS[kind]
     ran = engine(machines=(MACHINE,))
     before, expected = ran.simulator.state(), expected_raw(ran.simulator, "web-01", tmp_path / "expected")
-    draw = random.Random(f"{SEED}/{kind}")
+    draw, full = random.Random(f"{SEED}/{kind}"), pytestconfig.getoption("full")
     with forking(ran) as exports:
         status, calls = exports.run(tmp_path / "whole", flags, None, torn=False)
         assert status == 0
-        for at in moments(calls, images_only=SEED % len(KINDS) != list(KINDS).index(kind)):
+        for at in range(len(calls)) if full else moments(calls, images_only=draw.random() < 0.8):
             folder, torn = tmp_path / f"killed-{at}", draw.random() < 0.5
             status, made = exports.run(folder, flags, at, torn=torn)
             print(f"seed {SEED}: killed at call {at} ({torn=}), after {made[-1:]}")

@@ -28,7 +28,8 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import GiB, KiB, MiB
 from tests.support.advice import Advice
-from tests.support.cli.hyper2kvm import TIMEOUT_S, Ended, Program, Running
+from tests.support.cli.hyper2kvm import TIMEOUT_S, Ended, Program, ProgramInside, Running
+from tests.support.cli.hyperctl import Hyperctl
 from tests.support.cli.hypervisord import daemon, free_port
 from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
 from tests.support.simulator import lift_rate_limit
@@ -59,7 +60,7 @@ class Bench:
     def program(self, *machines: MachineSpec, **simulated: Any) -> tuple[Simulator, Program]:
         """A simulator and ``hyper2kvm``."""
         server = self.stack.enter_context(Simulator(SimulatorConfig(machines=machines, **simulated)))
-        return server, Program(self.folder / "home", server)
+        return server, ProgramInside(self.folder / "home", server)
 
     def advice_of(self, code: str, ended: Ended) -> Advice:
         """The next step of a command that failed with ``code``."""
@@ -110,7 +111,7 @@ def _into(table: dict[str, F], code: str) -> Callable[[F], F]:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    load_all()  # the programs are processes of their own; what they tell is looked up here
+    load_all()  # what the programs tell is looked up here
     with ExitStack() as stack:
         yield Bench(tmp_path, stack)
 
@@ -477,17 +478,10 @@ class Service:
 
     def hyperctl(self, *arguments: str | Path, **env: str) -> tuple[int, list[dict[str, Any]]]:
         """Exit status and JSON lines of one command of the administrator."""
-        environ = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "HYPERVISORD_URL": self.url,
-            "STATE_DIRECTORY": str(self.state),
-            **env,
-        }
-        command = [PROGRAMS / "hyperctl", *arguments, "--json"]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
-        assert done.returncode != 1, done.stderr
-        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+        run = Hyperctl(self.url, self.folder, token=None)
+        done = run(*arguments, "--json", env={"STATE_DIRECTORY": str(self.state), **env})
+        assert done.status != 1, done.err
+        return done.status, done.events
 
     def works(self, *arguments: str | Path, **env: str) -> list[dict[str, Any]]:
         """The lines of a command that succeeds."""

@@ -2,8 +2,7 @@
 with a clear error.
 
 A run is interrupted in its second disk; then one thing is damaged in the first one (finished) or the second one
-(growing), and it is resumed. What is damaged where is drawn from a seed that changes every day and stands in the names
-of the tests; HYPERSDK_DAMAGE_SEED repeats one.
+(growing), and it is resumed. What is damaged where is drawn from the seed of the run.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ from tests.support.exportchecks import (
 )
 from tests.support.exporter import Engine, EngineFactory, succeeded
 from tests.support.killed import Killed
+from tests.support.seeds import SEED
 from tests.support.tools import run_tool
 
-SEED: Final = int(os.environ.get("HYPERSDK_DAMAGE_SEED") or time.time() // 86400)
 MACHINE: Final = MachineSpec(
     "web-01",
     disks=(DiskSpec(4 * MiB, allocated_bytes=2 * MiB), DiskSpec(4 * MiB, allocated_bytes=3 * MiB)),

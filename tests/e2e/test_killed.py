@@ -1,13 +1,11 @@
 """kill -9 of the real program at any moment, then --resume: the same content, little or no work repeated, the source
 restored.
 
-The moments are drawn from a seed (HYPERSDK_KILL_SEED repeats or varies them): before the first byte, anywhere in the
-data, after the last.
+The moments are drawn from the seed of the run: before the first byte, anywhere in the data, after the last.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import struct
@@ -37,9 +35,9 @@ from tests.support.exportchecks import (
     expected_raw,
     run_of,
 )
+from tests.support.seeds import SEED
 from tests.support.simulator import snapshot_names
 
-SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
 CHECKPOINT: Final = 64 * MiB
 IN_FLIGHT: Final = 4 * 4 * MiB
 """Data that the four range streams of a disk may have received and not stored: a piece each."""
@@ -203,6 +201,7 @@ def assert_nothing_written_twice(case: Case, killed: Leftovers, ended: Ended) ->
     assert ended.result["blocks_written"] == with_data - sum(killed.with_data.values())
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @at_moments(12, "lease")
 def test_a_lease(moment: Moment, program: ProgramFactory, tmp_path: Path) -> None:
@@ -217,6 +216,7 @@ def test_a_lease(moment: Moment, program: ProgramFactory, tmp_path: Path) -> Non
     assert dict(case.simulator.counters.opened) == dict.fromkeys(unfinished, 1)
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @at_moments(8, "datastore")
 def test_a_datastore(moment: Moment, program: ProgramFactory, tmp_path: Path) -> None:
@@ -247,6 +247,7 @@ OTHERS: Final = {
 }
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_outputs_killed_twice(kind: str, program: ProgramFactory, tmp_path: Path) -> None:
@@ -269,6 +270,7 @@ def test_other_outputs_killed_twice(kind: str, program: ProgramFactory, tmp_path
 # The machine moved on
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "kind"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import IntegrityError
@@ -25,6 +25,7 @@ from hypersdk.transfer.space import SpaceGate, SpaceWaitingFile
 from hypersdk.transfer.takeover import take_over
 from hypersdk.units import MiB, TiB, align_up
 from tests.support.killed import Killed
+from tests.support.seeds import examples
 from tests.support.tools import run_tool
 from tests.support.writers import (
     ALL_KINDS,
@@ -47,8 +48,8 @@ from tests.support.writers import (
 )
 
 every_kind = pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
-few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-many = settings(few, max_examples=100)
+few = examples(12)
+many = examples(100)
 
 L2_SPAN = 512 * MiB
 """Guest bytes of one qcow2 L2 table, and of 256 VMDK grain tables."""

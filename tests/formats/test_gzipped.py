@@ -9,13 +9,14 @@ import random
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import Cancelled, IntegrityError
 from hypersdk.formats import gzipped
 from hypersdk.formats.gzipped import GzipReader
 from hypersdk.units import KiB, MiB
+from tests.support.seeds import examples
 
 
 class Bytes:
@@ -57,7 +58,7 @@ def test_zeros_and_empty_members_at_the_end_hold_nothing(end: bytes) -> None:
     assert GzipReader(Bytes(PACKED + end)).size() == len(CONTENT)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.integers(0, len(PACKED) - 1), st.integers(1, 255), st.booleans())
 def test_damage_is_refused_or_changes_nothing(position: int, mask: int, cut: bool) -> None:
     """Of the header some bytes say nothing of the content: time, system, name."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import IntegrityError, TargetError
@@ -34,6 +34,7 @@ from hypersdk.formats.ova import (
 )
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import GiB, KiB, MiB
+from tests.support.seeds import examples
 from tests.support.tools import run_tool
 
 DESCRIPTOR = b'<?xml version="1.0"?><Envelope/>\n'
@@ -485,7 +486,7 @@ def test_what_thousands_of_pax_headers_say_is_not_kept_in_memory() -> None:
         read(raw_tar(blocks * 2 + PLAIN))
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(
     st.sampled_from(sorted(DIALECTS)),
     st.integers(0, 20 * KiB),

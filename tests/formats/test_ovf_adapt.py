@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -17,6 +17,7 @@ from hypersdk.formats.ovf import OvfDisk, adapt_ovf, parse_ovf
 from hypersdk.formats.ovf.layout import FORMAT_URIS, OVF, VMW
 from hypersdk.units import GiB, MiB
 from tests.support.ovfs import Package, packages
+from tests.support.seeds import examples
 
 NAMESPACES = (
     'xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" '
@@ -329,7 +330,7 @@ WORDS = (
 
 
 @given(packages(4, MiB), st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(WORDS)), max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 def test_what_is_made_of_a_descriptor_says_the_same_of_its_disks(
     package: Package, damage: list[tuple[int, bytes]]
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from hypersdk.formats.mf import format_mf
 from hypersdk.formats.ova import OvaWriter
@@ -21,6 +21,7 @@ from hypersdk.units import GiB, MiB
 from tests.support.machines import make_disk, make_machine
 from tests.support.ovfs import Package, packages
 from tests.support.peers import Vcsim, go_peer, run_govc
+from tests.support.seeds import examples
 from tests.support.tools import run_tool, sha256
 
 # The controllers that vcsim's importer knows.
@@ -196,9 +197,7 @@ BUS_OF = {
 
 
 @given(packages(5, MiB))
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@examples(20)
 def test_govmomi_finds_every_disk_of_a_package_where_it_was(tmp_path: Path, package: Package) -> None:
     """Every dialect, adapted, and read at its strictest."""
     files = {disk.content: f"in{disk.content}.vmdk" for disk in package.disks if disk.content is not None}

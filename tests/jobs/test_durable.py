@@ -1,7 +1,7 @@
 """Jobs survive: kill -9 of their worker at any moment, drains, pauses, cancels; the source is as it was found
 afterwards.
 
-Real processes, real sockets. The moments are drawn from a seed (HYPERSDK_KILL_SEED).
+Real processes, real sockets. The moments are drawn from the seed of the run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
 from tests.support.exportchecks import assert_finished, expected_raw
+from tests.support.seeds import SEED
 from tests.support.simulator import lift_rate_limit
 from tests.support.site import (
     DISKS,
     LARGE,
-    SEED,
     SLOW,
     SMALL,
+    WAIT_S,
     Site,
     SiteFactory,
     assert_exported,
@@ -182,16 +183,17 @@ def test_a_failed_job_says_why_and_a_retry_goes_on(site: SiteFactory) -> None:
     assert len(made.store.attempts(unknown.id)) == 2
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> None:
-    """8 kills of the worker alone while 8 jobs run; test_supervisor kills all parts. No disk that was finished is
-    fetched again, no lease or snapshot is left.
+def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory, pytestconfig: pytest.Config) -> None:
+    """8 kills, or a third of them, of the worker alone while 8 jobs run; test_supervisor kills all parts. No disk that
+    was finished is fetched again, no lease or snapshot is left.
 
     Every other kill comes while the worker starts, the others once it has taken jobs up. Small disks are whole early
     and see many kills; the large one keeps the job at work.
     """
-    count, kills = 8, 8
+    count, kills = 8, 8 if pytestconfig.getoption("full") else 4
     made = site(
         machines=machines(count, (SMALL, SMALL, LARGE)),
         rate_bytes_s=2 * MiB,
@@ -204,18 +206,18 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
     jobs = made.submit(*({"vm_path": f"web-{n}", "options": {"parallel_downloads": 1}} for n in range(count)))
     finished: dict[tuple[str, int], int] = {}
     draw = random.Random(SEED)
-    for number in range(3 * kills):
-        if number >= kills and len(finished) >= count:
-            break  # a busy machine needs some more until enough disks are whole for the proof to mean anything
+    for number in range(kills + 1):
         taken = sum(made.store.get(job.id).epoch for job in jobs)
         worker = made.start()
         if number % 2:
             made.until(partial(_taken_again, made, jobs, taken))
-        time.sleep(draw.uniform(0.0, 4.5 if number % 2 else 2.0) if number < kills else draw.uniform(3.0, 8.0))
+        if number == kills:  # the last one lives until enough disks are whole for the proof to mean anything
+            made.until(lambda: sum(_whole(made, job) for job in jobs) >= count)
+        else:
+            time.sleep(draw.uniform(0.0, 4.5 if number % 2 else 2.0))
         assert any(made.store.get(job.id).state not in ENDED for job in jobs), "nothing was left to kill"
         worker.end(signal.SIGKILL)
         finished = _finished(made, jobs) | finished  # what was counted first stands
-    assert len(finished) >= count, "too few disks were finished between the kills for the proof to mean anything"
     made.worker()
     made.until_ended(jobs, 300)
     for job in jobs:
@@ -226,6 +228,10 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
 
 def _taken_again(site: Site, jobs: list[JobRecord], epochs: int) -> bool:
     return sum(site.store.get(job.id).epoch for job in jobs) > epochs
+
+
+def _whole(site: Site, job: JobRecord) -> int:
+    return sum(disk["receipt"] is not None for disk in site.records(job))
 
 
 def _finished(site: Site, jobs: list[JobRecord]) -> dict[tuple[str, int], int]:
@@ -276,15 +282,13 @@ def later_release(folder: Path) -> Path:
 def test_a_cancel_does_not_wait_for_a_vcenter_that_hangs(site: SiteFactory, method: str) -> None:
     """Nothing was changed at the source yet: there is nothing to wait for."""
     made = site(machines=machines(1))
-    made.simulator.set_faults(Fault(FaultKind.STALL, method=method, seconds=120))
+    made.simulator.set_faults(Fault(FaultKind.STALL, method=method, seconds=4 * WAIT_S))
     made.worker()
     (job,) = made.submit({"vm_path": "web-0"})
     made.until(lambda: bool(made.simulator.faults.applied.get(FaultKind.STALL)))
     made.store.cancel(job.id)
-    asked = time.monotonic()
-    (ended,) = made.until_ended([job])
+    (ended,) = made.until_ended([job])  # long before the server would answer
     assert ended.state is JobState.CANCELLED
-    assert time.monotonic() - asked < 90, "it waited for vCenter"
 
 
 def test_two_jobs_into_one_folder_never_touch_each_other(site: SiteFactory) -> None:

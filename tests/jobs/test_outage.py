@@ -1,8 +1,8 @@
 """A state that cannot be written for a while: every job ends or goes on soon after it can, and none says "running" that
 nobody runs.
 
-Real workers on a real full file system, a real lock, a real PostgreSQL that is stopped. The moments are drawn from a
-seed (HYPERSDK_KILL_SEED).
+Real workers on a real full file system, a real lock, a real PostgreSQL that is stopped. The moments are drawn from the
+seed of the run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from hypersdk.units import MiB
 from tests.support.databases import PostgresServer, fresh_database, postgres_of_its_own
 from tests.support.jobrecords import new_job, submit
 from tests.support.outages import SmallDisk, locked, spoil
-from tests.support.site import SEED, SMALL, Site, SiteFactory, machines, source
+from tests.support.seeds import SEED
+from tests.support.site import SMALL, Site, SiteFactory, machines, source
 
 MEDIUM = DiskSpec(32 * MiB, allocated_bytes=24 * MiB)
 TAKE_OVER_S = 4.0
@@ -213,7 +214,6 @@ def through(made: Site, outage: AbstractContextManager[None], lasts_s: float, *t
     """Three jobs, of which one would end and one copies through the outage, and one that is asked to be cancelled in
     the middle of it."""
     draw = random.Random(SEED)
-    print(f"HYPERSDK_KILL_SEED={SEED}")
     before = source(made)
     process = made.worker()
     ends, copies, cancelled = made.submit({"vm_path": "web-0"}, {"vm_path": "web-1"}, {"vm_path": "web-2"})
@@ -224,10 +224,7 @@ def through(made: Site, outage: AbstractContextManager[None], lasts_s: float, *t
         time.sleep(lasts_s)
     with made.database.read() as connection:
         since = made.database.now(connection)
-    began = time.monotonic()
     made.until(lambda: all(goes_on(made, job, since) for job in (ends, copies, cancelled)), GOES_ON_S)
-    took = time.monotonic() - began
-    assert took < GOES_ON_S, made.told()
     if made.store.get(cancelled.id).state not in ENDED:
         made.store.cancel(cancelled.id)
     ended = made.until_ended([ends, copies, cancelled])

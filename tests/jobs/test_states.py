@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import HyperSDKError
@@ -26,6 +26,7 @@ from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.transition import lock, transition
 from hypersdk.state.tables import jobs
 from tests.support.jobrecords import new_job, submit
+from tests.support.seeds import examples
 
 
 def test_every_state_can_be_reached_and_left() -> None:
@@ -83,7 +84,7 @@ ACTIONS = (
 
 
 @given(actions=st.lists(st.sampled_from(ACTIONS), max_size=12))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore, actions: list[str]) -> None:
     """Every step either leads where the table says or is refused and changes nothing; a job always has an attempt due
     or at work while it is neither ended nor paused."""

@@ -33,8 +33,9 @@ from hypersdk.units import MiB
 from tests.support.cli.hypervisord import START_S, children_of, daemon
 from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.support.outages import locked
+from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory
-from tests.support.site import SEED, SMALL, fetches, machines
+from tests.support.site import SMALL, fetches, machines
 from tests.support.vsphere import environ_of
 from tests.support.waiting import eventually
 
@@ -399,12 +400,15 @@ def test_a_killed_part_comes_back_and_the_end_is_in_order(simulator: SimulatorFa
     assert not {pid for pid in first.values() if Path(f"/proc/{pid}/cmdline").exists()}
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_9_of_supervisor_api_and_worker_while_8_jobs_run(simulator: SimulatorFactory, tmp_path: Path) -> None:
-    """20 kills in an order that is drawn; what is killed with the parent ends by itself. No disk that was finished is
-    fetched again, no lease or snapshot is left."""
-    count, kills = 8, 20
+def test_kill_9_of_supervisor_api_and_worker_while_8_jobs_run(
+    simulator: SimulatorFactory, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """20 kills, or a third of them, in an order that is drawn; what is killed with the parent ends by itself. No disk
+    that was finished is fetched again, no lease or snapshot is left."""
+    count, kills = 8, 20 if pytestconfig.getoption("full") else 7
     large = DiskSpec(96 * MiB, allocated_bytes=64 * MiB)
     server = simulator(machines=machines(count, (SMALL, SMALL, large)), rate_bytes_s=2 * MiB)
     before = server.state()
@@ -440,6 +444,8 @@ def test_kill_9_of_supervisor_api_and_worker_while_8_jobs_run(simulator: Simulat
                     eventually(partial(_gone, [left[victim]]))
                 if victim != "api":  # no worker lives now: what is counted is all that was asked for
                     finished = _finished(tmp_path, server, ids) | finished
+                if not victims and len(finished) < count:
+                    victims.append("worker:0")  # a busy machine needs more of them until enough disks are whole
                 if victim == "supervisor":
                     break
     assert len(finished) >= count, "too few disks were finished between the kills for the proof to mean anything"

@@ -1,4 +1,4 @@
-"""One worker process: its identity, what a crash between two transactions leaves, what it writes, what it costs."""
+"""One worker process: its identity, what a crash between two transactions leaves, what it writes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import sqlalchemy as sa
 from hypersdk.errors import UsageError
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.worker import worker_id
-from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.config import DiskSpec
 from hypersdk.state.tables import job_log, jobs
 from hypersdk.units import MiB
 from tests.support.exportchecks import expected_raw
-from tests.support.processes import memory_bytes, processor_s, wake_ups
 from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
@@ -158,23 +157,3 @@ def test_progress_is_written_at_a_bounded_rate(site: SiteFactory) -> None:
     writes, seconds = made.store.revision() - first, time.monotonic() - began
     print(f"{writes} writes of 4 jobs in {seconds:.1f} s")
     assert writes <= 4 * (seconds + 1) * 1.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("postgres", [False, True], ids=["sqlite", "postgresql"])
-def test_an_idle_worker_costs_next_to_nothing(site: SiteFactory, postgres: bool) -> None:
-    """It looks at the database now and then, and does nothing between. What that costs of a core is a benchmark
-    (``scripts/bench daemon``)."""
-    made = site(machines=(MachineSpec("web-0"),), postgres=postgres)
-    worker = made.worker()
-    time.sleep(3)
-    pid = worker.process.pid
-    first, used, began = wake_ups(pid), processor_s(pid), time.monotonic()
-    time.sleep(8)
-    span_s = time.monotonic() - began
-    each_s, share = (wake_ups(pid) - first) / span_s, (processor_s(pid) - used) / span_s
-    print(
-        f"idle worker: {each_s:.0f} wake-ups a second, {share:.2%} of a core, {memory_bytes('VmRSS', pid) // MiB} MiB"
-    )
-    assert each_s < 100
-    assert share < 0.5, "it spins"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.migration.formats import FORMATS
@@ -21,6 +21,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from tests.support.conversions import convert
 from tests.support.ovfs import Attached, Package, PackedDisk, attached_disks, packages
+from tests.support.seeds import examples
 from tests.support.tools import run_tool, sha256
 
 CONTENTS = 5
@@ -28,9 +29,7 @@ CAPACITY = 256 * KiB
 OVF_NAMES = {number: f"part{number}.vmdk" for number in range(CONTENTS)}
 EMPTY = hashlib.sha256(bytes(CAPACITY)).hexdigest()
 
-some = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+some = examples(25)
 
 
 @pytest.fixture(scope="module")

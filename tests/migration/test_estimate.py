@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.formats.image import BLOCK
@@ -21,10 +21,11 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, MiB
 from tests.support.exporter import Engine, succeeded
+from tests.support.seeds import examples
 from tests.support.simulator import SimulatorFactory
 from tests.support.writers import ALL_KINDS, BLOCK_KINDS, Guest, Step, WriterKind, block_file, perform
 
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = examples(25)
 MODES: Final[dict[str, dict[str, Any]]] = {
     "raw": {},
     "qcow2-none": {"format": OutputFormat.QCOW2},

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import Cancelled, HyperSDKError, IntegrityError, TargetError
@@ -48,6 +48,7 @@ from tests.support.packages import (
     vmdk,
     write_folder,
 )
+from tests.support.seeds import examples
 from tests.support.tools import run_tool
 
 GUESTS = (guest(1), guest(2))
@@ -631,7 +632,7 @@ def test_a_disk_without_a_size_says_so(tmp_path: Path, subformat: str) -> None:
 # --- any damage -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(40)
 @given(position=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255), cut=st.booleans(), packed=st.booleans())
 def test_damage_to_a_proved_package_never_becomes_a_proof(
     tmp_path_factory: pytest.TempPathFactory,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,10 @@ from hypersdk.transfer.digest import content_digest_of
 from hypersdk.transfer.progress import Meter
 from hypersdk.units import KiB
 from tests.support.receipts import make_receipt
+from tests.support.seeds import SEED
 from tests.support.tools import run_tool
 from tests.support.writers import Guest, Step, assert_clean, perform
 
-SEED: Final = int(os.environ.get("HYPERSDK_DAMAGE_SEED", "7"))
 GUEST: Final = Guest(20 * BLOCK + 1536, {0: "random", 1: "text", 4: "half", 9: "full", 19: "thin", 20: "random"})
 KINDS: Final = {
     "ova": (OutputFormat.OVA, Compression.NONE),

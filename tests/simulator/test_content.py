@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.kvm.boot import prove_boot
@@ -58,7 +58,6 @@ def test_qemu_reads_what_is_meant(spec: DiskSpec, tmp_path: Path) -> None:
         assert decoded(point, tmp_path) == point.read(0, spec.capacity_bytes)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 4 * MiB))
 def test_what_is_counted_is_what_is_there(sectors: int, allocated: int) -> None:
     image = image_of(DiskSpec(sectors * SECTOR, allocated_bytes=allocated))
@@ -74,14 +73,12 @@ def test_what_is_counted_is_what_is_there(sectors: int, allocated: int) -> None:
     assert changed.allocated_bytes() == sum(length for _, length in changed.extents())
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2 * MiB + 10), st.integers(0, 300 * KiB))
 def test_any_part_is_a_part_of_the_whole(offset: int, length: int) -> None:
     image = image_of(DiskSpec(2 * MiB + SECTOR, allocated_bytes=MiB))
     assert image.read(offset, length) == image.read(0, image.capacity_bytes)[offset : offset + length]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_allocations_hold_as_many_as_they_say(total: int, wanted: int) -> None:
     run = 16 * BLOCK

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.simulator.machine import SimulatedMachine, take_snapshot
 from hypersdk.units import MiB
+from tests.support.seeds import examples
 from tests.support.simulatorclients import get, login, request, session_id, simulated, soap_login
 
 SIZE = 2 * MiB + 512
@@ -64,7 +65,7 @@ def test_who_gets_in(server: Simulator, cookie: dict[str, str]) -> None:
     assert (got.headers["content-length"], got.headers["accept-ranges"]) == (str(SIZE), "bytes")
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(first=st.integers(0, SIZE + 10), last=st.one_of(st.none(), st.integers(0, SIZE + 10)))
 def test_ranges(server: Simulator, cookie: dict[str, str], content: bytes, first: int, last: int | None) -> None:
     asked = f"bytes={first}-{'' if last is None else last}"

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.simulator import MachineSpec, Simulator
 from hypersdk.simulator import httpd as httpd_module
 from hypersdk.simulator.decode import MAX_REQUEST_BYTES
+from tests.support.seeds import examples
 from tests.support.simulatorclients import call, get, raw, read_to_end, request, simulated, soap, soap_login
 from tests.support.waiting import eventually
 
@@ -74,7 +75,7 @@ def test_bad_requests_are_refused(server: Simulator, sent: bytes, status: bytes)
     assert answer(server, sent).split(b" ")[1:2] == [status]
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(st.binary(max_size=300))
 def test_any_bytes(server: Simulator, sent: bytes) -> None:
     with raw(server) as connection:

@@ -18,10 +18,3 @@ def memory_bytes(field: str, pid: int | str = "self") -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise LookupError(field)
-
-
-def wake_ups(pid: int) -> int:
-    """Number of voluntary context switches of its threads."""
-    threads = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status"))
-    lines = (line for text in threads for line in text.splitlines())
-    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))

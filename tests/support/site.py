@@ -30,7 +30,6 @@ from tests.support.vsphere import environ_of
 from tests.support.waiting import eventually
 
 WAIT_S = 90.0
-SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
 DISKS: Final = (DiskSpec(24 * MiB, allocated_bytes=16 * MiB), DiskSpec(16 * MiB, allocated_bytes=12 * MiB))
 SMALL: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
 LARGE: Final = DiskSpec(48 * MiB, allocated_bytes=36 * MiB)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import Cancelled
@@ -20,6 +20,7 @@ from hypersdk.transfer.digest import (
     hash_block,
 )
 from hypersdk.units import SECTOR, TiB
+from tests.support.seeds import examples
 
 GROUP_CONTEXT = "hypersdk guest content group 1"
 DISK_CONTEXT = "hypersdk guest content disk 1"
@@ -73,7 +74,7 @@ def test_one_bit_makes_a_block_different_from_zeros() -> None:
     assert hash_block(data) != ZERO_BLOCK
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(sectors=st.integers(1, 5 * 128 + 7), seed=st.integers(0, 2**32))
 def test_digest_is_the_definition_for_any_capacity(sectors: int, seed: int) -> None:
     rng = random.Random(seed)
@@ -84,7 +85,7 @@ def test_digest_is_the_definition_for_any_capacity(sectors: int, seed: int) -> N
     assert content_digest_of(Bytes(bytes(raw)), len(raw)) == recomputed(bytes(raw))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_stored_blocks_change_what_is_read_and_not_the_digest(data: st.DataObject) -> None:
     capacity = data.draw(st.integers(1, 6 * 128)) * SECTOR

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.migration.readback import Reading, digests_of
@@ -37,7 +37,6 @@ def read(path: Path, region: range) -> bytes:
     return b"".join(found)
 
 
-@settings(deadline=None)
 @given(
     runs=st.lists(st.tuples(st.integers(0, SIZE - 300 * KiB), st.integers(1, 300 * KiB)), max_size=5),
     start=st.integers(0, SIZE),

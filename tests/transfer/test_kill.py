@@ -18,6 +18,7 @@ from hypersdk.units import MiB
 from tests.support.disks import Disk, MemoryRanges, MemorySource
 from tests.support.programs import killedcopy
 from tests.support.programs.killedcopy import run
+from tests.support.seeds import SEED
 from tests.support.tools import run_tool
 
 RATE = 48 * MiB
@@ -74,7 +75,7 @@ def fetched_bytes(folder: Path) -> int:
     return total
 
 
-def survives(folder: Path, disk: Disk, source: str, kind: str, kills: int, seed: int) -> None:
+def survives(folder: Path, disk: Disk, source: str, kind: str, kills: int, seed: str) -> None:
     shutil.copy(disk.raw_path, folder / "disk.raw")
     shutil.copy(disk.stream_path, folder / "disk-stream.vmdk")
     rng = random.Random(seed)
@@ -109,7 +110,7 @@ def survives(folder: Path, disk: Disk, source: str, kind: str, kills: int, seed:
     [("stream", "raw"), ("ranges", "raw"), ("stream", "qcow2"), ("ranges", "qcow2"), ("stream", "vmdk")],
 )
 def test_killed_twice(disk: Disk, tmp_path: Path, source: str, kind: str) -> None:
-    survives(tmp_path, disk, source, kind, kills=2, seed=7)
+    survives(tmp_path, disk, source, kind, kills=2, seed=f"{SEED}")
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-pass", "vmdk"])
@@ -126,12 +127,13 @@ def test_the_ledger_is_not_believed_over_the_image(disk: Disk, tmp_path: Path, k
     assert_image(tmp_path, disk, kind)
 
 
+@pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-pass", "vmdk"])
 @pytest.mark.parametrize("source", ["stream", "ranges"])
 def test_killed_at_many_points(disk: Disk, tmp_path: Path, source: str, kind: str) -> None:
-    for seed in range(10):
-        folder = tmp_path / str(seed)
+    for number in range(10):
+        folder = tmp_path / str(number)
         folder.mkdir()
-        survives(folder, disk, source, kind, kills=2, seed=seed)
+        survives(folder, disk, source, kind, kills=2, seed=f"{SEED}/{number}")
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import TargetError
@@ -22,6 +22,7 @@ from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.digest import GROUP_BLOCKS, ZERO_BLOCK, content_digest_of, hash_block
 from hypersdk.transfer.ledger import UNHASHED, BlockLedger
 from hypersdk.units import GiB, KiB, MiB, TiB
+from tests.support.seeds import examples
 
 IDENTITY = "snapshot-7 qcow2"
 
@@ -108,7 +109,7 @@ def test_a_missing_file_is_an_error(path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_damage_to_the_records_costs_only_the_records_it_hits(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -213,7 +214,7 @@ def test_after_a_failed_sync_nothing_since_the_last_good_one_counts(path: Path) 
 
 
 @given(st.sets(st.integers(0, 199)), st.sets(st.integers(0, 199)), st.sets(st.integers(0, 199)))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_data_that_the_image_does_not_hold_is_forgotten(
     tmp_path_factory: pytest.TempPathFactory, recorded: set[int], zeros: set[int], held: set[int]
 ) -> None:
@@ -232,7 +233,7 @@ def test_data_that_the_image_does_not_hold_is_forgotten(
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_missing_is_what_has_denies(data: st.DataObject) -> None:
     blocks = data.draw(st.integers(1, 200))
     recorded = data.draw(st.sets(st.integers(0, blocks - 1)))
@@ -247,7 +248,7 @@ def test_missing_is_what_has_denies(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_content_digest_is_that_of_the_bytes(data: st.DataObject) -> None:
     sectors = data.draw(st.integers(1, 20 * 128))
     raw = bytearray(sectors * 512)

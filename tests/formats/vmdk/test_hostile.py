@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import IntegrityError
@@ -20,6 +20,7 @@ from hypersdk.formats.image import Piece
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.units import MiB, TiB
 from tests.support import vmdkstreams as streams
+from tests.support.seeds import examples
 from tests.support.vmdkstreams import DIALECTS, GD_AT_END, GRAIN, SECTOR, Block, Stream, build, decode, decode_grains
 
 MASKS = (0x01, 0x80, 0xFF)
@@ -61,7 +62,7 @@ def test_every_flipped_byte(dialect: str, told: bool, first: int) -> None:
     check_every_flip(dialect, MASKS[first:] + MASKS[:first], told=told)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.sampled_from(DIALECTS), st.booleans(), st.data())
 def test_a_flipped_byte(dialect: str, told: bool, drawn: st.DataObject) -> None:
     stream = streams.small_stream(dialect)
@@ -72,7 +73,7 @@ def test_a_flipped_byte(dialect: str, told: bool, drawn: st.DataObject) -> None:
     same_or_refused(bytes(data), stream, stream.capacity if told else None)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(streams.streams(), st.data())
 def test_cut_short_anywhere(stream: Stream, drawn: st.DataObject) -> None:
     """Only zeros and padding may be missing."""
@@ -87,7 +88,7 @@ def test_cut_short_anywhere(stream: Stream, drawn: st.DataObject) -> None:
         assert not any(data[length:])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(streams.streams(), st.binary(min_size=1, max_size=2000), st.data())
 def test_rubbish_in_the_middle(stream: Stream, rubbish: bytes, drawn: st.DataObject) -> None:
     data = build(stream)
@@ -347,7 +348,7 @@ def test_grains_that_are_not_what_they_must_be() -> None:
 
 
 @given(st.integers(0, 9), st.integers(9, 15), st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_grains_of_any_deflate(level: int, window_bits: int, seed: int) -> None:
     source = random.Random(seed)
     data = b"".join(source.randbytes(source.randint(1, 900)) * source.randint(1, 9) for _ in range(80))[:GRAIN]

@@ -7,20 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import IntegrityError
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.units import GiB, KiB, MiB, TiB
 from tests.support import vmdkstreams as streams
+from tests.support.seeds import examples
 from tests.support.tools import run_tool
 from tests.support.vmdkstreams import DIALECTS, Block, Stream, build, cut, decode, grains_of
 
 chunk_sizes = st.lists(st.integers(1, 200_000), min_size=1, max_size=4) | st.just([4 * MiB]) | st.just([512])
-some = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+some = examples(120)
 
 
 @some

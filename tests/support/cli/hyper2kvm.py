@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.simulator import Simulator
+from tests.support.cli.commandline import run
 from tests.support.vsphere import Server, environ_of
 
 HYPER2KVM: Final = Path(sys.executable).parent / "hyper2kvm"
@@ -122,22 +123,19 @@ class Program:
 
     def start(self, *arguments: str | Path) -> Running:
         """Starts one command."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "LANG": "C.UTF-8",
-            **environ_of(self.server),
-            "PYTHONFAULTHANDLER": "1",
-            **_where_the_product_is(),
-            **self.more_env,
-        }
         command = [*self.prefix, str(HYPER2KVM), *map(str, arguments)]
+        env = {**self.environment(), "PYTHONFAULTHANDLER": "1", **_where_the_product_is()}
         return Running(
             subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
+
+    def environment(self) -> dict[str, str]:
+        """What a command finds in its environment."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        found = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
+        return {**found, **environ_of(self.server), **self.more_env}
 
     def run(self, *arguments: str | Path, timeout_s: float = TIMEOUT_S) -> Ended:
         """Runs one command to its end."""
@@ -153,6 +151,16 @@ class Program:
         """Nothing unexpected happened."""
         for crash in self.home.rglob("crash-*"):
             raise AssertionError(crash.read_text())
+
+
+class ProgramInside(Program):
+    """The same in this process, for tests of what commands do and say: nothing has to be started. What is started with
+    ``start`` is still a process of its own."""
+
+    def run(self, *arguments: str | Path, timeout_s: float = TIMEOUT_S) -> Ended:
+        """Runs one command; the time limit is that of the test."""
+        done = run(*map(str, arguments), env=self.environment())
+        return Ended(done.status, done.events, done.err)
 
 
 ProgramFactory = Callable[..., tuple[Simulator, Program]]
