@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from blake3 import blake3
 
 from hypersdk.simulator import Simulator
@@ -22,6 +23,8 @@ STEP: Final = 1 << 22
 PARTIAL: Final = ".partial"
 RUN_FILE: Final = ".hypersdk-run.json"
 MANIFEST: Final = "artifact-manifest.json"
+STAMP: Final = 64
+"""The simulator's blocks begin with what they are."""
 ZERO_BLOCK: Final = blake3(bytes(BLOCK)).digest()
 IMAGE_FORMATS: Final = {".qcow2": "qcow2", ".raw": "raw", ".vmdk": "vmdk"}
 
@@ -104,6 +107,20 @@ def as_raw(image: Path, raw: Path) -> Path:
     return raw
 
 
+def differences(wanted: Path, found: Path, most: int = 40) -> str:
+    """The blocks in which two raw files differ, with how each begins: an image that is wrong once in a thousand runs
+    must say how."""
+    lines: list[str] = []
+    with wanted.open("rb") as one, found.open("rb") as other:
+        for index in range(-(-wanted.stat().st_size // BLOCK)):
+            right, wrong = one.read(BLOCK), other.read(BLOCK)
+            if right != wrong and len(lines) < most:
+                at = next(at for at, (a, b) in enumerate(zip(right, wrong, strict=False)) if a != b)
+                kind = "zeros" if not any(wrong) else repr(wrong[:STAMP])
+                lines.append(f"block {index} from byte {at}: {kind} instead of {right[:STAMP]!r}")
+    return "\n".join(lines)
+
+
 def assert_holds(
     folder: Path, expected: list[Path], digests: Mapping[str, str | None], scratch: Path, *, convert: bool = True
 ) -> None:
@@ -117,10 +134,15 @@ def assert_holds(
     scratch.mkdir(exist_ok=True)
     for image, wanted in zip(images, expected, strict=True):
         kind = IMAGE_FORMATS[image.suffix]
-        run_tool("qemu-img", "compare", "-f", "raw", "-F", kind, wanted, image)
+        digest = recomputed_digest(wanted)
+        try:
+            run_tool("qemu-img", "compare", "-f", "raw", "-F", kind, wanted, image)
+        except pytest.fail.Exception as error:
+            facts = differences(wanted, as_raw(image, scratch / f"{image.name}.differs"))
+            same = "that of the source" if digests[image.name] == digest else "another one"
+            pytest.fail(f"{error}\n{facts}\nthe reported digest is {same}", pytrace=False)
         if kind == "qcow2":
             run_tool("qemu-img", "check", "-q", image)
-        digest = recomputed_digest(wanted)
         if convert:
             assert recomputed_digest(as_raw(image, scratch / f"{image.name}.raw")) == digest
         assert digests[image.name] == digest, f"{image.name}: the reported digest is not that of the image"
