@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -569,7 +570,7 @@ def _(bench: Bench, service: Service) -> None:
 @cures_of_service("job_unknown")
 def _(bench: Bench, service: Service) -> None:
     submitted = service.submit("web-01", "known")
-    advice = bench.advice_in("job_unknown", service.fails("get", submitted[:-1]))
+    advice = bench.advice_in("job_unknown", service.fails("get", str(uuid.uuid4())))
     listed = service.works(*advice.command("hyperctl query"))
     (job_id,) = [job["id"] for job in listed if job["output_path"].endswith("/known")]
     assert service.works("get", job_id)[0]["id"] == submitted
