@@ -19,6 +19,8 @@ from hypersdk.state.database import Database
 from tests.support.apiserver import ApiProcess, api_process, fill
 from tests.support.seeds import SEED
 
+pytestmark = pytest.mark.waits
+
 SECONDS = int(os.environ.get("HYPERSDK_FUZZ_S", "60"))
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance"
 STREAM = "/api/v1/events"

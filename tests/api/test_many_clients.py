@@ -14,6 +14,8 @@ import pytest
 from hypersdk.state.database import Database
 from tests.support.apiserver import ApiProcess, api_process, fill
 
+pytestmark = pytest.mark.waits
+
 CLIENTS = 1000
 MiB = 1024 * 1024
 

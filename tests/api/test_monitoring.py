@@ -22,6 +22,8 @@ from tests.support.apiserver import Api, beating
 from tests.support.cli.hyperctl import hyperctl_of
 from tests.support.tools import requires, run_tool
 
+pytestmark = pytest.mark.waits
+
 SHIPPED = Path(__file__).parents[2] / "packaging" / "monitoring"
 DASHBOARD = json.loads((SHIPPED / "grafana-hypersdk.json").read_text())
 NAME = re.compile(r"hypersdk_[a-z_]+")

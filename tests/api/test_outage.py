@@ -25,6 +25,8 @@ from tests.support.outages import locked
 from tests.support.servedapi import ServeApi, ServedApi
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.waits
+
 
 def ready(found: ServedApi) -> tuple[int, dict[str, str], dict[str, str]]:
     """Status, the parts, and the code of each that does not work."""

@@ -32,6 +32,8 @@ from tests.support.servedapi import PASSWORD, ServeApi, ServedApi, served
 from tests.support.tls import Authority
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.waits
+
 HALF_OPEN = 500
 HALF_OPEN_S = 12.0
 

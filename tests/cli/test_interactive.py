@@ -18,6 +18,8 @@ from tests.support.cli.screen import WAIT_S, Screen
 from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
+pytestmark = pytest.mark.waits
+
 SLOW = DiskSpec(capacity_bytes=24 * MiB, allocated_bytes=24 * MiB)
 
 OpenScreen = Callable[[tuple[int, int]], Screen]

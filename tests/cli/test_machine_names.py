@@ -32,6 +32,8 @@ from tests.support.cli.shell import Shell, login, small
 from tests.support.inventories import inventory, machine
 from tests.support.simulator import SimulatorFactory
 
+pytestmark = pytest.mark.waits
+
 BREAKS = " \t\n\"'@><=;|&(:"
 HOSTILE = (
     "web 01",

@@ -19,6 +19,8 @@ from tests.support.cli.screen import Screen
 from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
+pytestmark = pytest.mark.waits
+
 SIZES = ((60, 20), (200, 50), (80, 24), (120, 16), (61, 45), (200, 17), (80, 40), (120, 30))
 SLOW = DiskSpec(capacity_bytes=64 * MiB, allocated_bytes=64 * MiB)
 Open = Callable[..., Screen]

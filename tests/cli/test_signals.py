@@ -13,6 +13,8 @@ import pytest
 
 from hypersdk.cli.signals import STOPPING, WARNING
 
+pytestmark = pytest.mark.waits
+
 WORKER = """
 import sys, os, time
 import hypersdk.cli.app as app

@@ -23,6 +23,8 @@ from tests.support.cli.shell import login, small
 from tests.support.exportchecks import assert_finished, assert_holds, assert_left_alone, content_in_manifest
 from tests.support.simulator import SimulatorFactory
 
+pytestmark = pytest.mark.waits
+
 FULL, CLOSED, UNREAD = ">/dev/full", ">&-", "| true"
 STATUSES: Final = {FULL: 14, CLOSED: 14, UNREAD: 141}
 REASONS: Final = {FULL: "No space left on device", CLOSED: "Bad file descriptor"}

@@ -38,6 +38,8 @@ from hypersdk.jobs.states import JobEvent
 from hypersdk.secret import Secret
 from tests.support.apiserver import Api, serving
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture
 def client(api: Api) -> Iterator[Client]:

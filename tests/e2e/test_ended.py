@@ -28,6 +28,8 @@ from tests.support.exportchecks import RUN_FILE, assert_finished, assert_holds, 
 from tests.support.exporter import Engine, EngineFactory, succeeded
 from tests.support.outages import mounted
 
+pytestmark = pytest.mark.waits
+
 OFF: Final = MachineSpec("web-01", disks=(DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB)))
 RUNNING: Final = MachineSpec("web-01", disks=OFF.disks, power="poweredOn", iso="[iso-library] tools/virtio-win.iso")
 CORRUPT: Final = Fault(FaultKind.CORRUPT, disk="web-01:0", after_bytes=2 * MiB, times=None)

@@ -38,6 +38,8 @@ from tests.support.exportchecks import (
 from tests.support.seeds import SEED
 from tests.support.simulator import snapshot_names
 
+pytestmark = pytest.mark.waits
+
 CHECKPOINT: Final = 64 * MiB
 IN_FLIGHT: Final = 4 * 4 * MiB
 """Data that the four range streams of a disk may have received and not stored: a piece each."""

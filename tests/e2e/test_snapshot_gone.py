@@ -23,6 +23,8 @@ from tests.support.exportchecks import assert_finished, assert_holds, content_in
 from tests.support.exporter import EngineFactory, succeeded
 from tests.support.simulator import remove_snapshots
 
+pytestmark = pytest.mark.waits
+
 DISKS = (DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB))
 RUNNING = MachineSpec("web-01", disks=DISKS, power="poweredOn")
 NAMED = MachineSpec("web-01", disks=DISKS, power="poweredOn", snapshots=("nightly",))

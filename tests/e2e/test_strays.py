@@ -17,7 +17,7 @@ from tests.support.cli.hyper2kvm import HYPER2KVM, Program, ProgramFactory, Runn
 from tests.support.simulator import snapshot_names
 
 Copying = Callable[[Program, Simulator, Path], Running]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 MACHINE = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=48 * MiB),), power="poweredOn")
 NO_DAEMON = {"HYPERVISORD_URL": "http://127.0.0.1:9"}
 

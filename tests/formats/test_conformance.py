@@ -48,8 +48,7 @@ from tests.support.writers import (
 )
 
 every_kind = pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
-few = examples(12)
-many = examples(100)
+few = examples(30)
 
 L2_SPAN = 512 * MiB
 """Guest bytes of one qcow2 L2 table, and of 256 VMDK grain tables."""
@@ -103,14 +102,6 @@ def check_content(kind: WriterKind, guest: Guest, steps: Sequence[Step], threads
 @few
 @given(work(), st.integers(1, 4))
 def test_content(kind: WriterKind, made: tuple[Guest, list[Step]], threads: int) -> None:
-    check_content(kind, *made, threads)
-
-
-@pytest.mark.slow
-@every_kind
-@many
-@given(work(), st.integers(1, 4))
-def test_content_at_length(kind: WriterKind, made: tuple[Guest, list[Step]], threads: int) -> None:
     check_content(kind, *made, threads)
 
 
@@ -227,16 +218,6 @@ def test_what_the_file_lost_is_written_again(kind: WriterKind, made: tuple[Guest
     check_loss(kind, *made, damage)
 
 
-@pytest.mark.slow
-@every_kind
-@many
-@given(work(), damages)
-def test_what_the_file_lost_is_written_again_at_length(
-    kind: WriterKind, made: tuple[Guest, list[Step]], damage: Damage
-) -> None:
-    check_loss(kind, *made, damage)
-
-
 def check_tampering(kind: WriterKind, guest: Guest, steps: list[Step], tampered: list[Tampering]) -> None:
     """Writes all, with a ledger; something changes bytes of the file; it is taken over, or begun again, as the transfer
     does."""
@@ -317,16 +298,6 @@ forgettings = st.sets(st.integers(0, 4 * L2_SPAN // BLOCK), max_size=8) | st.set
 @few
 @given(work(), deaths, forgettings)
 def test_resume_after_death(
-    kind: WriterKind, made: tuple[Guest, list[Step]], deaths: list[tuple[int, int]], lost: set[int]
-) -> None:
-    check_lives(kind, *made, deaths, lost)
-
-
-@pytest.mark.slow
-@every_kind
-@many
-@given(work(), deaths, forgettings)
-def test_resume_after_death_at_length(
     kind: WriterKind, made: tuple[Guest, list[Step]], deaths: list[tuple[int, int]], lost: set[int]
 ) -> None:
     check_lives(kind, *made, deaths, lost)

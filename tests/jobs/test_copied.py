@@ -17,6 +17,8 @@ from tests.support.exportchecks import assert_left_alone, expected_raw
 from tests.support.killed import Killed
 from tests.support.site import RUNNING, SiteFactory, assert_exported, machines, source
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.parametrize("options", [{}, {"options": {"source": "power-off"}}], ids=["snapshot", "power-off"])
 @pytest.mark.parametrize("why", ["pause", "drain", "killed"])

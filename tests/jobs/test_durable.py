@@ -41,6 +41,8 @@ from tests.support.site import (
     source,
 )
 
+pytestmark = pytest.mark.waits
+
 
 def test_a_cancel_stops_the_bytes_frees_the_lease_and_takes_the_files_away(site: SiteFactory) -> None:
     made = site(machines=machines(2), rate_bytes_s=SLOW)

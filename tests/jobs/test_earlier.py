@@ -37,6 +37,8 @@ from tests.support.exporter import Engine
 from tests.support.simulator import SimulatorFactory
 from tests.support.site import Site
 
+pytestmark = pytest.mark.waits
+
 EARLIER: Final = Path(__file__).parent / "earlier"
 DISKS: Final = (DiskSpec(64 * KiB), DiskSpec(256 * KiB))
 MACHINES: Final = (

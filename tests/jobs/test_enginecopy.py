@@ -20,6 +20,8 @@ from hypersdk.state.database import Database
 from hypersdk.state.tables import meta
 from tests.support.site import Site
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> DaemonSettings:

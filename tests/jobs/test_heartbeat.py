@@ -16,6 +16,8 @@ from hypersdk.state.tables import workers
 from tests.support.clock import Clock
 from tests.support.jobrecords import new_job, submit
 
+pytestmark = pytest.mark.waits
+
 TAKE_OVER_S = 30.0
 
 

@@ -18,6 +18,8 @@ from tests.support.cli.hyperctl import Hyperctl
 from tests.support.cli.hypervisord import children_of, daemon
 from tests.support.eventstream import listening
 
+pytestmark = pytest.mark.waits
+
 WAIT_S = 60.0
 Get = Callable[[str], dict[str, Any]]
 

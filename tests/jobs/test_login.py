@@ -15,6 +15,8 @@ from hypersdk.jobs.records import JobRecord
 from hypersdk.migration.jobfile import JobDefinition
 from tests.support.services import endpoint_resolver, running_services
 
+pytestmark = pytest.mark.waits
+
 ENVIRON = {
     "GOVC_URL": "https://vc-a.example.com",
     "GOVC_USERNAME": "export",

@@ -43,6 +43,8 @@ from tests.support.outages import SmallDisk, locked, spoil
 from tests.support.seeds import SEED
 from tests.support.site import SMALL, Site, SiteFactory, machines, source
 
+pytestmark = pytest.mark.waits
+
 MEDIUM = DiskSpec(32 * MiB, allocated_bytes=24 * MiB)
 TAKE_OVER_S = 4.0
 GOES_ON_S = 30.0

@@ -21,6 +21,8 @@ from tests.support.exportchecks import assert_finished, expected_raw
 from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
+pytestmark = pytest.mark.waits
+
 STUCK = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
 RUNNING = "web-1"
 """The running one of the machines: its export makes a temporary snapshot."""

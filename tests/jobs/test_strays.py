@@ -23,7 +23,7 @@ from tests.support.simulator import remove_snapshots
 from tests.support.site import Site, SiteFactory, assert_exported, machines, source
 
 RUNNING = "web-1"
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 RATE = MiB
 CRAWL = MiB // 2
 """Bytes a second of each stream: a few commands are run meanwhile."""

@@ -39,6 +39,8 @@ from tests.support.site import SMALL, fetches, machines
 from tests.support.vsphere import environ_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.waits
+
 FLAGS = ("--no-auth", "--export-root")
 DIES = WorkerFault("process_dies", exits=True)
 

@@ -23,6 +23,8 @@ from tests.support.exportchecks import expected_raw
 from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, Site, SiteFactory, assert_exported, machines, source
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_by_the_other_and_limits_hold(site: SiteFactory) -> None:

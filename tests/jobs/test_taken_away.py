@@ -26,6 +26,8 @@ from tests.support.takeaway import (
     removed,
 )
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.parametrize("act", list(CODES), ids=lambda act: act.__name__)
 @pytest.mark.parametrize("moment", MOMENTS[1:])

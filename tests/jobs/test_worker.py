@@ -21,6 +21,8 @@ from tests.support.exportchecks import expected_raw
 from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
+pytestmark = pytest.mark.waits
+
 
 def test_an_identity_is_held_by_one_process_and_kept(tmp_path: Path) -> None:
     with worker_id(tmp_path, 0) as first:

@@ -17,6 +17,8 @@ from hypersdk.secret import Secret
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
 
+pytestmark = pytest.mark.waits
+
 
 def rows(text: str) -> dict[str, list[str]]:
     """Labels and their values; a line without a label belongs to the one before."""

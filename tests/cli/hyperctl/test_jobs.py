@@ -20,6 +20,8 @@ from tests.support.cli.hyperctl import Hyperctl, job_file
 from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
 
+pytestmark = pytest.mark.waits
+
 
 def worked(api: Api, job_id: str, event: JobEvent = JobEvent.FINISH) -> None:
     """What a worker does, in short."""

@@ -23,6 +23,8 @@ from tests.support.tls import Authority
 from tests.support.vsphere import environ_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.slow
 def test_a_machine_is_exported_by_the_programs_that_users_have(simulator: SimulatorFactory, tmp_path: Path) -> None:
