@@ -17,7 +17,7 @@ import pytest
 
 from hypersdk.cli.batch import Batch, Failure
 from hypersdk.cli.reportfile import html_text
-from hypersdk.errors import Refused
+from hypersdk.errors import Cancelled, Refused
 from hypersdk.simulator import DiskSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import KiB, MiB
@@ -129,7 +129,7 @@ def test_one_table_and_a_sum_before_the_start(shell: Shell, tmp_path: Path) -> N
     text = " ".join(done.err.split())
     assert "6 machines, 7 disks of 1.8 MiB, as qcow2, 1 machine skipped" in text
     assert f"to write to {tmp_path / 'x'}, " in text
-    assert "skipped db-asleep: machine_suspended: Resume the machine" in text
+    assert "skipped db-asleep: is suspended (machine_suspended). Resume the machine" in text
     assert "Error: 1 of 7 machines skipped" in text
 
 
@@ -406,3 +406,47 @@ def test_a_tree_without_end_is_refused(shell: Shell, images: Path) -> None:
     done = shell("verify", images, "--json")
     assert (done.status, done.error["code"]) == (2, "usage")
     assert "32 levels" in done.error["message"]
+
+
+# --- several servers, interruptions -----------------------------------------------------------------------------------
+
+
+def test_a_server_that_cannot_be_used_does_not_stop_the_jobs_of_others(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    jobs = [
+        {"vm_path": "nowhere", "output_path": str(out / "a"), "vcenter_url": "https://127.0.0.1:1"},
+        {"vm_path": "web-01", "output_path": str(out / "b")},
+    ]
+    done = shell("export", "-f", "-", "--json", "--report", tmp_path / "r.json", stdin=json.dumps(jobs))
+    assert done.status == 10
+    assert [event["machine"] for event in done.events if event["type"] == "result"] == ["web-01"]
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert {row["machine"]: row["status"] for row in report["machines"]} == {"nowhere": "skipped", "web-01": "exported"}
+    alone = shell("export", "-f", "-", "--json", stdin=json.dumps(jobs[:1]))
+    assert alone.status == 3
+
+
+def test_a_run_that_ends_while_it_plans_reports_all_machines(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_arguments: object, **_named: object) -> None:
+        raise Cancelled("stopped: interrupted")
+
+    monkeypatch.setattr("hypersdk.cli.exporting.make_plan", stop)
+    done = shell("export", "web-*", "-o", tmp_path / "x", "--json", "--report", tmp_path / "r.json")
+    assert done.status == 130
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [row["status"] for row in report["machines"]] == ["not started"] * 5
+
+
+def test_machines_that_do_not_fit_together_are_skipped(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypersdk.migration.plan.free_bytes", lambda _folder: 1 * MiB)
+    done = shell("export", "web-*", "-o", tmp_path / "x", "--format", "raw", "--dry-run", "--json")
+    plans = [event for event in done.events if event["type"] == "plan"]
+    skipped = {event["machine"]: event["code"] for event in done.events if "machine" in event and "code" in event}
+    needs_bytes = sum(plan["needs_bytes"] for plan in plans)
+    assert needs_bytes <= 1 * MiB < needs_bytes + plans[0]["needs_bytes"], "as many as fit"
+    assert skipped == {f"web-0{number}": "target_too_small" for number in range(len(plans) + 1, 6)}
+    assert skipped

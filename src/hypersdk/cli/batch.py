@@ -95,8 +95,9 @@ class Totals:
 @dataclass(slots=True)
 class Batch:
     """The exports of one command. ``received`` has the bytes that each machine received, also one that failed, by the
-    ``id`` of its plan."""
+    ``id`` of its plan. ``unplanned`` are machines by name whose turn has not come."""
 
+    unplanned: list[tuple[str, ExportSpec]] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     skipped: list[Failure] = field(default_factory=list)
     earlier: list[tuple[str, ExportSpec]] = field(default_factory=list)
@@ -108,10 +109,10 @@ class Batch:
     @property
     def size(self) -> int:
         """The number of machines."""
-        return len(self.plans) + len(self.skipped) + len(self.earlier)
+        return len(self.unplanned) + len(self.plans) + len(self.skipped) + len(self.earlier)
 
     def add(self, other: Batch) -> None:
-        """Appends another batch that ended."""
+        """Appends another batch that was planned."""
         self.plans += other.plans
         self.skipped += other.skipped
         self.earlier += other.earlier
@@ -129,7 +130,12 @@ class Batch:
 
     def rows(self) -> list[Row]:
         """One row for each machine, sorted by name."""
-        rows = [*self._planned(), *map(_skipped_row, self.skipped), *map(_earlier_row, self.earlier)]
+        rows = [*self._planned(), *map(_skipped_row, self.skipped)]
+        for status, machines in ((Fate.EARLIER, self.earlier), (Fate.NOT_STARTED, self.unplanned)):
+            rows += [
+                Row(machine=name, status=status, folder=_folder(spec), format=spec.format.value)
+                for name, spec in machines
+            ]
         return sorted(rows, key=lambda row: natural_key(row.machine))
 
     def totals(self) -> Totals:
@@ -202,11 +208,6 @@ def _skipped_row(failure: Failure) -> Row:
         capacity_bytes=None if summary is None else summary.capacity_bytes,
         **_error_facts(failure.error),
     )
-
-
-def _earlier_row(found: tuple[str, ExportSpec]) -> Row:
-    name, spec = found
-    return Row(machine=name, status=Fate.EARLIER, folder=_folder(spec), format=spec.format.value)
 
 
 def _error_facts(error: HyperSDKError) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hypersdk.cli.batch import Batch, Failure, Totals
 from hypersdk.cli.options import connection_words
 from hypersdk.cli.plantable import device_of, show_plans
 from hypersdk.cli.progress import watching
-from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error
+from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error, show_line
 from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
 from hypersdk.migration.export import Outcome, export_machines
@@ -148,6 +148,7 @@ def run_exports(
     waiting, earlier = ([*specs], []) if alone else _still_to_do(cli, specs, machines)
     made = make_plans(cli, session, waiting, machines, choices.settings)
     made.earlier += earlier
+    batch.unplanned = [(name, spec) for name, spec in batch.unplanned if spec not in specs]
     batch.add(made)
     show_plans(cli, made, alone=alone)
     if choices.dry_run or not made.plans:
@@ -305,11 +306,10 @@ def show_result(cli: Cli, result: ExportResult, *, local: bool = False, brief: b
     if cli.output.json_lines:
         cli.output.event("result", result.as_dict())
         return
-    heading = Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green")
     if brief:
-        cli.output.print(Text.assemble(heading, (f"  {_brief_text(result)}", "dim")))
+        show_line(cli.output, _brief_line(result))
         return
-    cli.output.print(heading)
+    cli.output.print(Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green"))
     for file in result.files:
         cli.output.line(f"  {file.name}  {format_size(file.size_bytes)}")
         if file.sha256:
@@ -320,10 +320,15 @@ def show_result(cli: Cli, result: ExportResult, *, local: bool = False, brief: b
         _show_fact(cli, label, text, style)
 
 
-def _brief_text(result: ExportResult) -> str:
+def _brief_line(result: ExportResult) -> Text:
     size = format_size(sum(file.size_bytes for file in result.files))
-    return f"{size} in {format_duration(result.elapsed_s)}, {result.proof}" + (
-        "" if result.restored else "; source NOT restored"
+    facts = f"{size} in {format_duration(result.elapsed_s)}, {clean(result.proof, 200)}"
+    return Text.assemble(
+        ("✔ ", "bold green"),
+        (clean(result.machine, 100), "bold"),
+        f"  {facts}",
+        ("" if result.restored else "; source NOT restored", "bold red"),
+        (f"  {clean(str(result.output_dir), 400)}", "dim"),
     )
 
 

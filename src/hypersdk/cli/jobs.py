@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from hypersdk.cli.options import connection_words
 from hypersdk.cli.reportfile import reporting
 from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
-from hypersdk.errors import UsageError
+from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.migration.jobfile import MAX_TEXT, EndpointOverrides, JobDefinition, JobEntry, load_jobs
 from hypersdk.migration.jobwriting import check_new, job_text, write_new
 from hypersdk.migration.spec import ExportSpec
@@ -97,9 +98,16 @@ def export_jobs(cli: Cli, path: Path, choices: Choices, changes: Mapping[str, An
         if len(entries) > 1:
             for failure in batch.skipped:
                 exporting.show_failure(cli, failure)
-        for endpoint, jobs in _by_endpoint(cli, entries).items():
-            specs = [replace(job.to_spec(), **changes) for job in jobs]
-            if not _run_specs(cli, endpoint, specs, choices, batch, alone=len(entries) == 1):
+        groups = {
+            endpoint: [replace(job.to_spec(), **changes) for job in jobs]
+            for endpoint, jobs in _by_endpoint(cli, entries).items()
+        }
+        batch.unplanned = [(spec.machine, spec) for specs in groups.values() for spec in specs]
+        for endpoint, specs in groups.items():
+            wanted = _run_specs(
+                cli, endpoint, specs, choices, batch, alone=len(entries) == 1, only_endpoint=len(groups) == 1
+            )
+            if not wanted:
                 return
         exporting.conclude(cli, batch)
     exporting.show_next_steps(cli, batch.outcomes)
@@ -132,11 +140,36 @@ def _by_endpoint(cli: Cli, entries: Iterable[JobEntry]) -> dict[EndpointOverride
 
 
 def _run_specs(
-    cli: Cli, endpoint: EndpointOverrides, specs: list[ExportSpec], choices: Choices, batch: Batch, *, alone: bool
+    cli: Cli,
+    endpoint: EndpointOverrides,
+    specs: list[ExportSpec],
+    choices: Choices,
+    batch: Batch,
+    *,
+    alone: bool,
+    only_endpoint: bool,
 ) -> bool:
-    """Returns False where the user does not want it."""
+    """Returns False where the user does not want it. An endpoint that cannot be used does not stop those of other
+    jobs: its machines are skipped."""
     named = {field.name: getattr(endpoint, field.name) for field in fields(endpoint)}
     overrides = {key: value for key, value in named.items() if value is not None}
-    with connected(cli, overrides) as session:
-        inventory = read_named(cli, session, [spec.machine for spec in specs])
+    with ExitStack() as stack:
+        try:
+            session = stack.enter_context(connected(cli, overrides))
+            inventory = read_named(cli, session, [spec.machine for spec in specs])
+        except Cancelled:
+            raise
+        except HyperSDKError as error:
+            if only_endpoint:
+                raise
+            _skip_all(cli, specs, error, batch)
+            return True
         return exporting.run_exports(cli, session, specs, inventory, choices, batch, alone=alone)
+
+
+def _skip_all(cli: Cli, specs: list[ExportSpec], error: HyperSDKError, batch: Batch) -> None:
+    skipped = [Failure(spec.machine, error, spec) for spec in specs]
+    batch.unplanned = [(name, spec) for name, spec in batch.unplanned if spec not in specs]
+    batch.skipped += skipped
+    for failure in skipped:
+        exporting.show_failure(cli, failure)

@@ -89,7 +89,7 @@ def _format_text(plan: Plan) -> str:
 # --- several machines ------------------------------------------------------------------------------------------------
 
 COLUMNS: Final = (
-    Column("Machine", least=16),
+    Column("Machine", least=30),
     Column("Power"),
     Column("Disks", right=True),
     Column("Provisioned", right=True),
@@ -159,8 +159,14 @@ def _remarks(batch: Batch) -> Iterator[tuple[str, str, str]]:
     yield from (("source", f"{change} ({number} of {total})", "") for change, number in changes.items())
     warned = [(plan.machine.name, warning_text(found)) for plan in batch.plans for found in plan.warnings]
     yield from _grouped("warning", warned, "yellow")
-    steps = [(failure.machine, f"{failure.error.code}: {next_step(failure.error)}") for failure in batch.skipped]
-    yield from _grouped("skipped", steps, "red")
+    yield from _grouped("skipped", [(failure.machine, _reason(failure)) for failure in batch.skipped], "red")
+
+
+def _reason(failure: Failure) -> str:
+    """The same text for machines that are skipped for the same reason."""
+    error = failure.error
+    what = error.message.removeprefix(f"'{failure.machine}' ")
+    return f"{what} ({error.code}). {next_step(error)}"
 
 
 def _grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Iterator[tuple[str, str, str]]:

@@ -88,6 +88,13 @@ def labelled(label: str, text: str, width: int, style: str = "") -> Text:
     return Text("\n").join([*lines, *(Text(" " * LABEL_CELLS + line, style) for line in others)])
 
 
+def show_line(output: Output, line: Text) -> None:
+    """A result in exactly one line: cut where it does not fit the terminal."""
+    if output.width is not None:
+        line.truncate(output.width, overflow="ellipsis")
+    output.print(line)
+
+
 def wrapped(text: str, width: int, first_indent: int) -> list[str]:
     """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) is
     not split, so that it can be copied."""

@@ -117,9 +117,9 @@ STYLE: Final = """
   --back: #fff; --card: #f4f6f8; --text: #1a1f26 }
 @media (prefers-color-scheme: dark) { :root { --line: #39414c; --soft: #a3adba; --good: #6bd08f; --bad: #ff8a80;
   --warn: #ffc46b; --back: #14181d; --card: #1e242b; --text: #e8ecf1 } }
-* { box-sizing: border-box }
+* { box-sizing: border-box } html { font-size: 15px }
 body { margin: 0 auto; max-width: 90rem; padding: 2rem 1.5rem; background: var(--back); color: var(--text);
-  font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
+  font: 1rem/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
 h1 { font-size: 1.6rem; margin: 0 0 .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem }
 p { margin: 0; color: var(--soft) }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.4rem 0 0 }
@@ -130,14 +130,15 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap }
 td.number, th.number { text-align: right; white-space: nowrap }
-td.name { font-weight: 600 } td.name, td.text { overflow-wrap: anywhere; min-width: 8rem }
+td.name { font-weight: 600 } td.name, td.text { overflow-wrap: anywhere; min-width: 7rem }
 .good { color: var(--good) } .bad { color: var(--bad) } .warn { color: var(--warn) } td.status { white-space: nowrap }
 code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, monospace; color: var(--soft) }
 footer { margin-top: 2rem; font-size: .85rem; color: var(--soft) }
 @page { size: A4 landscape; margin: 12mm }
 @media print { :root { --line: #bbb; --soft: #444; --good: #075c28; --bad: #9b1c15; --warn: #6b4600; --back: #fff;
-  --card: #fff; --text: #000 } body { max-width: none; padding: 0; font-size: 10px } dl div { border: 1px solid #bbb }
-  .scroll { overflow: visible } thead { display: table-header-group } tr { break-inside: avoid } }
+  --card: #fff; --text: #000 } html { font-size: 9.5px } body { max-width: none; padding: 0 }
+  dl div { border: 1px solid #bbb } .scroll { overflow: visible }
+  thead { display: table-header-group } tr { break-inside: avoid } }
 """
 _PAGE: Final = """<!doctype html>
 <html lang="en">

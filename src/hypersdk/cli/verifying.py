@@ -16,6 +16,7 @@ from rich.text import Text
 
 from hypersdk.cli.progress import FolderProgress, watching
 from hypersdk.cli.remedies import next_step
+from hypersdk.cli.report import show_line
 from hypersdk.cli.state import Cli
 from hypersdk.errors import IntegrityError, UsageError
 from hypersdk.migration.exportfolders import Found, exports_below
@@ -197,12 +198,12 @@ def _show(cli: Cli, report: VerifyReport) -> None:
     if report.ok:
         sizes_only = f", {len(report.unchecked)} compared by size only" if report.unchecked else ""
         facts = f"{count(len(report.checked), 'file')} as written, {format_size(report.bytes_read)}{sizes_only}"
-        line = Text.assemble(("✔ ", "bold green"), name, f"  {facts}", folder)
+        mark = ("✔ ", "bold green")
     else:
         first, more = report.findings[0], len(report.findings) - 1
         facts = f"{clean(first.message, 200)} ({first.code})" + (f" and {more} more" if more else "")
-        line = Text.assemble(("✘ ", "bold red"), name, f"  {facts}", folder)
-    cli.output.print(line)
+        mark = ("✘ ", "bold red")
+    show_line(cli.output, Text.assemble(mark, name, f"  {facts}", folder))
 
 
 def _show_totals(cli: Cli, reports: Sequence[VerifyReport], elapsed_s: float) -> None:

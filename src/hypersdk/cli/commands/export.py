@@ -329,6 +329,7 @@ def _export_selected(cli: Cli, selection: Selection, spec: ExportSpec, choices: 
         with connected(cli) as session:
             inventory, chosen = read_selected(cli, session, selection)
             specs = exporting.specs_for(spec, chosen, own_folder=own_folder)
+            batch.unplanned = [(machine.name, spec) for machine, spec in zip(chosen, specs, strict=True)]
             wanted = exporting.run_exports(cli, session, specs, inventory, choices, batch, alone=len(specs) == 1)
         if wanted:
             exporting.conclude(cli, batch)
