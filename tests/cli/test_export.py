@@ -181,7 +181,8 @@ def test_a_broken_export_is_seen_by_status_and_gone_on_with(shell: Shell, tmp_pa
     assert (seen["machine"], seen["folder"], seen["active"], seen["format"]) == ("off", str(out), False, "qcow2")
     told = shell.good("status")
     assert f"off -> {out}" in told.out
-    assert f"export {seen['moref']} -o {out} --format qcow2 --compress=none --source lease --url https://" in told.err
+    options = "--format qcow2 --compress=none --source lease --file-hash tree"
+    assert f"export {seen['moref']} -o {out} {options} --url https://" in told.err
     assert shell("export", "off", "-o", out, "--json").error["code"] == "resumable_state"
     assert shell("export", "off", "-o", out, "--resume", "--discard").status == 2
     assert shell.good("cleanup", out).out == f"off in {out}: nothing to restore\n"
@@ -213,7 +214,10 @@ def test_the_command_says_also_what_a_configuration_file_says_otherwise(shell: S
     config = tmp_path / "config.toml"
     config.write_text('[export]\ncompress = "checked"\nsource = "datastore"\n')
     shell.server.set_faults(Fault(FaultKind.RESET, after_bytes=64 * 1024, times=None))
-    asked = ("--compress=none", "--source", "lease", "--no-file-hash", "--remove-cdrom", "--power-off", "--no-quiesce")
+    asked = (
+        *("--compress=none", "--source", "lease", "--file-hash", "none"),
+        *("--remove-cdrom", "--power-off", "--no-quiesce"),
+    )
     broken = shell("export", "off", "-o", tmp_path / "x", *asked, "--config", config, "--retries", "0")
     assert broken.status == 7
     shell.server.set_faults()
@@ -293,7 +297,7 @@ def test_each_refusal_has_its_status_code_cause_and_next_step(
 def test_the_result_for_people_has_hashes_proof_and_the_next_command(shell: Shell, tmp_path: Path) -> None:
     done = shell.good("export", "off", "-o", tmp_path / "x")
     (event,) = [e for e in shell.good("export", "off", "-o", tmp_path / "y", "--json").events if e["type"] == "result"]
-    for fact in ("sha256   ", "content  ", "proof   proved", "source  left as it was found"):
+    for fact in ("sha256   ", "tree     ", "content  ", "proof   proved", "source  left as it was found"):
         assert fact in done.out
     assert f"next    hyper2kvm verify {tmp_path / 'x'}" in done.out
     assert event["content"]["off-disk1.qcow2"] in done.out

@@ -106,7 +106,7 @@ def test_from_the_banner_to_the_next_command(open_screen: OpenScreen, out: Path,
     assert not any("##" in line for line in lines)
     assert all(cell_len(line) <= size[0] for line in lines)
     text = "\n".join(lines)
-    for said in ("sha256   ", "content  ", "proof   proved", "hyper2kvm verify", "virt-install --import"):
+    for said in ("sha256   ", "tree     ", "content  ", "proof   proved", "hyper2kvm verify", "virt-install --import"):
         assert said in text or size[1] < 50, said
     assert "virt-install --import" in text
     assert {path.name for path in out.iterdir()} == {"shop-01", "shop-02"}

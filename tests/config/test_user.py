@@ -37,11 +37,20 @@ format = "raw"
 parallel = 8
 bandwidth_limit = "20M"
 space_wait_s = 0
+file_hash = "sha256"
 """
     config = parsed(text)
     assert config.connection == Connection(url="https://vcenter.example.com", insecure=True)
-    assert config.export == ExportDefaults(format="raw", parallel=8, bandwidth_limit=20 << 20, space_wait_s=0)
-    assert config.export.given() == {"format": "raw", "parallel": 8, "bandwidth_limit": 20 << 20, "space_wait_s": 0}
+    assert config.export == ExportDefaults(
+        format="raw", parallel=8, bandwidth_limit=20 << 20, space_wait_s=0, file_hash="sha256"
+    )
+    assert config.export.given() == {
+        "format": "raw",
+        "parallel": 8,
+        "bandwidth_limit": 20 << 20,
+        "space_wait_s": 0,
+        "file_hash": "sha256",
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,7 @@ space_wait_s = 0
         ("[connection]\ninsecur = true", "Did you mean insecure?"),
         ("[conection]\n", "Did you mean connection?"),
         ("[export]\nformat = 'qcow3'", "one of qcow2"),
+        ("[export]\nfile_hash = 'md5'", "one of tree"),
         ("[export]\nparallel = 2.0", "whole number"),
         ("[export]\nparallel = '8'", "a whole number from 1 to 1024"),
         ("[export]\nbandwidth_limit = 0", "a size like"),

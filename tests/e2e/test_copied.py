@@ -11,10 +11,10 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import Cancelled
-from hypersdk.migration import ovafile
 from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
 from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.export import Outcome
+from hypersdk.migration.heldfile import HeldFile
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, ResumeMode, SourceState
@@ -92,7 +92,7 @@ def test_ended_between_the_undo_and_the_names(
         raise AssertionError("the run's cancel token does not reach its checksums")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiskFiles, "sha256", ends)
+        patch.setattr(DiskFiles, "tree", ends)
         if how == "killed":
             with pytest.raises(Killed):
                 ran.export("web-01", folder, **spec)
@@ -201,14 +201,14 @@ def test_a_cancel_reaches_the_checksum_of_an_archive(
     ran, folder, token = engine(machines=(RUNNING,)), tmp_path / "out", CancelToken()
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
 
-    def ends(descriptor: int, _name: str, cancel: CancelToken) -> str:
-        assert descriptor >= 0
+    def ends(file: HeldFile, cancel: CancelToken) -> str:
+        assert file.whole >= 0
         token.cancel("Ctrl-C")
         cancel.check()
         raise AssertionError("the run's cancel token does not reach the archive's checksum")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ovafile, "sha256_of", ends)
+        patch.setattr(HeldFile, "tree_digest", ends)
         assert_cancelled(ran.export("web-01", folder, cancel=token, format=OutputFormat.OVA))
     assert_no_final_names(folder)
     assert_goes_on(ran, folder, expected, {"format": OutputFormat.OVA})

@@ -46,6 +46,7 @@ from tests.support.exporter import Engine, EngineFactory, succeeded
 from tests.support.killed import Killed
 from tests.support.seeds import SEED
 from tests.support.tools import run_tool
+from tests.support.treedigest import tree_digest_of
 
 MACHINE: Final = MachineSpec(
     "web-01",
@@ -98,14 +99,16 @@ class Broken:
     def ledger(self) -> Path:
         return self.folder / f"{self.run['disks'][1]['file_name']}.partial.blocks"
 
-    def note_checksum(self, *, known: bool) -> None:
-        """Whether the process recorded the SHA-256 of the finished disk."""
+    def note_digest(self, known: str | None) -> None:
+        """Which digest of the finished disk's file the process recorded: ``tree``, ``sha256`` as an earlier release, or
+        none."""
         run, place = self.run, self.place(0)
         with place.path.open("rb") as file:
             file.seek(place.start)
             data = file.read(place.end - place.start)
         run.pop("checksum", None)  # as an earlier release wrote it
-        run["disks"][0]["sha256"] = hashlib.sha256(data).hexdigest() if known else None
+        digests = {"tree": tree_digest_of(data), "sha256": hashlib.sha256(data).hexdigest()}
+        run["disks"][0] |= {name: digest if name == known else None for name, digest in digests.items()}
         (self.folder / RUN_FILE).write_text(json.dumps(run))
 
 
@@ -266,13 +269,15 @@ def test_what_an_earlier_run_left_is_not_published_damaged(site: Site) -> None:
     growings, count = (
         (ANYWHERE, 2) if site.first.kind == "unchecked" else (GROWING, 8)
     )  # without a ledger all is begun again
+    digests = ["sha256", None] if site.first.kind in ("ovf", "ova", "vmdk") else ["tree", "sha256", None]
     for number, growing in enumerate(random.Random(f"{SEED}/{site.first.kind}").sample(growings, count)):
         finished = FINISHED[(SEED + number) % len(FINISHED)]
         draw = random.Random(f"{SEED}/{site.first.kind}/{growing.__name__}")
-        method, hashed = draw.choice([Method.LEASE, Method.DATASTORE]), draw.random() < 0.5
-        print(f"seed {SEED}: {growing.__name__}, finished disk: {finished.__name__}, {method}, {hashed=}")
+        method = draw.choice([Method.LEASE, Method.DATASTORE])
+        known = draw.choice(digests)
+        print(f"seed {SEED}: {growing.__name__}, finished disk: {finished.__name__}, {method}, {known=}")
         broken = site.copied(growing.__name__)
-        broken.note_checksum(known=hashed)
+        broken.note_digest(known)
         growing(broken, 1, draw)
         finished(broken, 0, draw)
         site.assert_right(broken, site.resume(broken, method))
@@ -322,7 +327,7 @@ def _is_told(site: Site) -> bool:
 @only_qcow2
 def test_a_finished_disk_that_is_damaged_is_copied_again_and_told(site: Site) -> None:
     broken = site.copied("damaged")
-    broken.note_checksum(known=True)
+    broken.note_digest("tree")
     flip(broken.place(0).path, 9 * BLOCK, random.Random(1))
     outcome = site.resume(broken)
     assert succeeded(outcome).warnings == (

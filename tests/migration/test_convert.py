@@ -27,7 +27,8 @@ from hypersdk.transfer.files import new_path
 from hypersdk.units import KiB, MiB
 from tests.support.conversions import convert
 from tests.support.killed import Killed
-from tests.support.tools import requires
+from tests.support.tools import requires, sha256
+from tests.support.treedigest import tree_digest_of_file
 
 CAPACITY = 40 * MiB + 17 * 512
 
@@ -88,7 +89,17 @@ def test_every_kind_into_every_format(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifact-manifest.json", image.name]
     manifest = read_manifest((tmp_path / "out" / "artifact-manifest.json").read_bytes())
     assert manifest.source.provider == "file"
-    assert manifest.disks[0].checksum == "sha256:" + hashlib.sha256(image.read_bytes()).hexdigest()
+    (disk,) = manifest.disks
+    assert disk.hypersdk is not None
+    if output is OutputFormat.VMDK:
+        assert (disk.checksum, disk.hypersdk.tree) == (f"sha256:{sha256(image)}", None)
+    else:
+        assert disk.checksum is None
+        assert disk.hypersdk.tree is not None
+        assert disk.hypersdk.tree.model_dump() == {
+            "algorithm": "blake3-tree-4m", "leaf_bytes": 4 * MiB, "digest": tree_digest_of_file(image)
+        }  # fmt: skip
+
     assert result.proof.startswith("unproved: ")
     assert not list((tmp_path / "state" / "runs").iterdir())
 

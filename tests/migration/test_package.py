@@ -682,7 +682,7 @@ def test_a_conversion_that_failed_does_not_wait_for_checksums(streams: tuple[byt
         return "0" * 64
 
     spec = ExportSpec(machine="", output_dir=tmp_path / "out", format=OutputFormat.RAW)
-    with patch.object(DiskFiles, "sha256", endless), pytest.raises(IntegrityError, match=r"d1\.vmdk"):
+    with patch.object(DiskFiles, "tree", endless), pytest.raises(IntegrityError, match=r"d1\.vmdk"):
         convert_file(
             write_folder(tmp_path / "in", texts),
             spec,

@@ -25,6 +25,7 @@ from hypersdk.units import KiB
 from tests.support.receipts import make_receipt
 from tests.support.seeds import SEED
 from tests.support.tools import run_tool
+from tests.support.treedigest import tree_digest_of
 from tests.support.writers import Guest, Step, assert_clean, perform
 
 GUEST: Final = Guest(20 * BLOCK + 1536, {0: "random", 1: "text", 4: "half", 9: "full", 19: "thin", 20: "random"})
@@ -125,6 +126,11 @@ def test_a_whole_disk_is_told_by_its_content_and_by_its_checksum(kind: str, tmp_
     assert disk.damage() is None
     disk.record.sha256 = "0" * 64
     assert disk.damage() == CHANGED
+    if not disk.outputs.image.appended:  # its file has a tree, which counts before the SHA-256
+        disk.record.tree = tree_digest_of(before)
+        assert disk.damage() is None
+        disk.record.tree = "0" * 64
+        assert disk.damage() == CHANGED
 
 
 @every_kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,8 +63,12 @@ def test_only_a_regular_file_is_the_image(export: Path, replace: Callable[[Path]
 def test_an_image_that_cannot_be_read_is_a_finding(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk under the file fails: nothing but the call itself can be made to say so."""
 
-    def broken(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    real = os.pread
 
-    monkeypatch.setattr(os, "preadv", broken)
+    def broken(descriptor: int, length: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == IMAGE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", broken)
     assert found(export) == [("verify_unreadable", IMAGE)]

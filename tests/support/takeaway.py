@@ -147,13 +147,13 @@ def at(moment: str, patch: pytest.MonkeyPatch, act: Callable[[], None]) -> Calla
         case "during the copy":
             before(disks, "transfer_disk", turn=2)
         case "before the checksum":
-            before(DiskFiles, "sha256", turn=2)
+            before(DiskFiles, "tree", turn=2)
             before(OvaFile, "publish_archive")
         case "before publishing":
             before(Publishing, "publish")
         case "between the names":
             before(DiskFiles, "publish_disk", turn=2)
-            before(OvaFile, "archive_sha256")
+            before(OvaFile, "archive_digests")
         case "before the manifest":  # between the last look before it and its writing
             real_write = Publishing.write
 

@@ -51,11 +51,12 @@ _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One file of a job. ``sha256`` is None where it was not hashed."""
+    """One file of a job. ``sha256`` and ``tree`` (``transfer.treehash``) are None where they were not computed."""
 
     name: str
-    size_bytes: int | None
-    sha256: str | None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    tree: str | None = None
 
 
 def artifacts_of(job: JobRecord) -> list[Artifact]:
@@ -64,15 +65,17 @@ def artifacts_of(job: JobRecord) -> list[Artifact]:
         return []
     found = [_artifact(entry) for entry in job.result.get("artifacts", ()) if isinstance(entry, Mapping)]
     known = {artifact.name for artifact in found}
-    found += [Artifact(str(name), None, None) for name in job.result.get("files", ()) if name not in known]
+    found += [Artifact(str(name)) for name in job.result.get("files", ()) if name not in known]
     if MANIFEST not in {artifact.name for artifact in found}:
-        found.append(Artifact(MANIFEST, None, None))
+        found.append(Artifact(MANIFEST))
     return found
 
 
 def _artifact(entry: Mapping[str, Any]) -> Artifact:
     size = entry.get("size_bytes")
-    return Artifact(str(entry.get("name")), size if isinstance(size, int) else None, entry.get("sha256"))
+    return Artifact(
+        str(entry.get("name")), size if isinstance(size, int) else None, entry.get("sha256"), entry.get("tree")
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,6 +314,8 @@ def show_result(cli: Cli, result: ExportResult, *, local: bool = False, brief: b
         cli.output.line(f"  {file.name}  {format_size(file.size_bytes)}")
         if file.sha256:
             cli.output.line(f"    sha256   {file.sha256}")
+        if file.tree:
+            cli.output.line(f"    tree     {file.tree}")
         if content := result.content.get(file.name):
             cli.output.line(f"    content  {content}")
     for label, text, style in _result_facts(result, local=local):

@@ -30,6 +30,7 @@ OWN_FLAGS: Final = frozenset(
         "discard",
         "force",
         "retries",
+        "file_hash",
         "no_file_hash",
         "no_quiesce",
         "max_machines",
@@ -43,7 +44,8 @@ OWN_FLAGS: Final = frozenset(
     }
 )
 """Flags that can be given with a job file: how to run it. The file says what to export and where to."""
-
+_IN_FILE_TOO: Final = frozenset({"file_hash", "no_file_hash"})
+"""Those of them that a job file can have as well; the flag takes precedence."""
 
 READABLE: Final = "Give the path of a job file, or - for standard input."
 
@@ -64,7 +66,7 @@ def write_jobs(
 ) -> None:
     """Writes a job file with an export as ``spec`` for each selected machine. ``given`` are the other flags: those that
     belong to a run have no place in the file. Raises UsageError, LookupFailed and TargetError."""
-    if running := sorted(OWN_FLAGS & set(given)):
+    if running := sorted((OWN_FLAGS - _IN_FILE_TOO) & set(given)):
         raise UsageError(
             f"{_flags(running)} cannot be written into a job file",
             next_step="Give it with `hyper2kvm export -f`, when the file is run.",

@@ -3,7 +3,7 @@ counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +14,10 @@ from click.shell_completion import CompletionItem
 from hypersdk.cli.programs.groups import Command, F, flag_group, shared_flag
 from hypersdk.cli.programs.program import debug_flag, json_flag
 from hypersdk.cli.state import Cli
+from hypersdk.migration.spec import FileHash
 
 COMPRESS_MODES: Final = ("none", "checked", "unchecked", "repack")
+FILE_HASHES: Final = ("tree", "sha256", "none")
 
 CONNECTION_HELP: Final = {
     "url": "Address of the vCenter or ESXi host (else $GOVC_URL, else the configuration file).",
@@ -49,6 +51,26 @@ connection_options = flag_group(
     _flag("config", "--config", type=_FILE, metavar="FILE"),
 )
 """The flags that say which server to log in to and how."""
+
+file_hash_options = flag_group(
+    click.option(
+        "--file-hash",
+        type=click.Choice(FILE_HASHES),
+        metavar="[tree|sha256|none]",
+        help="Digest of each image: tree (default) is computed while it is written; sha256 adds the SHA-256, for which"
+        " it is read once more; with none `verify` can compare sizes only.",
+    ),
+    click.option("--no-file-hash", is_flag=True, help="The same as --file-hash none."),
+)
+"""``--file-hash``, and its former name."""
+
+
+def file_hash_fields(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The field of an ExportSpec that ``file_hash_options`` set; none where neither is given."""
+    if flags.get("no_file_hash"):
+        return {"file_hash": FileHash.NONE}
+    return {"file_hash": FileHash(word)} if (word := flags.get("file_hash")) else {}
+
 
 output_options = flag_group(
     json_flag("Print one JSON object a line on standard output, for programs."),

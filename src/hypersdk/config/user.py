@@ -74,6 +74,7 @@ class ExportDefaults:
     format: Literal["qcow2", "raw", "ovf", "ova", "vmdk"] | None = None
     compress: Literal["none", "checked", "unchecked", "repack"] | None = None
     source: Literal["auto", "lease", "datastore"] | None = None
+    file_hash: Literal["tree", "sha256", "none"] | None = None
     parallel: Annotated[int, whole(1, 1024)] | None = None
     max_machines: Annotated[int, whole(1, 1024)] | None = None
     streams_per_host: Annotated[int, whole(1, 1024)] | None = None

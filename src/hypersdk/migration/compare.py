@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from hypersdk.formats.mf import MfLine
 from hypersdk.migration.findings import (
@@ -17,25 +18,34 @@ from hypersdk.migration.findings import (
     Finding,
 )
 
+TREE: Final = "tree"
+"""The tree digest (``transfer.treehash``) among the algorithms; the others are named as in a ``.mf``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The records of one file: its size and SHA-256 in artifact-manifest.json, its line of the ``.mf``; None where
-    there is none."""
+    """The records of one file: its size, tree digest and SHA-256 in artifact-manifest.json, its line of the ``.mf``;
+    None where there is none."""
 
     size: int | None = None
     sha256: str | None = None
     mf: MfLine | None = None
+    tree: str | None = None
 
     @property
     def algorithms(self) -> set[str]:
-        """Algorithms of the recorded digests; empty when there is none."""
+        """Algorithms of the digests to compute; empty when none is recorded. A file that matches its tree digest has
+        the recorded SHA-256, so that is not computed too."""
         needed = {self.mf.algorithm} if self.mf else set()
+        if self.tree is not None:
+            return needed | {TREE}
         return needed | ({"SHA256"} if self.sha256 else set())
 
     def accepts(self, digests: Mapping[str, str]) -> bool:
         """Whether ``digests`` are the recorded ones; the manifest takes precedence over the ``.mf``. False where
         nothing is recorded."""
+        if self.tree is not None:
+            return digests.get(TREE) == self.tree
         if self.sha256 is not None:
             return digests.get("SHA256") == self.sha256
         return self.mf is not None and self.agrees_with_mf(digests)

@@ -18,8 +18,7 @@ from hypersdk.migration.outputs import (
     Wrap,
 )
 from hypersdk.migration.runfile import DiskRecord, RunRecord
-from hypersdk.migration.spec import ExportSpec
-from hypersdk.transfer.blockfile import FdFile
+from hypersdk.migration.spec import ExportSpec, FileHash
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
 
@@ -47,15 +46,19 @@ class DiskFiles(Outputs):
 
     def _file(self, record: DiskRecord) -> HeldFile:
         """The open file of a disk. Each disk has one thread at a time; ``setdefault`` keeps the first all the same."""
-        return self._files.setdefault(record.file_name, HeldFile(self._final(record), self._run.attempt_suffix))
+        hashed = self.spec.file_hash is not FileHash.NONE and not self.image.appended
+        file = HeldFile(self._final(record), self._run.attempt_suffix, hashed=hashed)
+        return self._files.setdefault(record.file_name, file)
 
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
         with ExitStack() as stack:
             found = self._ledger(stack, record, identity, has_data=self.has_data(record))
-            descriptor = self._file(record).opened(fresh=not found.trusted)
-            yield self._opened(wrap(FdFile(descriptor)), record, found)
+            file = self._file(record)
+            file.opened(fresh=not found.trusted)
+            stack.enter_context(file.following())
+            yield self._opened(wrap(file.from_byte(0)), record, found)
 
     def has_data(self, record: DiskRecord) -> bool:
         """See Outputs."""
@@ -64,7 +67,7 @@ class DiskFiles(Outputs):
     def finished(self, record: DiskRecord) -> FinishedFile:
         """See Outputs."""
         assert record.size_bytes is not None
-        return FinishedFile(self._file(record).whole, range(record.size_bytes))
+        return FinishedFile(self._file(record), range(record.size_bytes))
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs."""
@@ -79,7 +82,7 @@ class DiskFiles(Outputs):
         for record in self._run.disks:
             self.publish_disk(record)
             assert record.size_bytes is not None
-            files.append(PublishedFile(record.file_name, record.size_bytes, record.sha256))
+            files.append(PublishedFile(record.file_name, record.size_bytes, record.sha256, record.tree))
         return Published(files)
 
     def publish_disk(self, record: DiskRecord) -> None:

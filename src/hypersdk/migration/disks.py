@@ -15,7 +15,7 @@ from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.outputs import OpenDisk, Outputs
 from hypersdk.migration.runfile import DiskRecord, RunFile
 from hypersdk.migration.settings import RunResources
-from hypersdk.migration.spec import Compression, ExportSpec
+from hypersdk.migration.spec import Compression, ExportSpec, FileHash
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
@@ -30,8 +30,8 @@ from hypersdk.transfer.space import SpaceWaitingFile
 from hypersdk.units import format_size
 
 READ_BACK_COST: Final = 1 / 10
-"""The cost of reading back and hashing a byte, relative to copying one. SHA-256 makes 1.4 GB/s of a core; a lease's
-stream 100 to 300 MB/s. Used for the progress bar only."""
+"""The cost of reading a byte back for its SHA-256, which makes 1.4 GB/s of a core, relative to copying one: a lease's
+stream makes 100 to 300 MB/s. A tree digest costs less. Used for the progress bar only."""
 
 IMPORT_AFTER_S: Final = 1.0
 """When to import what publishes the files: not before the data flows, which it would delay, and not hours later, when
@@ -42,7 +42,8 @@ an upgrade of the package may have replaced the module."""
 class DiskSet:
     """Copies disks into their files, and records each in the run file when it is done.
 
-    ``verifier`` computes checksums of finished files while others are copied. ``warn`` adds to the result's warnings.
+    ``verifier`` completes the digests of finished files while others are copied. ``warn`` adds to the result's
+    warnings.
     """
 
     spec: ExportSpec
@@ -140,36 +141,48 @@ class DiskSet:
         return FORMATS[self.spec.format]
 
     @property
-    def _wants_hash(self) -> bool:
-        """Whether files are hashed. An ``.mf`` needs every checksum, so ``--no-file-hash`` has no effect on a
-        package."""
-        return self.spec.file_hash or self._format.package
+    def _wants_tree(self) -> bool:
+        """Whether the file of each disk gets a tree digest. A stream has its SHA-256 in passing instead."""
+        return self.spec.file_hash is not FileHash.NONE and not self._format.image.appended
+
+    @property
+    def _wants_sha256(self) -> bool:
+        """Whether the file of each disk gets a SHA-256. An ``.mf`` needs it of every file, whatever was asked for."""
+        asked = self.spec.file_hash is FileHash.SHA256
+        return asked or self._format.package or (self.spec.file_hash is FileHash.TREE and not self._wants_tree)
 
     def _read_back_share(self, record: DiskRecord, disk: OpenDisk) -> float:
         """The share of reading the file back in the work for a disk."""
-        in_passing = self._format.image.appended and not disk.resumed
-        if in_passing or not self._wants_hash:
+        in_passing = not disk.resumed and (self._format.image.appended or not self._wants_sha256)
+        if in_passing or not (self._wants_tree or self._wants_sha256):
             return 0.0
         copied = self.progress.expected_bytes[record.key]
         file_bytes = record.capacity_bytes if self._format.image.full_length else copied
         return READ_BACK_COST * file_bytes / (READ_BACK_COST * file_bytes + copied)
 
     def hash_later(self, record: DiskRecord, cancel: CancelToken) -> None:
-        """Has the checksum of a finished file computed in the background."""
+        """Has the digests of a finished file completed in the background."""
         self._hashes.append(self.verifier.submit(self._hash, record, cancel))
 
     def _hash(self, record: DiskRecord, cancel: CancelToken) -> None:
         meter = self.progress.meters[record.key]
-        if record.sha256 is None and self._wants_hash:
+        tree = self._wants_tree and record.tree is None
+        sha256 = self._wants_sha256 and record.sha256 is None
+        if tree or sha256:
             assert record.size_bytes is not None
             meter.read_back(record.size_bytes)
+        if tree:
+            digest = self.outputs.tree(record, cancel, None if sha256 else meter.add_read_back)
+            with self.run.changing():
+                record.tree = digest
+        if sha256:
             digest = self.outputs.sha256(record, cancel, meter.add_read_back)
             with self.run.changing():
                 record.sha256 = digest
         meter.enter(Phase.DONE)
 
     def wait(self) -> None:
-        """Waits for the checksums that are still computed; they are in the run's record then. Raises the first
+        """Waits for the digests that are still computed; they are in the run's record then. Raises the first
         error."""
         for future in self._hashes:
             future.result()

@@ -9,23 +9,30 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
 from hypersdk.migration.naming import BLOCKS, MANIFEST_NAME, PARTIAL, stem_of_run
 from hypersdk.migration.runfile import LOCK_FILE, RunRecord
+from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import check_name, has_name, open_output, publish, remove_own, shown_path, target_errors
+from hypersdk.transfer.filetree import DigestedFile, FileTree
+from hypersdk.transfer.treehash import tree_digest
 
 
 class HeldFile:
     """One output file of this run, held by its descriptor; when it is resumed, by that of the earlier process's
     file."""
 
-    def __init__(self, final: Path, attempt_suffix: str) -> None:
+    def __init__(self, final: Path, attempt_suffix: str, *, hashed: bool) -> None:
+        """``hashed``: its tree digest is computed while it is written."""
         self.final: Final = final
         self.partial: Final = partial_path(final, attempt_suffix)
+        self._hashed = hashed
         self._descriptor: int | None = None
+        self._tree: FileTree | None = None
 
     def opened(self, *, fresh: bool) -> int:
         """Opens it for writing: a new file, or the one that exists. Raises TargetError, ``output_replaced`` where
@@ -37,7 +44,24 @@ class HeldFile:
         descriptor = open_output(self.partial, fresh=fresh)
         self.close()
         self._descriptor = descriptor
+        self._tree = FileTree(descriptor, self.partial.parent) if self._hashed else None
         return descriptor
+
+    def from_byte(self, start: int) -> FdFile:
+        """The open file from byte ``start`` on; its changes are known to the tree."""
+        return FdFile(self.whole, start) if self._tree is None else DigestedFile(self.whole, self._tree, start)
+
+    def following(self) -> AbstractContextManager[None]:
+        """Hashes the open file behind the writes of the block."""
+        return nullcontext() if self._tree is None else self._tree.following()
+
+    def tree_digest(self, cancel: CancelToken, on_bytes: Callable[[int], None] | None = None) -> str:
+        """Hex tree digest of the file (``transfer.treehash``). What was not hashed while this process wrote it is
+        read. Raises TargetError and Cancelled."""
+        with target_errors(f"reading {self.final.name} back"):
+            if self._tree is not None:
+                return self._tree.digest(cancel, on_bytes)
+            return tree_digest(self.whole, cancel, on_bytes)
 
     @property
     def whole(self) -> int:
@@ -75,6 +99,9 @@ class HeldFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+        if self._tree is not None:
+            self._tree.close()
+            self._tree = None
 
 
 def partial_path(path: Path, attempt_suffix: str = "") -> Path:

@@ -34,7 +34,7 @@ from pydantic import (
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.migration.formats import FORMATS
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, FileHash, Method, OutputFormat, SourceState
 from hypersdk.migration.yamltext import BadYaml, read_yaml
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -120,6 +120,9 @@ class VcenterPart(_JobPart):
     insecure: Flag | None = None
 
 
+FileHashWord = Literal["tree", "sha256", "none"]
+
+
 class JobOptions(_JobPart):
     """Options that job files use. Those in ``NOT_BUILT`` are only accepted with a value that requests nothing."""
 
@@ -142,6 +145,7 @@ class JobOptions(_JobPart):
     remove_cdrom: Flag = False
     show_individual_progress: Flag = True
     source: Line = "auto"
+    file_hash: FileHashWord = "tree"
     exclude_disks: Annotated[tuple[Line, ...], BeforeValidator(_texts), Field(max_length=256)] = ()
     enable_pipeline: Flag = False
     pipeline_inspect: Flag = False
@@ -256,6 +260,7 @@ class JobDefinition(_JobPart):
             state=state,
             snapshot=snapshot,
             remove_cdrom=self.options.remove_cdrom,
+            file_hash=FileHash(self.options.file_hash),
             show_disks=self.options.show_individual_progress,
             exclude_disks=self.options.exclude_disks,
             parallel=self.options.parallel_downloads or 4,

@@ -12,7 +12,7 @@ import yaml
 
 from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.migration.jobfile import load_jobs
-from hypersdk.migration.spec import Compression, ExportSpec, Method, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, FileHash, Method, SourceState
 from hypersdk.model import MachineSummary
 from hypersdk.text import clean
 from hypersdk.transfer.files import FILE_MODE, sync_folder, target_errors
@@ -84,6 +84,7 @@ def _job(spec: ExportSpec, machine: MachineSummary, machines: Sequence[MachineSu
     options: dict[str, Any] = {
         "source": _source(spec),
         "remove_cdrom": spec.remove_cdrom or None,
+        "file_hash": None if spec.file_hash is FileHash.TREE else spec.file_hash.value,
         "exclude_disks": list(spec.exclude_disks) or None,
         "parallel_downloads": None if spec.parallel == _DEFAULT_PARALLEL else spec.parallel,
     }

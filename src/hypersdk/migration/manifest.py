@@ -5,12 +5,12 @@ It is the contract with guest-conversion tools, so its fields are fixed. Further
 in ``disks[]`` and in ``metadata``; readers that do not know it ignore it::
 
     manifest_version  source  vm  disks[]  nics[]  notes[]  warnings[]  pipeline  output
-                                  └ hypersdk: capacity, content digest, stream digests, verdict, place inside an OVA
+                                  └ hypersdk: capacity, content, tree and stream digests, verdict, place inside an OVA
     metadata
-    └ hypersdk: point in time, proof, every file with size and checksum, digest of this manifest itself
+    └ hypersdk: point in time, proof, every file with size and digest, digest of this manifest itself
 
-``bytes`` and ``checksum`` of a disk are those of the file at ``local_path``: for an OVA, of the whole archive; the
-disk's own are then in ``hypersdk.member``. ``local_path`` is relative to the manifest: a folder may be moved.
+``bytes``, ``checksum`` and ``tree`` of a disk are those of the file at ``local_path``: of the whole archive for an OVA;
+the disk's own are then in ``hypersdk.member``. ``local_path`` is relative to the manifest: a folder may be moved.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.checked import first_problem
+from hypersdk.transfer.treehash import TREE_ALGORITHM
 from hypersdk.units import MiB
 
 MANIFEST_VERSION: Final = "1.0"
@@ -104,6 +105,14 @@ class StreamPart(_ManifestPart):
     bytes: Count
 
 
+class TreePart(_ManifestPart):
+    """The tree digest of a file (``transfer.treehash``)."""
+
+    algorithm: str
+    leaf_bytes: Count
+    digest: Hex256
+
+
 class DiskFacts(_ManifestPart):
     """Facts of a disk beyond the fixed fields. ``saved_bytes`` is what holes save of the capacity."""
 
@@ -113,6 +122,7 @@ class DiskFacts(_ManifestPart):
     saved_bytes: Count
     content_digest: Hex256 | None
     content_algorithm: str | None
+    tree: TreePart | None = None
     stream: StreamPart | None
     verdict: str
     route: str
@@ -122,8 +132,8 @@ class DiskFacts(_ManifestPart):
 
 
 class DiskPart(_ManifestPart):
-    """One disk. ``checksum`` is null when the export ran without file hashes, ``boot_order_hint`` when it is not known
-    which disk boots."""
+    """One disk. ``checksum`` is null where no SHA-256 of the file was computed; images have a tree digest instead.
+    ``boot_order_hint`` is null when it is not known which disk boots."""
 
     id: str
     source_format: str
@@ -158,6 +168,7 @@ class FilePart(_ManifestPart):
     name: FileName
     bytes: Count
     checksum: Checksum | None
+    tree: TreePart | None = None
 
 
 class MetadataFacts(_ManifestPart):
@@ -224,7 +235,15 @@ class ArtifactManifest(_ManifestPart):
         if self.metadata.hypersdk and self.metadata.hypersdk.files:
             return self.metadata.hypersdk.files
         named = {disk.local_path: disk for disk in self.disks}
-        return tuple(FilePart(name=name, bytes=disk.bytes, checksum=disk.checksum) for name, disk in named.items())
+        return tuple(
+            FilePart(
+                name=name,
+                bytes=disk.bytes,
+                checksum=disk.checksum,
+                tree=disk.hypersdk.tree if disk.hypersdk else None,
+            )
+            for name, disk in named.items()
+        )
 
 
 def os_family(guest_id: str | None) -> str:
@@ -268,6 +287,11 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def hex_of(checksum: str | None) -> str | None:
     """The hex digest of a ``checksum`` of the manifest."""
     return checksum.removeprefix("sha256:") if checksum else None
+
+
+def tree_of(file: FilePart) -> str | None:
+    """The hex tree digest of ``file``; None also where a later version computed another one."""
+    return file.tree.digest if file.tree and file.tree.algorithm == TREE_ALGORITHM else None
 
 
 def read_manifest(data: bytes) -> ArtifactManifest:

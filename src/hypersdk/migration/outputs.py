@@ -16,7 +16,7 @@ from typing import ClassVar, TypeAlias
 
 from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.formats.image import BlockFile, ImageWriter
-from hypersdk.migration.heldfile import blocks_path
+from hypersdk.migration.heldfile import HeldFile, blocks_path
 from hypersdk.migration.images import ImageFormat
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec
@@ -44,22 +44,34 @@ class OpenDisk:
 class FinishedFile:
     """An open file, and the region of it that is the disk."""
 
-    descriptor: int
+    held: HeldFile
     region: range
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the file."""
+        return self.held.whole
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """A file under its final name; ``sha256`` is hex, None where it was not hashed."""
+    """A file under its final name. ``sha256`` and ``tree`` (``transfer.treehash``) are hex, None where they were not
+    computed."""
 
     name: str
     size_bytes: int
     sha256: str | None
+    tree: str | None = None
 
     @property
     def checksum(self) -> str | None:
         """``sha256`` as a manifest has it."""
         return f"sha256:{self.sha256}" if self.sha256 else None
+
+    @property
+    def hashed(self) -> bool:
+        """Whether there is a digest of its content."""
+        return self.sha256 is not None or self.tree is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,10 @@ class Outputs(ABC):
         """Hex SHA-256 of the finished disk, read back from its file. Raises TargetError and Cancelled."""
         file = self.finished(record)
         return sha256_of(file.descriptor, record.file_name, cancel, on_bytes, file.region)
+
+    def tree(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None] | None) -> str:
+        """Hex tree digest of the file of a finished disk; see ``HeldFile.tree_digest``."""
+        return self.finished(record).held.tree_digest(cancel, on_bytes)
 
     def close_disk(self, record: DiskRecord) -> None:
         """Removes the ledger of a finished disk. May be repeated. Raises TargetError."""

@@ -27,8 +27,7 @@ from hypersdk.migration.outputs import (
     Wrap,
 )
 from hypersdk.migration.runfile import DiskRecord, RunRecord
-from hypersdk.migration.spec import ExportSpec
-from hypersdk.transfer.blockfile import FdFile
+from hypersdk.migration.spec import ExportSpec, FileHash
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import has_name, sha256_of, target_errors
 
@@ -42,7 +41,8 @@ class OvaFile(Outputs):
         super().__init__(run, spec, image, check)
         self._records = run.disks
         self._stem = stem_of_run(run)
-        self._file = HeldFile(run.folder / f"{self._stem}.ova", run.attempt_suffix)
+        hashed = spec.file_hash is not FileHash.NONE
+        self._file = HeldFile(run.folder / f"{self._stem}.ova", run.attempt_suffix, hashed=hashed)
 
     def reset_lost(self) -> None:
         """See Outputs. A disk in an archive ends where the next one starts, so the disks after a lost one start again,
@@ -62,9 +62,10 @@ class OvaFile(Outputs):
             found = self._ledger(stack, record, identity, has_data=self.has_data(record))
             first = record is self._records[0]
             fresh = not self._file.partial.exists() or (first and not found.trusted)
-            descriptor = self._file.opened(fresh=fresh)
-            record.start = self._archive(FdFile(descriptor), until=record).data_offset(record.file_name)
-            file = wrap(FdFile(descriptor, record.start))
+            self._file.opened(fresh=fresh)
+            stack.enter_context(self._file.following())
+            record.start = self._archive(self._file.from_byte(0), until=record).data_offset(record.file_name)
+            file = wrap(self._file.from_byte(record.start))
             if not found.trusted:
                 file.truncate(0)
             yield self._opened(file, record, found)
@@ -93,7 +94,7 @@ class OvaFile(Outputs):
 
     def finished(self, record: DiskRecord) -> FinishedFile:
         """See Outputs."""
-        return FinishedFile(self._file.whole, _region(record))
+        return FinishedFile(self._file, _region(record))
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs. Disks after it move, so the caller removes all, or the last ones."""
@@ -106,8 +107,8 @@ class OvaFile(Outputs):
     def publish(self, descriptor: Callable[[], bytes], cancel: CancelToken) -> Published:
         """See Outputs."""
         self.publish_archive(descriptor)
-        digest = self.archive_sha256(cancel) if self.spec.file_hash else None
-        archive = PublishedFile(self._file.final.name, os.fstat(self._file.whole).st_size, digest)
+        tree, sha256 = self.archive_digests(cancel)
+        archive = PublishedFile(self._file.final.name, os.fstat(self._file.whole).st_size, sha256, tree)
         return Published([archive], archive)
 
     def publish_archive(self, descriptor: Callable[[], bytes]) -> None:
@@ -117,14 +118,18 @@ class OvaFile(Outputs):
             return
         digests = {record.file_name: record.sha256 for record in self._records if record.sha256}
         with target_errors(f"finishing {file.final.name}"):
-            self._archive(FdFile(file.whole), until=None).finish(descriptor(), digests)
+            self._archive(file.from_byte(0), until=None).finish(descriptor(), digests)
         file.publish()
 
-    def archive_sha256(self, cancel: CancelToken) -> str:
-        """SHA-256 of the whole archive, which is known only now. When that is cancelled the archive loses its final
-        name again, as it is not published yet."""
+    def archive_digests(self, cancel: CancelToken) -> tuple[str | None, str | None]:
+        """Tree digest and SHA-256 of the whole archive, where they are wanted; they are known only now. When that is
+        cancelled the archive loses its final name again, as it is not published yet."""
+        wanted = self.spec.file_hash
         try:
-            return sha256_of(self._file.whole, self._file.final.name, cancel)
+            return (
+                self._file.tree_digest(cancel) if wanted is not FileHash.NONE else None,
+                sha256_of(self._file.whole, self._file.final.name, cancel) if wanted is FileHash.SHA256 else None,
+            )
         except Cancelled:
             self._file.take_back()
             raise

@@ -39,12 +39,14 @@ from hypersdk.migration.manifest import (
     PipelinePart,
     SourcePart,
     StreamPart,
+    TreePart,
     VmPart,
     WarningPart,
     hex_of,
     manifest_text,
     os_family,
     read_manifest,
+    tree_of,
 )
 from hypersdk.migration.naming import MANIFEST_NAME, stem_of_run
 from hypersdk.migration.outputs import Outputs, Published, PublishedFile
@@ -54,6 +56,7 @@ from hypersdk.model import Disk, Firmware, Machine, boot_sequence
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import check_name, open_regular, remove_own, shown_path, target_errors, write_held
 from hypersdk.transfer.folder import FOLDER_MOVED, OutputFolder
+from hypersdk.transfer.treehash import LEAF, TREE_ALGORITHM
 from hypersdk.units import GiB, align_up
 
 UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
@@ -120,7 +123,7 @@ class Publishing:
             stack.callback(self._close_small)
             published = self._publish_files()
             warnings = list(self.warnings)
-            if not self.spec.file_hash and any(file.sha256 is None for file in published.files):
+            if not all(file.hashed for file in published.files):
                 warnings.append(NO_HASH_WARNING)
             text = manifest_text(self._manifest(published, warnings))
             self._check_own()
@@ -172,7 +175,7 @@ class Publishing:
         place = self.run.folder / MANIFEST_NAME
         with target_errors(f"reading {shown_path(place)}"), open(open_regular(place), "rb") as file:
             manifest = read_manifest(file.read(MAX_MANIFEST_BYTES + 1))
-        files = [PublishedFile(file.name, file.bytes, hex_of(file.checksum)) for file in manifest.files]
+        files = [PublishedFile(file.name, file.bytes, hex_of(file.checksum), tree_of(file)) for file in manifest.files]
         if not files:
             raise TargetError(f"{shown_path(place)} names no file")
         return self._result(files, self.warnings)
@@ -275,7 +278,10 @@ class Publishing:
             point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
             proof=self._proof,
             memory_bytes=self.machine.summary.memory_bytes,
-            files=tuple(FilePart(name=file.name, bytes=file.size_bytes, checksum=file.checksum) for file in files),
+            files=tuple(
+                FilePart(name=file.name, bytes=file.size_bytes, checksum=file.checksum, tree=_tree_part(file))
+                for file in files
+            ),
         )
 
     def _disk_part(
@@ -283,7 +289,7 @@ class Publishing:
     ) -> DiskPart:
         """``sequence`` are the keys of the disks in boot order."""
         assert record.size_bytes is not None
-        own = PublishedFile(record.file_name, record.size_bytes, record.sha256)
+        own = PublishedFile(record.file_name, record.size_bytes, record.sha256, record.tree)
         file = archive or own
         disk = next(disk for disk in self.machine.disks if disk.key == record.key)
         place = sequence.index(disk.key) if disk.key in sequence else None
@@ -296,10 +302,12 @@ class Publishing:
             boot_order_hint=place,
             label=disk.label,
             disk_type={None: "unknown", 0: "boot"}.get(place, "data"),
-            hypersdk=self._disk_facts(disk, record, own if archive else None),
+            hypersdk=self._disk_facts(disk, record, file, own if archive else None),
         )
 
-    def _disk_facts(self, disk: Disk, record: DiskRecord, member: PublishedFile | None) -> DiskFacts:
+    def _disk_facts(
+        self, disk: Disk, record: DiskRecord, file: PublishedFile, member: PublishedFile | None
+    ) -> DiskFacts:
         """``member`` is the disk's file inside an OVA."""
         receipt = record.receipt
         assert receipt is not None
@@ -311,6 +319,7 @@ class Publishing:
             saved_bytes=max(0, receipt.capacity_bytes - receipt.data_bytes),
             content_digest=receipt.content,
             content_algorithm=CONTENT_ALGORITHM if receipt.content else None,
+            tree=_tree_part(file),
             stream=StreamPart(sha256=stream.sha256, sha1=stream.sha1, bytes=stream.length_bytes) if stream else None,
             verdict=self._proof,
             route=receipt.route,
@@ -343,6 +352,10 @@ class Publishing:
             restored=self.restored,
             method=self._method,
         )
+
+
+def _tree_part(file: PublishedFile) -> TreePart | None:
+    return TreePart(algorithm=TREE_ALGORITHM, leaf_bytes=LEAF, digest=file.tree) if file.tree else None
 
 
 def _timestamp(moment: datetime) -> str:

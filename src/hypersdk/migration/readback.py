@@ -15,6 +15,7 @@ from hypersdk.model import Basis, DiskProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import open_regular
 from hypersdk.transfer.holes import pieces
+from hypersdk.transfer.treehash import tree_digest
 
 REPORT_INTERVAL_S: Final = 0.1
 
@@ -30,26 +31,43 @@ class Reading:
 
     def pieces(self, descriptor: int, label: str, region: range) -> Iterator[memoryview]:
         """The bytes of ``region``, or as many as exist. Holes are not read (``transfer.holes``)."""
-        began = shown = time.monotonic()
-        self._report(label, 0, len(region), 0.0)
-        done = 0
+        shown = _Shown(self.observer, label, len(region))
         for piece in pieces(descriptor, region):
             self.cancel.check()
             yield piece
-            done += len(piece)
-            now = time.monotonic()
-            if done == len(region) or now - shown >= REPORT_INTERVAL_S:
-                shown = now
-                self._report(label, done, len(region), now - began)
+            shown.add(len(piece))
 
-    def _report(self, label: str, done: int, total: int, elapsed_s: float) -> None:
-        if self.observer is None:
+    def tree(self, descriptor: int, label: str) -> str:
+        """Hex tree digest of the whole file. Raises OSError and Cancelled."""
+        return tree_digest(descriptor, self.cancel, _Shown(self.observer, label, os.fstat(descriptor).st_size).add)
+
+
+class _Shown:
+    """The progress of one file."""
+
+    def __init__(self, observer: Observer | None, label: str, total: int) -> None:
+        self._observer, self._label, self._total = observer, label, total
+        self._began = self._last = time.monotonic()
+        self._done = 0
+        self._report(0.0)
+
+    def add(self, count: int) -> None:
+        """Counts bytes; reports them when it is time."""
+        self._done += count
+        now = time.monotonic()
+        if self._done == self._total or now - self._last >= REPORT_INTERVAL_S:
+            self._last = now
+            self._report(now - self._began)
+
+    def _report(self, elapsed_s: float) -> None:
+        if self._observer is None:
             return
+        done, total = self._done, self._total
         rate = done / elapsed_s if elapsed_s and done else None
-        self.observer(
+        self._observer(
             DiskProgress(
-                label=label,
-                file_name=label,
+                label=self._label,
+                file_name=self._label,
                 phase=Phase.DONE if done == total else Phase.VERIFYING,
                 capacity_bytes=total,
                 wire_bytes=done,

@@ -33,7 +33,7 @@ from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.checked import validated
 from hypersdk.migration.point import PointInTime
 from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of, is_held
-from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.migration.spec import Compression, ExportSpec, FileHash, OutputFormat
 from hypersdk.remedies import Advice, ChooseFolder, Discard, First, ReplaceFiles, Retry
 from hypersdk.transfer.files import (
     NotRegularError,
@@ -105,7 +105,8 @@ class Change:
 
 @dataclass(slots=True)
 class DiskRecord:
-    """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
+    """One disk of the run. ``receipt`` is set once it is finished, ``size_bytes``, ``tree`` (``transfer.treehash``) and
+    ``sha256`` are those of its file; a digest is None where it is not wanted or not known yet.
 
     ``start`` is its offset in an OVA, ``lease_key`` its key in the export lease, ``ovf_disk_id`` its id in the
     descriptor that is converted.
@@ -122,6 +123,7 @@ class DiskRecord:
     start: int | None = None
     lease_key: str | None = None
     ovf_disk_id: str | None = None
+    tree: str | None = None
 
     @property
     def done(self) -> bool:
@@ -130,7 +132,7 @@ class DiskRecord:
 
     def reset(self) -> None:
         """Resets it: nothing counts as copied."""
-        self.receipt = self.sha256 = self.size_bytes = self.start = None
+        self.receipt = self.tree = self.sha256 = self.size_bytes = self.start = None
 
 
 @dataclass(slots=True)
@@ -164,7 +166,7 @@ class RunRecord:
     from_snapshot: str | None = None
     remove_cdrom: bool = False
     quiesce: bool = True
-    file_hash: bool = True
+    file_hash: FileHash = FileHash.TREE
 
     @property
     def copied(self) -> bool:
@@ -547,6 +549,8 @@ def _decode(data: Any, folder: Path) -> RunRecord:
     if fields.pop("version") != _VERSION:
         raise ValueError("it was written by another version")
     fields["attempt_suffix"] = fields.pop("lane", "")
+    if isinstance(hashed := fields.get("file_hash"), bool):  # of an earlier release
+        fields["file_hash"] = FileHash.TREE if hashed else FileHash.NONE
     record: RunRecord = validated(RunRecord, {**fields, "folder": folder})
     for change in record.changes:
         _check_data(change)

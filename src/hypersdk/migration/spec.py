@@ -40,6 +40,14 @@ class Method(StrEnum):
     DATASTORE = "datastore"
 
 
+class FileHash(StrEnum):
+    """Which digest of each image file the manifest has."""
+
+    TREE = "tree"  # of images that are not streams; computed while they are written
+    SHA256 = "sha256"  # in addition the SHA-256, for which each image is read once more
+    NONE = "none"  # only what is computed while the file is written and is needed anyway
+
+
 class SourceState(StrEnum):
     """How the machine is kept from changing its disks during the export."""
 
@@ -76,7 +84,7 @@ class ExportSpec:
     remove_cdrom: bool = False
     exclude_disks: tuple[str, ...] = ()
     parallel: int = 4
-    file_hash: bool = True
+    file_hash: FileHash = FileHash.TREE
     force: bool = False
     resume: ResumeMode = ResumeMode.REFUSE
     retries: int = 3

@@ -3,19 +3,21 @@
 ::
 
     recorded               read                                              compared
+    tree digest            the file, in several threads                      all of it
     SHA-256 of the file    the file                                          all of it
     content digest         raw: everything but holes                         the guest's data
                            VMDK: the stream, from first to last              grains, tables, directory, footer, front
                            qcow2: every cluster, through the tables          grains; header and refcounts are rewritten
-    neither                                                                  nothing: the disk starts again
+    none of them                                                             nothing: the disk starts again
 
-The SHA-256 is known where it was computed before the process ended, and of streams that one process wrote. Growing
-disks: ``transfer.takeover``.
+Tree digest and SHA-256 are known where they were computed before the process ended. Growing disks:
+``transfer.takeover``.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 
 from hypersdk.errors import IntegrityError
@@ -26,13 +28,13 @@ from hypersdk.formats.vmdk.writer import is_front
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.readback import digests_of
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of, hash_block
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.holes import pieces
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.treehash import tree_digest
 
 UNPROVABLE = "neither its checksum nor its content digest was known when the earlier run ended"
 CHANGED = "its file is not what was written"
@@ -44,7 +46,7 @@ def damage_of(outputs: Outputs, record: DiskRecord, meter: Meter, cancel: Cancel
     Raises TargetError and Cancelled.
     """
     assert record.receipt is not None
-    if record.sha256 is None and record.receipt.content is None:
+    if record.tree is None and record.sha256 is None and record.receipt.content is None:
         return UNPROVABLE
     try:
         with target_errors(f"reading {record.file_name} back"):
@@ -67,6 +69,9 @@ class _Finished:
     def is_as_recorded(self) -> bool:
         """Reads the file and compares it. Raises IntegrityError, OSError and Cancelled."""
         try:
+            if self._record.tree is not None:
+                self._meter.check_earlier(len(self._file.region))
+                return tree_digest(self._file.descriptor, self._cancel, self._meter.add_read_back) == self._record.tree
             if self._record.sha256 is not None:
                 return digests_of(self._pieces(), ["SHA256"])["SHA256"] == self._record.sha256
             assert self._record.receipt is not None
@@ -88,12 +93,9 @@ class _Finished:
     def _capacity(self) -> int:
         return self._record.capacity_bytes
 
-    def _whole_file(self) -> FdFile:
-        return FdFile(self._file.descriptor)
-
     def _rewritten(self, wanted: str | None) -> bool:
         """Compares the content digest; header and refcounts, which it does not cover, are written again."""
-        file = self._whole_file()
+        file = self._file.held.from_byte(0)
         image = self._outputs.image.resume(file, self._capacity, self._outputs.spec.compress, lambda _: True)
         self._meter.check_earlier(self._capacity)
         digest = content_digest_of(
@@ -111,7 +113,7 @@ class _Finished:
 
     def _stream_digest(self) -> str | None:
         """The content digest of a stream. Raises IntegrityError where its parts do not match."""
-        front = self._whole_file().pread(FRONT_BYTES, self._file.region.start)
+        front = os.pread(self._file.descriptor, FRONT_BYTES, self._file.region.start)
         if not is_front(front, self._capacity):
             raise IntegrityError("its header or descriptor is damaged")
         decoder = GrainDecoder(expected_capacity=self._capacity)

@@ -2,7 +2,7 @@
 
 ::
 
-    artifact-manifest.json ── size and SHA-256 of every file ──┐
+    artifact-manifest.json ── size and digest of every file ───┐
     STEM.mf ── a digest for each file ─────────────────────────┼── compare.FileSet ──> Finding(code, file)
     the files, read once ──────────────────────────────────────┘
     STEM.ova ── where it differs as a whole: the same, member by member, with the .mf inside
@@ -26,7 +26,7 @@ from hypersdk.formats.mf import MAX_MF_BYTES, MfLine, parse_mf
 from hypersdk.formats.ova import OvaMember, descriptor_member, read_ova
 from hypersdk.formats.ovf import parse_ovf
 from hypersdk.formats.ovf.layout import MAX_OVF_BYTES
-from hypersdk.migration.compare import Actual, Expected, FileSet
+from hypersdk.migration.compare import TREE, Actual, Expected, FileSet
 from hypersdk.migration.findings import (
     VERIFY_DESCRIPTOR,
     VERIFY_FLIPPED,
@@ -45,6 +45,7 @@ from hypersdk.migration.manifest import (
     FilePart,
     hex_of,
     read_manifest,
+    tree_of,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.readback import Observer, Reading, digests_of, opened, read_small
@@ -158,7 +159,12 @@ class _Verification:
     def _read_file(self, name: str, entry: Expected, sizes: set[int | None], descriptor: int) -> Actual:
         size = os.fstat(descriptor).st_size
         wanted = entry.size is None or size in sizes
-        return Actual(size, self._digests(descriptor, name, entry.algorithms if wanted else (), 0, size))
+        algorithms = entry.algorithms if wanted else set()
+        digests = self._digests(descriptor, name, algorithms - {TREE}, 0, size)
+        if TREE in algorithms:
+            digests[TREE] = self._reading.tree(descriptor, name)
+            self.bytes_read += size
+        return Actual(size, digests)
 
     def _opened(self, name: str, work: Callable[[int], T]) -> T | None:
         """The result of ``work`` for the open file; None, and a finding, when it cannot be read."""
@@ -321,7 +327,10 @@ def _mf_among(names: Iterable[str]) -> str | None:
 
 
 def _recorded(recorded: Mapping[str, FilePart], lines: Mapping[str, MfLine]) -> dict[str, Expected]:
-    return {name: Expected(part.bytes, hex_of(part.checksum), lines.get(name)) for name, part in recorded.items()}
+    return {
+        name: Expected(part.bytes, hex_of(part.checksum), lines.get(name), tree_of(part))
+        for name, part in recorded.items()
+    }
 
 
 def _guessed(present: Iterable[str], lines: Mapping[str, MfLine]) -> dict[str, Expected]:

@@ -46,6 +46,11 @@ class BlockMap:
         self.count -= 1
         return True
 
+    def grow(self, blocks: int) -> None:
+        """Makes room for indexes up to ``blocks``; never fewer than there are."""
+        self.blocks = max(self.blocks, blocks)
+        self._bits.extend(bytes(max(0, -(-self.blocks // 8) - len(self._bits))))
+
     def add_run(self, low: int, high: int) -> None:
         """Adds ``low..high``, whole bytes at a time."""
         for run in list(self.runs(low, high, present=False)):

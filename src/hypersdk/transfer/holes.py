@@ -16,7 +16,7 @@ from hypersdk.units import KiB, MiB
 
 READ_STEP: Final = 4 * MiB
 """Bytes of one read: large enough that the system call itself does not matter."""
-_ZEROS: Final = memoryview(bytes(512 * KiB))  # stays in a core's cache while it is hashed
+ZEROS: Final = memoryview(bytes(512 * KiB))  # stays in a core's cache while it is hashed
 
 
 def pieces(descriptor: int, region: range) -> Iterator[memoryview]:
@@ -46,7 +46,7 @@ def _pieces(descriptor: int, region: range, buffers: Iterator[memoryview]) -> It
         if is_data:
             yield from _read(descriptor, run, buffers)
         else:
-            yield from (_ZEROS[: len(run) - at] for at in range(0, len(run), len(_ZEROS)))
+            yield from (ZEROS[: len(run) - at] for at in range(0, len(run), len(ZEROS)))
 
 
 def _read(descriptor: int, run: range, buffers: Iterator[memoryview]) -> Iterator[memoryview]:

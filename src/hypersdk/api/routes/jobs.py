@@ -121,7 +121,10 @@ class ArtifactView(BaseModel):
 
     name: str
     size_bytes: int | None
-    sha256: str | None
+    sha256: str | None = Field(description="SHA-256 of the file; null where it was not computed")
+    tree: str | None = Field(
+        description="Tree digest of the file, see docs/manifest.md; null where it was not computed"
+    )
     href: str = Field(
         description="URL of the download, percent-encoded",
         examples=[f"/api/v1/jobs/{EXAMPLE}/artifacts/web01-disk1.qcow2"],
@@ -448,6 +451,7 @@ def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
             name=artifact.name,
             size_bytes=artifact.size_bytes,
             sha256=artifact.sha256,
+            tree=artifact.tree,
             href=f"{below}/{quote(artifact.name, safe='')}",
         )
         for artifact in artifacts_of(job)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, output_options
+from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, file_hash_fields, file_hash_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 
@@ -37,11 +37,18 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
     help="Compressed qcow2; see `hyper2kvm export --help`.",
 )
 @click.option("--force", is_flag=True, help="Replace another export in the output folder.")
-@click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only.")
+@file_hash_options
 @output_options
 @pass_cli
 def command(
-    cli: Cli, file: Path, output: Path, output_format: str, compress: str, force: bool, no_file_hash: bool
+    cli: Cli,
+    file: Path,
+    output: Path,
+    output_format: str,
+    compress: str,
+    force: bool,
+    file_hash: str | None,
+    no_file_hash: bool,
 ) -> None:
     """Convert a local VMDK, OVA or OVF into another image format.
 
@@ -59,7 +66,7 @@ def command(
         format=OutputFormat(output_format),
         compress=Compression(compress),
         force=force,
-        file_hash=not no_file_hash,
+        **file_hash_fields({"file_hash": file_hash, "no_file_hash": no_file_hash}),
     )
     settings = RunSettings(state=cli.state_dir)
     cli.output.keep_going()

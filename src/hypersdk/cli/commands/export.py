@@ -13,6 +13,8 @@ from hypersdk.cli.options import (
     CompressingCommand,
     complete_machine,
     connection_options,
+    file_hash_fields,
+    file_hash_options,
     output_options,
 )
 from hypersdk.cli.programs.groups import flag_group
@@ -145,9 +147,7 @@ export_options = flag_group(
     click.option("--resume", is_flag=True, help="Continue an unfinished export in the output folder."),
     click.option("--discard", is_flag=True, help="Discard an unfinished export in the output folder and start again."),
     click.option("--force", is_flag=True, help="Replace another export in the output folder."),
-    click.option(
-        "--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only."
-    ),
+    file_hash_options,
     click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
     click.option("--yes", is_flag=True, help="Start several exports without asking."),
     click.option(
@@ -179,6 +179,7 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **fla
     selection = _selection(machines, flags)
     write_job = flags.pop("write_job")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
+    _check_exclusive(given, "file_hash", "no_file_hash")
     flags = with_defaults(cli, given)
     choices = _choices(cli, flags)
     if selection.given == bool(job_file):
@@ -190,7 +191,7 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **fla
         from hypersdk.cli.jobs import check_flags, export_jobs
 
         check_flags({**given, **({"write_job": write_job} if write_job else {})})
-        export_jobs(cli, job_file, choices, _run_fields(flags))
+        export_jobs(cli, job_file, choices, {**_run_fields(flags), **file_hash_fields(given)})
         return
     selection.check()
     spec, own_folder = template(flags), "output" not in given or not selection.by_name_only
@@ -241,6 +242,7 @@ def template(flags: Flags) -> ExportSpec:
         exclude_disks=tuple(flags.get("exclude_disk", ())),
         parallel=flags.get("parallel", 4),
         **_run_fields(flags),
+        **file_hash_fields(flags),
     )
 
 
@@ -248,7 +250,6 @@ def _run_fields(flags: Flags) -> dict[str, Any]:
     """The fields of an ExportSpec that say how to run it. Their flags can be given with a job file too."""
     _check_exclusive(flags, "resume", "discard")
     return {
-        "file_hash": "no_file_hash" not in flags,
         "force": "force" in flags,
         "resume": ResumeMode.RESUME
         if "resume" in flags

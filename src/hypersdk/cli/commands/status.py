@@ -174,9 +174,9 @@ def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
         "--shutdown": record.state == "shutdown",
         "--remove-cdrom": record.remove_cdrom,
         "--no-quiesce": not record.quiesce,
-        "--no-file-hash": not record.file_hash,
     }
     yield from (flag for flag, is_given in asked.items() if is_given)
+    yield from ("--file-hash", record.file_hash)
     user, _, server = record.endpoint.rpartition("@")
     host, _, port = server.rpartition(":")
     yield from ("--url", f"https://[{host}]:{port}" if ":" in host else f"https://{server}", "--username", user)

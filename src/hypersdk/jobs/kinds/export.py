@@ -254,6 +254,7 @@ def result_object(result: ExportResult) -> dict[str, Any]:
                 "name": file.name,
                 "size_bytes": file.size_bytes,
                 "sha256": file.sha256,
+                "tree": file.tree,
                 "content": result.content.get(file.name),
             }
             for file in result.files
