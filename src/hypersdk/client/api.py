@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
@@ -188,26 +189,37 @@ class Client:
         return decode(Job, self._transport.request("GET", job_path(job_id)))
 
     def find_id(self, text: str) -> str:
-        """The id that ``text`` stands for: the one id that begins with it, from 4 characters on, ignoring case. A text
-        that is a whole id, or that no id begins with, is returned as it is.
+        """The id of the job that ``text`` stands for: a whole id, or else the one job with that name or whose id begins
+        with it (from 4 characters on, ignoring case). A text that stands for no job is returned as it is.
 
-        Raises LookupFailed ``job_ambiguous`` if several ids begin with it.
+        Raises LookupFailed ``job_ambiguous`` if it stands for several jobs.
         """
-        if (whole := whole_id(text)) is not None or len(text) < LEAST_PREFIX:
+        if (whole := whole_id(text)) is not None or not text:
             return whole or text
         try:
-            found = self.page(id_prefix=text, sort="id", limit=MAX_CANDIDATES)
-        except UsageError:  # an earlier daemon, which knows no abbreviations, or a text that no id can have
+            found = list(islice(self._candidates(text), MAX_CANDIDATES + 1))
+        except UsageError:  # an earlier daemon, which knows whole ids only, or a text that no id can have
             return text
-        if found.total <= 1 or found.jobs[0].id == text:  # an id sorts before those that begin with it
-            return found.jobs[0].id if found.jobs else text
-        shown = ", ".join(f"{job.id} ({job.name})" for job in found.jobs)
-        more = ", ..." if found.total > len(found.jobs) else ""
+        if len(found) <= 1 or found[0].id == text:
+            return found[0].id if found else text
+        shown = ", ".join(f"{job.id} ({job.name})" for job in found[:MAX_CANDIDATES])
+        more = ", ..." if len(found) > MAX_CANDIDATES else ""
         raise LookupFailed(
-            f"'{text}' means {found.total} jobs: {shown}{more}",
+            f"'{text}' means several jobs: {shown}{more}",
             code=JOB_AMBIGUOUS,
-            candidates=[{"id": job.id, "name": job.name} for job in found.jobs],
+            candidates=[{"id": job.id, "name": job.name} for job in found[:MAX_CANDIDATES]],
         )
+
+    def _candidates(self, text: str) -> Iterator[Job]:
+        """Jobs for which ``text`` stands, each once, the one with that id first."""
+        begun = self.page(id_prefix=text, sort="id", limit=MAX_CANDIDATES + 1).jobs
+        if len(text) < LEAST_PREFIX:
+            begun = begun[:1] if begun and begun[0].id == text else ()
+        yield from begun  # an id sorts before those that begin with it
+        seen = {job.id for job in begun}
+        for job in self.list(where={"name": text}):
+            if job.name == text and job.id not in seen:
+                yield job
 
     def page(
         self,

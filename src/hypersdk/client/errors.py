@@ -53,8 +53,8 @@ TOO_MANY_REQUESTS: Final = register(
 )
 JOB_AMBIGUOUS: Final = register(
     "job_ambiguous",
-    "The ids of several jobs begin with that text.",
-    "Give more characters of the id; the message lists the jobs.",
+    "Several jobs have that name, or an id that begins with it.",
+    "Give the id, or more characters of it; the message lists the jobs.",
 )
 WAIT_OVER: Final = register(
     "wait_over",

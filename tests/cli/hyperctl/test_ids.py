@@ -44,14 +44,28 @@ def test_an_ambiguous_beginning_does_nothing_and_lists_the_jobs(api: Api, ctl: H
         api.add_job(id=job_id, name=f"night {job_id[-1]}")
     done = ctl("cancel", "0b9c3f5e")
     assert (done.status, done.out) == (5, "Cancelled 0 job(s)\n")
-    assert f"'0b9c3f5e' means 2 jobs: {ALIKE[0]} (night 0), {ALIKE[1]} (night 1)" in " ".join(done.err.split())
+    assert f"'0b9c3f5e' means several jobs: {ALIKE[0]} (night 0), {ALIKE[1]} (night 1)" in " ".join(done.err.split())
     assert ctl("get", "0b9c", "--json").error["code"] == "job_ambiguous"
     assert {job.state for job in api.services.jobs.page(Filter()).rows} == {"queued"}
     for number in range(20):
         api.add_job(id=f"0b9c-{number}")
     many = ctl("get", "0b9c", "--json").error
-    assert (len(many["candidates"]), many["message"].startswith("'0b9c' means 22 jobs: ")) == (10, True)
+    assert (len(many["candidates"]), many["message"].startswith("'0b9c' means several jobs: ")) == (10, True)
     assert many["message"].endswith(", ...")
+
+
+def test_a_name_that_one_job_has_is_enough(api: Api, ctl: Hyperctl) -> None:
+    one, two = api.add_job(name="web 01").id, api.add_job(name="web 01 again").id
+    assert ctl("get", "web 01", "--json").events[0]["id"] == one
+    assert ctl.ok("pause", "web 01 again", one) == "Paused 2 job(s)\n"
+    api.add_job(name="web 01")
+    done = ctl("cancel", "web 01")
+    assert (done.status, "'web 01' means several jobs" in " ".join(done.err.split())) == (5, True)
+    assert api.services.jobs.get(one).state == api.services.jobs.get(two).state == "paused"
+    api.add_job(name="night")
+    api.add_job(id="night-of-monday")  # its id begins with another one's name
+    assert ctl("delete", "night", "--json").error["code"] == "job_ambiguous"
+    assert ctl("get", "web").status == 5  # a part of a name is none
 
 
 def test_a_chosen_id_with_which_others_begin_is_that_job(api: Api, ctl: Hyperctl) -> None:

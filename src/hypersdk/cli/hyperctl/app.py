@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from hypersdk import __version__
+from hypersdk.cli.hyperctl.completing import complete_context
 from hypersdk.cli.hyperctl.ctl import FORMATS, Ctl
 from hypersdk.cli.programs.groups import SETTINGS, Entry, RootGroup, flag_group, shared_flag
 from hypersdk.cli.programs.program import Program, debug_flag, format_flag, json_flag
@@ -67,7 +68,13 @@ _WHICH: Final = (
             " http://localhost:8080)."
         ),
     ),
-    shared_flag("context", "--context", metavar="NAME", help="A saved daemon (see `hyperctl contexts list`)."),
+    shared_flag(
+        "context",
+        "--context",
+        metavar="NAME",
+        shell_complete=complete_context,
+        help="A saved daemon (see `hyperctl contexts list`).",
+    ),
 )
 _TRUST: Final = (
     shared_flag(

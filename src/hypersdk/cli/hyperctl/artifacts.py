@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hypersdk.cli.hyperctl.app import daemon_flags, json_option
+from hypersdk.cli.hyperctl.completing import complete_file, complete_job
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command("artifacts", cls=Command)
-@click.argument("job_id", metavar="ID")
-@click.argument("name", required=False, metavar="[FILE]")
+@click.argument("job_id", metavar="ID", shell_complete=complete_job)
+@click.argument("name", required=False, metavar="[FILE]", shell_complete=complete_file)
 @flag(
     "--output",
     "-o",

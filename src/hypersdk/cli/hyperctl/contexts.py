@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hypersdk.cli.hyperctl.app import local_flags, trust_flags
+from hypersdk.cli.hyperctl.completing import complete_context
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Group
 from hypersdk.text import clean
@@ -72,7 +73,7 @@ def _facts(name: str, context: Context, contexts: Contexts) -> dict[str, object]
 
 
 @command.command("use")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_context)
 @local_flags
 @pass_ctl
 def use(ctl: Ctl, name: str) -> None:
@@ -110,7 +111,7 @@ def add(ctl: Ctl, name: str, address: str) -> None:
 
 
 @command.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_context)
 @local_flags
 @pass_ctl
 def remove(ctl: Ctl, name: str) -> None:

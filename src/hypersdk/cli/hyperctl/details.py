@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.completing import complete_job
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.cli.report import labelled
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("get", cls=Command)
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=complete_job)
 @common_flags
 @pass_ctl
 def get(ctl: Ctl, job_id: str) -> None:
@@ -31,7 +32,7 @@ def get(ctl: Ctl, job_id: str) -> None:
 
 
 @click.command("explain", cls=Command)
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=complete_job)
 @common_flags
 @pass_ctl
 def explain(ctl: Ctl, job_id: str) -> None:
@@ -122,7 +123,7 @@ def _outcome(job: Job) -> Iterator[tuple[str, str]]:
 
 
 @click.command("logs", cls=Command)
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=complete_job)
 @flag("--follow", "-f", is_flag=True, help="Follow the log until the job has finished.")
 @common_flags
 @pass_ctl

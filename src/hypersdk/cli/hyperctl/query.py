@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.completing import complete_job, complete_status
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.selection import FILTER_HELP, STATUS_HELP, job_conditions
 from hypersdk.cli.programs.groups import Command, flag
@@ -27,9 +28,10 @@ MAX_SHOWN: Final = 5
     "ids",
     multiple=True,
     metavar="ID",
+    shell_complete=complete_job,
     help="This job; may be repeated. An unknown id is skipped, and the exit status is 5.",
 )
-@flag("--status", "statuses", multiple=True, metavar="STATUS[,...]", help=STATUS_HELP)
+@flag("--status", "statuses", multiple=True, metavar="STATUS[,...]", help=STATUS_HELP, shell_complete=complete_status)
 @flag("--filter", "filters", multiple=True, metavar="EXPR", help=FILTER_HELP)
 @flag("--text", metavar="WORDS", default="", help="Jobs whose name, machine or folder contains this text.")
 @flag("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="At most N jobs, the newest.")

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.completing import complete_job, complete_status
 from hypersdk.cli.hyperctl.conditions import conditions, merged, split_words
 from hypersdk.cli.hyperctl.ctl import Ctl
 from hypersdk.cli.programs.groups import flag, flag_group
@@ -46,10 +47,19 @@ def job_conditions(statuses: tuple[str, ...], filters: tuple[str, ...]) -> dict[
 
 
 _flags: Final = flag_group(
-    click.argument("ids", nargs=-1, metavar="[ID...]"),
-    flag("--id", "named", multiple=True, metavar="ID", help="The same as an argument; may be given more than once."),
+    click.argument("ids", nargs=-1, metavar="[ID...]", shell_complete=complete_job),
+    flag(
+        "--id",
+        "named",
+        multiple=True,
+        metavar="ID",
+        shell_complete=complete_job,
+        help="The same as an argument; may be given more than once.",
+    ),
     flag("--all", "everything", is_flag=True, help="All jobs whose state allows it."),
-    flag("--status", "statuses", multiple=True, metavar="STATUS[,...]", help=STATUS_HELP),
+    flag(
+        "--status", "statuses", multiple=True, metavar="STATUS[,...]", help=STATUS_HELP, shell_complete=complete_status
+    ),
     flag("--filter", "filters", multiple=True, metavar="EXPR", help=FILTER_HELP),
     flag("--yes", "-y", is_flag=True, help="Do not ask before acting on jobs that were not named by id."),
     flag("--dry-run", is_flag=True, help="With --all, --status or --filter: list the jobs, and change none of them."),

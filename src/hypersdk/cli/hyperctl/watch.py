@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.completing import complete_job
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command
 from hypersdk.errors import PartlyFailed
@@ -24,7 +25,7 @@ STATES_AS_PHASES: Final = frozenset({"failed", "cancelled", "queued", "paused"})
 
 
 @click.command("watch", cls=Command)
-@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.argument("ids", nargs=-1, metavar="[ID...]", shell_complete=complete_job)
 @common_flags
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
