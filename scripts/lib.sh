@@ -71,11 +71,17 @@ make_venv() {
   "$venv/bin/python" "$wheel/pip" --quiet --disable-pip-version-check install --no-index --find-links "$(dirname "$wheel")" pip
 }
 
+# Whether the environment's HyperSDK is this tree.
+is_editable() {
+  "$venv/bin/python" -P -c 'import hypersdk, sys; sys.exit(not hypersdk.__file__.startswith(sys.argv[1]))' "$root/src/" 2>/dev/null
+}
+
 # install_requirements NAME: installs what requirements/NAME.txt pins, with hashes, and HyperSDK itself; does nothing if that is installed already.
 install_requirements() {
   local file=$root/requirements/$1.txt stamp=$venv/.installed-$1 want
   want=$(cat "$file" "$root/pyproject.toml" | sha256sum)
-  if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+  # The README installs a copy into the same environment; the scripts use the tree itself.
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ] || ! is_editable; then
     say "installing $(grep -c '==' "$file") packages into $venv"
     "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes -r "$file"
     "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable "$root"

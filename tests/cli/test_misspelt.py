@@ -1,4 +1,5 @@
-"""Help and mistakes on the command line: `-h` everywhere, the flag that was meant, questions that are asked again."""
+"""Help and mistakes on the command line: `-h` everywhere, the flag that was meant, questions that are asked again, the
+package that is not installed."""
 
 from __future__ import annotations
 
@@ -116,3 +117,23 @@ def test_an_unknown_answer_is_asked_again_and_the_end_of_input_is_a_no(tmp_path:
         assert "Traceback" not in screen.shown
         assert "Please answer yes, no." in screen.shown or len(typed) == 1 or typed[-1] == "no\n"
         assert "deleted;" not in screen.shown
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "told"),
+    [
+        ("hypersdk.cli.hypervisord", "sqlalchemy", "pip install 'hypersdk[daemon]'"),
+        ("hypersdk.simulator", "lxml", "pip install 'hypersdk[demo]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_how_to_install_it(
+    module: str, package: str, told: str, tmp_path: Path
+) -> None:
+    hide = f"import sys, runpy; sys.modules[{package!r}] = None; runpy.run_module({module!r}, run_name='__main__')"
+    env = environment(tmp_path)
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode in (1, 2)
+    assert f"needs the Python package {package}" in done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("crash-*"))

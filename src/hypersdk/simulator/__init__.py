@@ -11,8 +11,23 @@ Later modules import earlier ones, never the other way round::
     -> machine_view machine_files lease -> machine datacenter -> inventory dispatch nfc folder -> routes server
 """
 
-from hypersdk.simulator.config import DiskSpec, MachineSpec, SimulatorConfig
-from hypersdk.simulator.faults import Fault, FaultKind
-from hypersdk.simulator.server import Simulator
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.config import DiskSpec, MachineSpec, SimulatorConfig
+    from hypersdk.simulator.faults import Fault, FaultKind
+    from hypersdk.simulator.server import Simulator
 
 __all__ = ["DiskSpec", "Fault", "FaultKind", "MachineSpec", "Simulator", "SimulatorConfig"]
+_CONFIG, _FAULTS = ("DiskSpec", "MachineSpec", "SimulatorConfig"), ("Fault", "FaultKind")
+
+
+def __getattr__(name: str) -> object:
+    """Imported when first asked for, so that ``__main__`` can say which package is not installed."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "config" if name in _CONFIG else "faults" if name in _FAULTS else "server"
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import TARGET_DENIED, TargetError
 from hypersdk.migration.spec import ExportSpec
+from hypersdk.text import shell_word
 from hypersdk.units import MiB, format_duration
 
 if TYPE_CHECKING:
@@ -55,17 +56,31 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
     from hypersdk.cli.exporting import conclude, in_boot_order
     from hypersdk.cli.verifying import raise_for_findings, verify_folder
 
-    with _simulated(cli, machines) as session:
-        chosen = _list(cli, session)
-        folder = output.absolute() if output is not None else _new_folder()
-        batch = _export(cli, session, chosen, folder)
-    conclude(cli, batch)
-    _step(cli, "Verify: read the files back and compare them with the manifest")
-    raise_for_findings(verify_folder(cli, folder))
-    _boot(cli, folder / in_boot_order(batch.plans[0])[0].file_name)
-    _step(cli, "Done")
-    cli.output.line(f"The images are in {folder}.")
+    with ExitStack() as told:
+        with _simulated(cli, machines) as session:
+            chosen = _list(cli, session)
+            folder = told.enter_context(_folder(cli, output))
+            batch = _export(cli, session, chosen, folder)
+        conclude(cli, batch)
+        _step(cli, "Verify: read the files back and compare them with the manifest")
+        raise_for_findings(verify_folder(cli, folder))
+        _boot(cli, folder / in_boot_order(batch.plans[0])[0].file_name)
+        _step(cli, "Done")
     cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")
+
+
+@contextmanager
+def _folder(cli: Cli, output: Path | None) -> Iterator[Path]:
+    """The output folder. Says at the end, also after an error, what was left there and how to remove it."""
+    folder = output.absolute() if output is not None else _new_folder()
+    is_ours = output is None or not folder.exists()
+    try:
+        yield folder
+    finally:
+        if folder.exists():
+            cli.output.line(f"The images are in {folder}")
+            if is_ours:  # else it held something before
+                cli.output.line(f"To remove them: rm -r {shell_word(str(folder))}")
 
 
 def _new_folder() -> Path:

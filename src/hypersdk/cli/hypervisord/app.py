@@ -185,4 +185,10 @@ def root(ctx: click.Context, show_config: bool, process: str | None) -> int | No
     return serving.serve(daemon) if process is None else serving.serve_part(daemon, process)
 
 
-program: Final = Program(PROGRAM, root, Daemon, interrupted="Nothing is lost: running jobs continue at the next start.")
+program: Final = Program(
+    PROGRAM,
+    root,
+    Daemon,
+    interrupted="Nothing is lost: running jobs continue at the next start.",
+    extra="[daemon]",
+)

@@ -20,7 +20,7 @@ from hypersdk.cli.programs.passwords import checked, given_password
 from hypersdk.cli.report import report, report_unexpected
 from hypersdk.cli.terminal import fit_streams
 from hypersdk.config.folders import state_folder
-from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
+from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.streams import status_of, take_standard_streams
 
@@ -28,6 +28,11 @@ JSON_FLAGS: Final = frozenset({"--json", "-json"})
 NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. You can run the same command again."
 
 
+PACKAGE_MISSING: Final = register(
+    "package_missing",
+    "A Python package that the program imports is not installed in this environment.",
+    "Install hypersdk with the extra for this program, like hypersdk[daemon].",
+)
 MAX_ASKED: Final = 5
 """How often one question is asked."""
 
@@ -131,6 +136,8 @@ class Program:
     make_run: Callable[[Output, Mapping[str, str], TextIO, TextIO], Run]
     interrupted: str | None = NOTHING_LOST
     """The next step after Ctrl-C; None is that of the error."""
+    extra: str = ""
+    """The extra of the distribution that installs what the program imports, like ``[daemon]``."""
     output_flags: Collection[str] = frozenset({"--output", "-output", "-o"})
     """Flags that choose the format of results."""
     folders: Collection[str] = ("man",)
@@ -193,12 +200,26 @@ class Program:
             return report(run.output, run.stopped(error), debug=run.debug)
         except HyperSDKError as error:
             return report(run.output, error, debug=run.debug)
+        except ModuleNotFoundError as error:
+            missing = self._missing(error)
+            if missing is None:
+                raise
+            return report(run.output, missing, debug=run.debug)
         except click.ClickException as error:
             return report(run.output, usage_of(error, self.name, arguments), debug=run.debug)
         except (click.Abort, KeyboardInterrupt):
             stopped = Cancelled("stopped: interrupted", signal="SIGINT", next_step=self.interrupted)
             return report(run.output, run.stopped(stopped), debug=run.debug)
         return status if isinstance(status, int) else EXIT_OK
+
+    def _missing(self, error: ModuleNotFoundError) -> UsageError | None:
+        """A package that was not installed, as an error; None for a module of our own."""
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "hypersdk"):
+            return None
+        step = f"Run pip install 'hypersdk{self.extra}', or in a clone pip install '.{self.extra}'."
+        message = f"{self.name} needs the Python package {package}, which is not installed"
+        return UsageError(message, code=PACKAGE_MISSING, next_step=step)
 
 
 def debug_flag(text: str = "Show tracebacks of errors on standard error.") -> Callable[[F], F]:
