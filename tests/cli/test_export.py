@@ -86,6 +86,35 @@ def test_compressed_qcow2_holds_the_same(shell: Shell, tmp_path: Path, flag: str
     )
 
 
+@pytest.mark.parametrize("output", ["ovf", "ova", "vmdk", "qcow2"])
+@pytest.mark.parametrize("flags", [["--unchecked"], ["--compress", "--unchecked"], ["--compress=unchecked"]], ids=str)
+def test_unchecked_means_the_same_for_every_format(shell: Shell, tmp_path: Path, output: str, flags: list[str]) -> None:
+    plan = shell.good("export", "off", *flags, "--format", output, "-o", tmp_path / "x", "--dry-run", "--json").events[
+        0
+    ]
+    assert plan["compress"] == "unchecked"
+    assert any("only the server's manifest proves the copy" in warning for warning in plan["warnings"])
+
+
+def test_unchecked_excludes_repacking(shell: Shell, tmp_path: Path) -> None:
+    done = shell("export", "off", "--compress=repack", "--unchecked", "-o", tmp_path / "x")
+    assert done.status == 2
+    assert "--unchecked and --compress=repack exclude each other" in done.err
+
+
+def test_a_package_is_converted_unchecked(shell: Shell, tmp_path: Path) -> None:
+    shell.good("export", "off", "-o", tmp_path / "ovf", "--format", "ovf")
+    folders = [tmp_path / "with", tmp_path / "without"]
+    results = []
+    for folder in folders:
+        made = shell.good("convert", tmp_path / "ovf" / "off.ovf", "-o", folder, "--unchecked", "--json")
+        results.append(made.events[-1])
+        (tmp_path / "ovf" / "off.mf").unlink(missing_ok=True)
+    assert results[0]["proof"].startswith("proved")
+    assert results[1]["proof"].endswith("manifest to compare it with, and the blocks were not checked")
+    assert all(set(result["content"].values()) == {None} for result in results)
+
+
 def test_a_bare_compress_takes_no_value(shell: Shell, tmp_path: Path) -> None:
     plan = shell.good("export", "--compress", "off", "-o", tmp_path / "x", "--dry-run", "--json").events[0]
     assert (plan["machine"], plan["compress"]) == ("off", "checked")

@@ -11,11 +11,12 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import Cancelled
-from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
+from hypersdk.migration.copying import UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
 from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.heldfile import HeldFile
 from hypersdk.migration.plan import make_plan
+from hypersdk.migration.proof import PROVED
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, ResumeMode, SourceState
 from hypersdk.simulator.config import DiskSpec, MachineSpec

@@ -11,10 +11,11 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import Refused
-from hypersdk.migration.copying import PROVED, UNPROVED_RANGES, UNPROVED_UNVERIFIABLE, MachineCopy
+from hypersdk.migration.copying import UNPROVED_RANGES, UNPROVED_UNVERIFIABLE, MachineCopy
+from hypersdk.migration.proof import PROVED
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import Method
+from hypersdk.migration.spec import Compression, Method, OutputFormat
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
@@ -167,6 +168,27 @@ def test_a_server_without_a_manifest_is_said_to_prove_nothing(engine: EngineFact
         survives(engine(machines=(MACHINE,), manifest="absent"), tmp_path).proof
         == "unproved: the server gave no manifest"
     )
+
+
+@pytest.mark.parametrize("output", [OutputFormat.OVF, OutputFormat.OVA, OutputFormat.VMDK, OutputFormat.QCOW2], ids=str)
+def test_unchecked_blocks_are_proved_by_the_servers_manifest_or_by_nothing(
+    output: OutputFormat, engine: EngineFactory, tmp_path: Path
+) -> None:
+    """The plan says so before, the result and the manifest after."""
+    for manifest, folder in (("sha256", tmp_path / "proved"), ("absent", tmp_path / "unproved")):
+        ran = engine(machines=(MACHINE,), manifest=manifest)
+        result = succeeded(ran.export("web-01", folder, format=output, compress=Compression.UNCHECKED))
+        written = manifest_of(folder)
+        assert {disk["hypersdk"]["content_digest"] for disk in written["disks"]} == {None}
+        assert written["metadata"]["hypersdk"]["proof"] == result.proof
+        told = [warning["message"] for warning in written["warnings"]]
+        assert (
+            "the blocks are not checked: only the server's manifest proves the copy, where the server has one" in told
+        )
+        assert (result.proof == PROVED) == (manifest == "sha256")
+        if manifest == "absent":
+            assert result.proof == "unproved: the server gave no manifest, and the blocks were not checked"
+            assert f"nothing proves that the copy is intact; {result.proof}" in told
 
 
 def test_a_host_that_cannot_be_reached_is_gone_round_and_that_is_said(engine: EngineFactory, tmp_path: Path) -> None:

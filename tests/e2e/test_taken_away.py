@@ -12,10 +12,10 @@ import pytest
 from hypersdk.errors import TargetError
 from hypersdk.migration import convert
 from hypersdk.migration.convert import convert_file
-from hypersdk.migration.copying import PROVED
 from hypersdk.migration.export import export_machines
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.plan import make_plan
+from hypersdk.migration.proof import PROVED
 from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, OutputFormat, ResumeMode

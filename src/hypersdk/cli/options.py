@@ -14,10 +14,31 @@ from click.shell_completion import CompletionItem
 from hypersdk.cli.programs.groups import Command, F, flag_group, shared_flag
 from hypersdk.cli.programs.program import debug_flag, json_flag
 from hypersdk.cli.state import Cli
-from hypersdk.migration.spec import FileHash
+from hypersdk.errors import UsageError
+from hypersdk.migration.spec import Compression, FileHash
 
 COMPRESS_MODES: Final = ("none", "checked", "unchecked", "repack")
 FILE_HASHES: Final = ("tree", "sha256", "none")
+
+unchecked_option: Final = click.option(
+    "--unchecked",
+    is_flag=True,
+    help=(
+        "Store blocks as received without checking each: ovf, ova, vmdk and compressed qcow2. Faster, but then only"
+        " the server's manifest proves the copy."
+    ),
+)
+
+
+def compression(flags: Mapping[str, Any]) -> Compression:
+    """What ``--compress`` and ``--unchecked`` say together. Raises UsageError where they exclude each other."""
+    mode = Compression(flags.get("compress") or "none")
+    if not flags.get("unchecked"):
+        return mode
+    if mode is Compression.REPACK:
+        raise UsageError("--unchecked and --compress=repack exclude each other: repacking inflates each block")
+    return Compression.UNCHECKED
+
 
 CONNECTION_HELP: Final = {
     "url": "Address of the vCenter or ESXi host (else $GOVC_URL, else the configuration file).",

@@ -26,6 +26,7 @@ from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
 from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
+from hypersdk.migration.proof import with_checks
 from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunResources, RunSettings
@@ -128,7 +129,7 @@ def _convert(
             cancel,
         )
         progress.phase(Phase.VERIFYING)
-        verdict = _verdict(machine, copied, run, progress, cancel)
+        verdict = _verdict(machine, copied, run, progress, cancel, warnings.append)
         disks.wait()
         progress.phase(Phase.PUBLISHING)
         result = Publishing(
@@ -157,7 +158,12 @@ def _planned(disk: LocalDisk, file_name: str) -> PlannedDisk:
 
 
 def _verdict(
-    machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, progress: MachineProgress, cancel: CancelToken
+    machine: LocalMachine,
+    copied: Sequence[LocalDisk],
+    run: RunFile,
+    progress: MachineProgress,
+    cancel: CancelToken,
+    warn: Callable[[str], None],
 ) -> PackageVerdict:
     """Compares the read data with the package's ``.mf``, and records the proof. Nothing is published yet."""
     for record, disk in zip(run.record.disks, copied, strict=True):
@@ -169,7 +175,7 @@ def _verdict(
             machine.package.received(disk.source.stored, {name: digest for name, digest in made.items() if digest})
     verdict = machine.package.verdict(cancel, progress.note)
     with run.changing() as record_of_run:
-        record_of_run.proof = verdict.proof
+        record_of_run.proof = with_checks(verdict.proof, record_of_run.disks, warn)
     return verdict
 
 

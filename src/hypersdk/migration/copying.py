@@ -21,6 +21,7 @@ from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime, check_snapshot_there, point_of
 from hypersdk.migration.prepare import SourceWork
+from hypersdk.migration.proof import PROVED, with_checks
 from hypersdk.migration.resumption import ResumeCost
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method
@@ -62,7 +63,6 @@ NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
 """Refusals of a server that does not export by lease. Any other refusal concerns this machine at this moment, and is
 reported."""
 
-PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server has no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
 UNPROVED_UNVERIFIABLE: Final = (
@@ -152,7 +152,9 @@ class MachineCopy:
         streamed = any(receipt.stream for receipt in receipts)
         with self.work.run.changing() as record:
             record.method = (Method.LEASE if streamed else Method.DATASTORE).value
-            record.proof = UNPROVED_INTERRUPTED if streamed else UNPROVED_RANGES
+            record.proof = (
+                with_checks(UNPROVED_INTERRUPTED, self.work.records, self.work.warn) if streamed else UNPROVED_RANGES
+            )
 
     def _copy(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
         method = self.work.plan.method
@@ -218,7 +220,7 @@ class MachineCopy:
             finally:
                 self.progress.watch_lease(None)
             self._warn_of_detours()
-            proof = self._proof(self._verify(lease, pending))
+            proof = with_checks(self._proof(self._verify(lease, pending)), work.records, work.warn)
             self.check_snapshot()  # after a removal the server's manifest proves nothing
             descriptor = self._descriptor()
             lease.complete()

@@ -10,7 +10,7 @@ from typing import Final
 from hypersdk.errors import CODES, Refused, register
 from hypersdk.formats.vmdk.layout import MAX_CAPACITY
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX
-from hypersdk.migration.spec import ExportSpec, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, Method, SourceState
 from hypersdk.model import Backing, Disk, Machine, Power, boot_sequence
 from hypersdk.remedies import ChooseFolder, ExcludeDisk, First, FreeSpace, LowerLimit, Notice, Retry, SetOption
 from hypersdk.text import count
@@ -230,6 +230,8 @@ def datastore_refusals(datastores: Iterable[DatastoreFacts], min_free: MinFreeSp
 
 def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[Notice]:
     """What the user should know before confirming; none of it stops the export."""
+    if spec.compress is Compression.UNCHECKED and spec.method is not Method.DATASTORE:
+        yield Notice("the blocks are not checked: only the server's manifest proves the copy, where the server has one")
     if wants_snapshot(machine, spec):
         if not spec.quiesce:
             yield Notice("the snapshot is crash-consistent: quiescing is disabled")

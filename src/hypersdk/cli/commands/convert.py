@@ -6,9 +6,17 @@ from pathlib import Path
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, file_hash_fields, file_hash_options, output_options
+from hypersdk.cli.options import (
+    COMPRESS_MODES,
+    CompressingCommand,
+    compression,
+    file_hash_fields,
+    file_hash_options,
+    output_options,
+    unchecked_option,
+)
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.migration.spec import ExportSpec, OutputFormat
 
 
 @click.command("convert", cls=CompressingCommand)
@@ -36,6 +44,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
     metavar="[=checked|unchecked|repack|none]",
     help="Compressed qcow2; see `hyper2kvm export --help`.",
 )
+@unchecked_option
 @click.option("--force", is_flag=True, help="Replace another export in the output folder.")
 @file_hash_options
 @output_options
@@ -46,6 +55,7 @@ def command(
     output: Path,
     output_format: str,
     compress: str,
+    unchecked: bool,
     force: bool,
     file_hash: str | None,
     no_file_hash: bool,
@@ -64,7 +74,7 @@ def command(
         machine=file.stem,
         output_dir=output,
         format=OutputFormat(output_format),
-        compress=Compression(compress),
+        compress=compression({"compress": compress, "unchecked": unchecked}),
         force=force,
         **file_hash_fields({"file_hash": file_hash, "no_file_hash": no_file_hash}),
     )

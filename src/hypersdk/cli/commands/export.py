@@ -12,17 +12,19 @@ from hypersdk.cli.options import (
     COMPRESS_MODES,
     CompressingCommand,
     complete_machine,
+    compression,
     connection_options,
     file_hash_fields,
     file_hash_options,
     output_options,
+    unchecked_option,
 )
 from hypersdk.cli.programs.groups import flag_group
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.config.user import MAX_RETRIES
 from hypersdk.errors import UsageError
 from hypersdk.loading import loading
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, ResumeMode, SourceState
+from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, ResumeMode, SourceState
 from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ export_options = flag_group(
             " is for old readers."
         ),
     ),
+    unchecked_option,
     click.option(
         "--source",
         type=click.Choice(METHODS),
@@ -234,7 +237,7 @@ def template(flags: Flags) -> ExportSpec:
         machine="",
         output_dir=Path(flags.get("output", ".")),
         format=OutputFormat(flags.get("format", "qcow2")),
-        compress=Compression(flags.get("compress", "none")),
+        compress=compression(flags),
         method=Method(flags.get("source", "auto")),
         state=_state(flags),
         snapshot=flags.get("from_snapshot"),

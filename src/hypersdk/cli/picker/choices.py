@@ -48,7 +48,7 @@ FORMAT_OPTIONS: Final = tuple(Option(row.name, row.name, row.meaning) for row in
 COMPRESSIONS: Final = (
     Option("none", "none", "fastest to run from"),
     Option("checked", "checked", "small; blocks stay compressed as they came, each is checked"),
-    Option("unchecked", "unchecked", "small and fastest to create, but the content is not verified"),
+    Option("unchecked", "unchecked", "fastest to create; only the server's manifest proves the copy"),
     Option("repack", "repack", "small, for old readers that need a narrow window"),
 )
 STATES: Final = (
