@@ -48,7 +48,7 @@ def clean_frame(lines: list[str], size: tuple[int, int], names: list[str]) -> bo
         return False
     frame = [line for line in lines[totals[0] + 1 :] if line]
     told = [line.split()[0] for line in frame if not line.startswith(" ")]
-    more = sum(int(found[1]) for line in frame if (found := re.match(r"  and (\d+) more: ", line)))
+    more = sum(int(found[1]) for line in frame if (found := re.match(r"  and (\d+) more\b", line)))
     return set(told) <= set(names) and len(told) == len(set(told)) and len(told) + more == len(names)
 
 

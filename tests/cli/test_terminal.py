@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from rich.cells import cell_len
 
-from hypersdk.cli.terminal import charset_of, wants_colour
+import hypersdk.cli
+from hypersdk.cli.interactive import BANNER
+from hypersdk.cli.terminal import GLYPHS, charset_of, wants_colour
 from hypersdk.simulator import Simulator
 from hypersdk.units import MiB
+from tests.support.apiserver import Api
 from tests.support.cli.commandline import environment, program, terminal
+from tests.support.cli.hyperctl import hyperctl_of
 from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
@@ -58,6 +67,25 @@ def test_the_charset_is_the_locales(environ: dict[str, str], opened: str, charse
     assert charset_of(environ, opened) == charset
 
 
+def texts_of(path: Path) -> Iterator[str]:
+    """The string literals of a module, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    expressions = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in expressions:
+            yield node.value
+
+
+def test_every_glyph_of_the_displays_has_an_ascii_form_of_one_cell() -> None:
+    here = Path(hypersdk.cli.__path__[0])
+    used = {char for path in here.rglob("*.py") for text in texts_of(path) for char in text if not char.isascii()}
+    used -= set("".join(BANNER))
+    assert "✔" in used
+    for glyph in used:
+        assert len(GLYPHS[glyph]) == 1 == cell_len(glyph), glyph
+        assert GLYPHS[glyph].isascii()
+
+
 @pytest.fixture
 def server(simulator: SimulatorFactory) -> Simulator:
     return simulator(machines=tuple(small(name, power="poweredOn") for name in NAMES), rate_bytes_s=4 * MiB)
@@ -90,6 +118,34 @@ def test_no_color_means_no_colour(
             screen.finish(60)
         if command not in ("help",):
             assert bool(COLOUR.search(screen.shown)) is coloured, screen.shown
+
+
+@pytest.mark.parametrize("name", ["hyperctl", "hypervisord"])
+@pytest.mark.parametrize("arguments", [("--no-such-flag",), ("--help",), ("query", "--url", "http://127.0.0.1:1")])
+def test_the_other_programs_heed_no_color_and_the_locale(tmp_path: Path, name: str, arguments: tuple[str, ...]) -> None:
+    module = [sys.executable, "-c", f"from hypersdk.cli.{name}.app import program; raise SystemExit(program.run())"]
+    for extra, coloured in (({}, arguments != ("--help",)), ({"NO_COLOR": "yes"}, False)):
+        with terminal([*module, *arguments], environment(tmp_path, **extra)) as screen:
+            screen.finish()
+        assert bool(COLOUR.search(screen.shown)) is coloured, screen.shown
+    done = subprocess.run(
+        [*module, "Büro–監視"], env={"HOME": str(tmp_path), "LC_ALL": "C"}, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.isascii()
+    assert b"B\\xfcro" in done.stderr
+
+
+def test_yaml_stays_the_same_document_in_another_locale(api: Api, tmp_path: Path) -> None:
+    job = api.add_job(name="Büro – 監視")
+    ctl = hyperctl_of(api, tmp_path / "home")
+    code = "from hypersdk.cli.hyperctl.app import program; raise SystemExit(program.run())"
+    for locale in ("C", "C.UTF-8", "de_DE.ISO-8859-1"):
+        env = {**ctl.env, "PATH": "/usr/bin:/bin", "LC_ALL": locale}
+        command = [sys.executable, "-c", code, "get", job.id, "--output", "yaml"]
+        done = subprocess.run(command, env=env, capture_output=True, check=True)
+        assert done.stdout.isascii() is (locale != "C.UTF-8")
+        assert yaml.safe_load(done.stdout.decode())["name"] == "Büro – 監視"
 
 
 def test_the_picker_has_no_colour_either(server: Simulator, tmp_path: Path) -> None:

@@ -232,8 +232,10 @@ def _first_blocks(blocks: Sequence[Block], room: int, width: int) -> Iterator[Te
         yield from shown
         hidden += [machine] if not shown else []
     phases = Counter(machine.phase.value for machine in hidden)
-    told = ", ".join(f"{number} {phase}" for phase, number in phases.items())
-    if hidden:
+    if len(phases) == 1:
+        yield _dim(f"  and {len(hidden)} more, {next(iter(phases))}", width)
+    elif hidden:
+        told = ", ".join(f"{number} {phase}" for phase, number in phases.items())
         yield _dim(f"  and {len(hidden)} more: {told}", width)
 
 

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Mapping
 from typing import Final, TextIO
 
-_ASCII: Final = {
+GLYPHS: Final = {
     **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
-    **dict.fromkeys("─━", "-"),
+    **dict.fromkeys("─━·", "-"),
     **dict.fromkeys("█▉▊▋▌┃▀▄▅▆▇", "#"),
-    **dict.fromkeys("░▍▎▏○·▁▂▃", "."),
+    **dict.fromkeys("░▍▎▏○▁▂▃", "."),
     **dict.fromkeys("✔◉•", "*"),
     **dict.fromkeys("▸❯→", ">"),
     **dict.fromkeys("▴↑", "^"),
@@ -90,7 +90,7 @@ def only_ascii() -> bool:
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    pieces = (_ASCII.get(char) or _escaped(char) for char in error.object[error.start : error.end])
+    pieces = (GLYPHS.get(char) or _escaped(char) for char in error.object[error.start : error.end])
     return "".join(pieces), error.end
 
 

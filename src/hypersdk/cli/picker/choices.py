@@ -203,12 +203,10 @@ class ChoicesScreen(Screen["Choices | None"]):
 
     def _show_free(self) -> None:
         try:
-            text = format_size(self._free_bytes(self._folder())) + " free there"
+            text = format_size(self._free_bytes(self._folder())) + " free"
         except (HyperSDKError, ValueError) as error:
             text = str(error)
-        self.query_one("#free", Static).update(
-            Text(clean(text) + "; each machine gets a folder of its own", style="dim italic")
-        )
+        self.query_one("#free", Static).update(Text(clean(text) + "; a folder for each machine", style="dim italic"))
 
     def _folder(self) -> Path:
         return Path(self.query_one("#folder", Input).value.strip() or ".").expanduser()
