@@ -1,9 +1,9 @@
 """The files of a completed export: listed, and downloaded into a local file that appears only when it is complete and
-its SHA-256 is the listed one.
+its digest is the listed one.
 
 ::
 
-    GET .../artifacts/NAME ──> NAME.partial ──> size, SHA-256 ──> synced, renamed to NAME
+    GET .../artifacts/NAME ──> NAME.partial ──> size, digest ──> synced, renamed to NAME
          │ connection breaks: again from the next byte on, if the file is still the same (If-Range)
 """
 
@@ -24,16 +24,27 @@ from hypersdk.client.transport import Transport, path_part
 from hypersdk.client.watching import Patience
 from hypersdk.errors import TARGET_DENIED, ConnectError, IntegrityError, LookupFailed, TargetError
 from hypersdk.resource import ListRecord
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import open_output, publish, remove_own, target_errors
+from hypersdk.transfer.treehash import tree_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact(ListRecord):
-    """One file of an export. Size and SHA-256 are None where the daemon does not know them."""
+    """One file of an export. Size, SHA-256 and tree digest (docs/manifest.md) are None where the daemon does not know
+    them. An image has a tree digest, and a SHA-256 only where it was asked for."""
 
     name: str
     size_bytes: int | None = None
     sha256: str | None = None
+    tree: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """The digest that a download is compared with: ``tree:HEX`` or ``sha256:HEX``."""
+        if self.tree is not None:
+            return f"tree:{self.tree}"
+        return None if self.sha256 is None else f"sha256:{self.sha256}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +167,16 @@ class _Receiver:
             raise self._differs(f"it has {self.received} bytes instead of {self.artifact.size_bytes}")
         if self.artifact.sha256 not in (None, found):
             raise self._differs("its SHA-256 is not that of the export")
+        if self.artifact.tree not in (None, self._tree()):
+            raise self._differs("its tree digest is not that of the export")
         return found
+
+    def _tree(self) -> str | None:
+        """The tree digest of the file that was written; None where there is none to compare it with."""
+        if self.artifact.tree is None:
+            return None
+        with target_errors(f"reading {self.artifact.name} back"):
+            return tree_digest(self.descriptor, CancelToken())
 
     def _differs(self, why: str) -> IntegrityError:
         return IntegrityError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,23 @@ from hypersdk.jobs.states import JobEvent
 from hypersdk.units import MiB
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
+from tests.support.treedigest import tree_digest_of
 
 DATA = bytes(range(256)) * 4096 + bytes(2 * MiB) + b"end"
 NAME = "web 01 ü-disk1.qcow2"
 
 
-def finished(api: Api, data: bytes = DATA, sha256: str | None = None, name: str = NAME) -> JobRecord:
+def finished(
+    api: Api, data: bytes = DATA, name: str = NAME, digests: Mapping[str, str | None] | None = None
+) -> JobRecord:
     """A completed export of one file and its manifest."""
     job = api.add_job()
     folder = Path(job.target)
     folder.mkdir(parents=True)
     (folder / name).write_bytes(data)
     (folder / "artifact-manifest.json").write_bytes(b"{}")
-    known = {"name": name, "size_bytes": len(data), "sha256": sha256 or hashlib.sha256(data).hexdigest()}
+    digests = digests or {"sha256": hashlib.sha256(data).hexdigest()}
+    known = {"name": name, "size_bytes": len(data), **digests}
     claims = api.claims()
     claim = claims.claim(job.id, 1)
     assert claim is not None
@@ -38,9 +42,9 @@ def finished(api: Api, data: bytes = DATA, sha256: str | None = None, name: str 
 def test_the_files_are_listed(api: Api, ctl: Hyperctl) -> None:
     job = finished(api)
     lines = ctl.ok("artifacts", job.id[:8]).splitlines()
-    assert [title for title in ("File", "Size", "SHA-256") if title in lines[0]] == ["File", "Size", "SHA-256"]
+    assert [title for title in ("File", "Size", "Digest") if title in lines[0]] == ["File", "Size", "Digest"]
     assert lines[1].split("  ")[0] == NAME
-    assert hashlib.sha256(DATA).hexdigest() in lines[1]
+    assert f"sha256:{hashlib.sha256(DATA).hexdigest()}" in lines[1]
     assert "3.0 MiB" in lines[1]
     assert [row["name"] for row in ctl("artifacts", job.id, "--json").events] == [NAME, "artifact-manifest.json"]
     assert "not completed" in ctl.ok("artifacts", api.add_job().id)
@@ -90,6 +94,19 @@ def test_a_changed_file_is_not_published(
     assert done.status == 8
     assert text in " ".join(done.err.split())
     assert list(tmp_path.glob("disk*")) == []
+
+
+def test_an_image_is_told_by_its_tree_digest(api: Api, ctl: Hyperctl, tmp_path: Path) -> None:
+    """Images have no SHA-256 unless it was asked for."""
+    job = finished(api, digests={"sha256": None, "tree": tree_digest_of(DATA)})
+    assert f"tree:{tree_digest_of(DATA)}" in ctl.ok("artifacts", job.id)
+    assert "its tree digest is that of the export" in ctl.ok("artifacts", job.id, NAME, "-o", tmp_path / "disk")
+    assert (tmp_path / "disk").read_bytes() == DATA
+    (Path(job.target) / NAME).write_bytes(DATA[:-1] + b"!")
+    done = ctl("artifacts", job.id, NAME, "-o", tmp_path / "other")
+    assert done.status == 8
+    assert "its tree digest is not that of the export" in " ".join(done.err.split())
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("replaced", [False, True])

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 @daemon_flags
 @pass_ctl
 def command(ctl: Ctl, job_id: str, name: str | None, target: Path | None) -> None:
-    """List the files of a completed export with their sizes and SHA-256 digests, or download FILE.
+    """List the files of a completed export with their sizes and digests, or download FILE.
 
-    A download appears under its name only when it is complete, and its size and SHA-256 are those of the export. It
+    A download appears under its name only when it is complete, and its size and digest are those of the export. It
     continues after an interruption of the connection.
     """
     job_id = ctl.client.find_id(job_id)
@@ -55,12 +55,12 @@ def _print(ctl: Ctl, found: Artifacts) -> None:
     if not found.files:
         ctl.output.line("There are no files: the job is not completed.")
         return
-    columns = (Column("File", least=12), Column("Size", right=True), Column("SHA-256", least=12))
+    columns = (Column("File", least=12), Column("Size", right=True), Column("Digest", least=12))
     rows: list[list[Cell]] = [
         [
             (clean(artifact.name, 255), "bold"),
             ("-" if artifact.size_bytes is None else format_size(artifact.size_bytes), ""),
-            (clean(artifact.sha256 or "-", 64), "dim"),
+            (clean(artifact.digest or "-", 80), "dim"),
         ]
         for artifact in found.files
     ]
@@ -78,9 +78,10 @@ def _download(ctl: Ctl, job_id: str, artifact: Artifact, target: Path | None) ->
             path,
             lambda received: tell(f"Downloading {artifact.name}: {format_size(received)}{total}"),
         )
-    verified = artifact.sha256 is not None
+    verified = artifact.digest is not None
     facts = {"name": artifact.name, "file": str(path), "size_bytes": path.stat().st_size, "sha256": sha256}
-    how = "its SHA-256 is that of the export" if verified else f"SHA-256 {sha256}, which the daemon does not know"
+    name = "tree digest" if artifact.tree else "SHA-256"
+    how = f"its {name} is that of the export" if verified else f"SHA-256 {sha256}, which the daemon does not know"
     ctl.show({**facts, "verified": verified}, lambda: ctl.say(f"Downloaded {path}: {how}", "bold green"))
 
 
