@@ -115,3 +115,18 @@ def test_every_api_process_tells_what_happened_at_another(tmp_path: Path, postgr
         finally:
             other.close()
         assert events.next("job")[2]["id"] == "elsewhere-0"
+
+
+def test_abbreviations_dry_runs_and_the_jobs_of_workers(pg: Api) -> None:
+    client = pg.client()
+    one, two = (pg.add_job(id=f"0b9c3f5e-8a41-4d27-9c1b-6f2e7d5a348{digit}").id for digit in (0, 1))
+    for prefix, total in (("0B9C", 2), (two, 1), ("%", 0), ("9c3f", 0)):
+        assert client.get(JOBS, params={"id_prefix": prefix}).json()["total"] == total
+    with beating(pg.services):
+        assert pg.claims().claim(one, 1) is not None
+        for sort in ("jobs", "-jobs"):
+            (worker,) = client.get("/api/v1/workers", params={"sort": sort, "jobs_min": 1}).json()["workers"]
+            assert worker["jobs"] == 1
+    body: dict[str, Any] = {"action": "pause", "filter": {"state": ["queued"]}, "dry_run": True}
+    found = client.post(f"{JOBS}/bulk", json=body).json()
+    assert ([result["id"] for result in found["results"]], found["skipped"]) == ([two], 0)

@@ -72,11 +72,11 @@ class AuditEntry(ListRecord):
     number: Annotated[int, ListColumn(bounds=LARGE)]
     at: Annotated[datetime, ListColumn(table=TableColumn("Time", 1, style="dim"))]
     actor: Annotated[str, ListColumn(table=TableColumn("Actor", 2, least=8, style="bold"))]
-    address: Annotated[str, ListColumn(table=TableColumn("Address", 6, optional=True, style="dim"))]
+    address: Annotated[str, ListColumn(table=TableColumn("Address", 7, optional=True, style="dim"))]
     action: Annotated[str, ListColumn(facet=True, table=TableColumn("Action", 4, least=20))]
-    object: Annotated[str, ListColumn(part=True, table=TableColumn("Object", 5, least=16, optional=True))]
+    object: Annotated[str, ListColumn(part=True, table=TableColumn("Object", 6, least=16, optional=True))]
     outcome: Annotated[str, ListColumn(facet=True, table=TableColumn("Outcome", 3, least=7))]
-    detail: Annotated[Mapping[str, Any], ListColumn(part=True)]
+    detail: Annotated[Mapping[str, Any], ListColumn(part=True, table=TableColumn("Detail", 5, least=16))]
 
 
 USERS: Final = Resource("users", User, key="id", sort="name")

@@ -33,6 +33,7 @@ numbers."""
 MAX_IDS: Final = 100
 """Ids in one entry; more are only counted."""
 _DETAIL: Final = "audit"
+_UNCHANGED: Final = "unchanged"
 OWN: Final = "/api/v1/auth/"
 
 
@@ -45,6 +46,11 @@ def tell(scope: Scope, detail: Mapping[str, Any], *, ids: Sequence[str] = (), pa
         if left_out := len(ids) - len(entry["ids"]):
             entry["ids_left_out"] = left_out
     scope.setdefault("state", {})[_DETAIL] = (entry, partial)
+
+
+def tell_unchanged(scope: Scope) -> None:
+    """This request changed nothing: unless it is refused, it has no entry."""
+    scope.setdefault("state", {})[_UNCHANGED] = True
 
 
 def tell_submission(scope: Scope, done: SubmitResult) -> None:
@@ -94,7 +100,8 @@ class Audited:
 
     async def _write(self, scope: Scope, actor: str, status: int) -> None:
         """Adds the entry. Called before the response is sent, so that a success always has its entry."""
-        if status < 400 and scope["path"].startswith(OWN):
+        unchanged = scope.get("state", {}).get(_UNCHANGED, False)
+        if status < 400 and (unchanged or scope["path"].startswith(OWN)):
             return
         detail, partial = scope.get("state", {}).get(_DETAIL, ({}, False))
         outcome = str(status) if status >= 400 else PARTIAL if partial else "ok"

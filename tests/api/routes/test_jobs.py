@@ -332,8 +332,7 @@ def test_a_dry_run_selects_in_pages_and_changes_nothing(api: Api, monkeypatch: p
     assert (last["remaining"], last["skipped"], last["next_cursor"]) == (0, 1, None)
     queued = client.get(JOBS, params={"state": "queued"}).json()["jobs"]
     assert {one["id"] for one in queued} == {seen[1], seen[2], seen[4], later}
-    entry = api.services.access.audit.page().rows[0]
-    assert (entry.outcome, entry.detail) == ("ok", {"action": "pause", "dry_run": True, "selected": 1})
+    assert api.services.access.audit.page().rows == ()
 
 
 def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:

@@ -107,12 +107,14 @@ def test_audit_shows_filters_and_pages(api: Api, ctl: Hyperctl, tmp_path: Path) 
     assert [entry["outcome"] for entry in found] == ["404", "ok", "ok", "ok"]
     assert [entry["object"].split("/")[4] for entry in found] == ["none", *reversed(jobs)]
     shown = ctl.ok("audit", "--outcome", "404")
-    for title in ("Time", "Actor", "Outcome", "Action", "Object", "Address"):
+    for title in ("Time", "Actor", "Outcome", "Action", "Detail", "Object", "Address"):
         assert title in shown.splitlines()[0]
     assert "test-operator" in shown
     assert ctl("audit", "--since", "1h", "--json").events[-1] == found[-1]
     assert ctl.ok("audit", "--until", "1h") == "No entry matches.\n"
     assert len(ctl("audit", "--filter", f"object={jobs[0]}", "--json").events) == 1
+    operator.ok("resume", "--all", "--yes")
+    assert "action=resume succeeded=3 failed=0 ids=3" in ctl.ok("audit", "--limit", "1")
     few = ctl("audit", "--limit", "2")
     assert "The newest 2 entries; --limit N or --all shows more." in few.err
     assert ctl("audit", "--filter", "colour=red").status == 2

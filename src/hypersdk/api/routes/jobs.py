@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.allowed import AllowedActionView, acted_on, job_permissions
 from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, part_of
-from hypersdk.api.audited import tell, tell_each, tell_submission
+from hypersdk.api.audited import tell, tell_each, tell_submission, tell_unchanged
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Use
 from hypersdk.api.examples import JOB_FILE_BODY
@@ -228,7 +228,7 @@ def bulk(body: BulkBody, request: Request, use: Use, _: Operator) -> BulkResults
         for job_id, error in outcome.items()
     ]
     if body.dry_run:
-        tell(request.scope, {"action": body.action, "dry_run": True, "selected": len(results)})
+        tell_unchanged(request.scope)
     else:
         tell_each(request.scope, body.action, outcome)
     failed = sum(not result.ok for result in results)

@@ -19,7 +19,7 @@ _HERE: Final = "hypersdk.cli.hyperctl"
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Jobs": {
         "submit": Entry(f"{_HERE}.submit", "Submit a job file, or one machine."),
-        "query": Entry(f"{_HERE}.query", "List jobs: all, by id, by status."),
+        "query": Entry(f"{_HERE}.query", "List jobs: all, by id, by status, by conditions."),
         "get": Entry(f"{_HERE}.details:get", "Show one job."),
         "watch": Entry(f"{_HERE}.watch", "Follow jobs while they run."),
         "logs": Entry(f"{_HERE}.details:logs", "Print a job's log."),
@@ -35,15 +35,15 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "status": Entry(f"{_HERE}.status", "Show the daemon's version, uptime and job counts."),
         "workers": Entry(f"{_HERE}.workers", "List the worker processes and how many jobs each has."),
         "endpoints": Entry(f"{_HERE}.endpoints", "vCenter and ESXi hosts for jobs: add, list, test, delete."),
-        "tokens": Entry(f"{_HERE}.tokens", "API tokens: create, list, revoke."),
-        "users": Entry(f"{_HERE}.users", "Users: add, list, change, delete."),
-        "audit": Entry(f"{_HERE}.audit", "Show the audit trail: who changed what, and who was refused."),
     },
     "Access": {
         "login": Entry(f"{_HERE}.login:login", "Log in to a daemon and save it as a context."),
         "logout": Entry(f"{_HERE}.login:logout", "Revoke the saved token and remove it."),
         "whoami": Entry(f"{_HERE}.whoami", "Show your user, role, token and permissions, and the daemon."),
         "contexts": Entry(f"{_HERE}.contexts", "Saved daemons: list, use, add, remove."),
+        "tokens": Entry(f"{_HERE}.tokens", "API tokens: create, list, revoke."),
+        "users": Entry(f"{_HERE}.users", "Users: add, list, change, delete."),
+        "audit": Entry(f"{_HERE}.audit", "Show the audit trail: who changed what, and who was refused."),
     },
     "Get started": {
         "completion": Entry(f"{_HERE}.man:completion", "Print or install shell completion."),

@@ -10,6 +10,7 @@ from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.conditions import conditions, merged, moment
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.text import clean
 
 if TYPE_CHECKING:
     from hypersdk.access.records import AuditEntry
@@ -56,10 +57,22 @@ def command(
     times = (("at_after", since), ("at_before", until))
     where = conditions(AUDIT, filters) | {name: moment(text) for name, text in times if text is not None}
     found = list(ctl.client.audit(merged(where, actor=actors, outcome=outcomes), None if everything else limit))
-    show_table(ctl, found, AuditEntry, empty="No entry matches.", outcome=_outcome)
+    show_table(ctl, found, AuditEntry, empty="No entry matches.", outcome=_outcome, detail=_detail)
     if len(found) == limit and not everything and ctl.for_people:
         ctl.output.note(f"The newest {limit} entries; --limit N or --all shows more.", style="dim")
 
 
 def _outcome(entry: AuditEntry) -> tuple[str, str]:
     return entry.outcome, {"ok": "green", "partial": "yellow"}.get(entry.outcome, "red")
+
+
+def _detail(entry: AuditEntry) -> tuple[str, str]:
+    """``action=cancel succeeded=2``; lists are shown by their length, unless they have one value."""
+    words = (f"{key}={_short(value)}" for key, value in entry.detail.items())
+    return clean(" ".join(words), 200), ""
+
+
+def _short(value: object) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return str(value[0]) if len(value) == 1 else str(len(value))
