@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -110,6 +110,11 @@ class Batch:
     def size(self) -> int:
         """The number of machines."""
         return len(self.unplanned) + len(self.plans) + len(self.skipped) + len(self.earlier)
+
+    def reached(self, specs: Iterable[ExportSpec]) -> None:
+        """These are no longer ``unplanned``."""
+        reached = set(map(id, specs))
+        self.unplanned = [(name, spec) for name, spec in self.unplanned if id(spec) not in reached]
 
     def add(self, other: Batch) -> None:
         """Appends another batch that was planned."""

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -133,6 +134,15 @@ class Choices:
     report: Path | None = None
 
 
+def reported(cli: Cli, choices: Choices, batch: Batch) -> AbstractContextManager[None]:
+    """Writes the report at the end of the block, if one is wanted; see ``reportfile.reporting``."""
+    if choices.report is None:
+        return nullcontext()
+    from hypersdk.cli.reportfile import reporting
+
+    return reporting(cli, choices.report, batch)
+
+
 def run_exports(
     cli: Cli,
     session: Session,
@@ -148,7 +158,7 @@ def run_exports(
     waiting, earlier = ([*specs], []) if alone else _still_to_do(cli, specs, machines)
     made = make_plans(cli, session, waiting, machines, choices.settings)
     made.earlier += earlier
-    batch.unplanned = [(name, spec) for name, spec in batch.unplanned if spec not in specs]
+    batch.reached(specs)
     batch.add(made)
     show_plans(cli, made, alone=alone)
     if choices.dry_run or not made.plans:

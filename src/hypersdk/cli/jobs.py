@@ -14,7 +14,6 @@ from hypersdk.cli.connect import connected
 from hypersdk.cli.exporting import Choices
 from hypersdk.cli.machines import read_named, read_selected
 from hypersdk.cli.options import connection_words
-from hypersdk.cli.reportfile import reporting
 from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
@@ -94,7 +93,7 @@ def export_jobs(cli: Cli, path: Path, choices: Choices, changes: Mapping[str, An
     """Runs all valid jobs of the file; invalid ones are reported and count as failed. ``changes`` are the fields of an
     ExportSpec that flags set."""
     batch = Batch()
-    with reporting(cli, choices.report, batch):
+    with exporting.reported(cli, choices, batch):
         entries = load_jobs(_read(cli, path), environ=cli.environ)
         batch.skipped += [Failure(f"job {entry.number}", entry.error) for entry in entries if entry.error is not None]
         if len(entries) > 1:
@@ -171,7 +170,7 @@ def _run_specs(
 
 def _skip_all(cli: Cli, specs: list[ExportSpec], error: HyperSDKError, batch: Batch) -> None:
     skipped = [Failure(spec.machine, error, spec) for spec in specs]
-    batch.unplanned = [(name, spec) for name, spec in batch.unplanned if spec not in specs]
+    batch.reached(specs)
     batch.skipped += skipped
     for failure in skipped:
         exporting.show_failure(cli, failure)

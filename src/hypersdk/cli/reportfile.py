@@ -31,14 +31,11 @@ FORMULA: Final = ("=", "+", "-", "@")
 
 
 @contextmanager
-def reporting(cli: Cli, path: Path | None, batch: Batch) -> Iterator[None]:
+def reporting(cli: Cli, path: Path, batch: Batch) -> Iterator[None]:
     """Writes the report when the block has ended, also after an error or Ctrl-C; not where no machine was found.
 
     Raises UsageError and TargetError before the block for a file that cannot be written, and TargetError after it.
     """
-    if path is None:
-        yield
-        return
     _check(path)
     try:
         yield

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from hypersdk.errors import LookupFailed, UsageError, register
+from hypersdk.errors import UsageError, register
 from hypersdk.migration.jobfile import load_jobs
 from hypersdk.migration.spec import Compression, ExportSpec, FileHash, Method, SourceState
 from hypersdk.model import MachineSummary
 from hypersdk.text import clean
 from hypersdk.transfer.files import FILE_MODE, sync_folder, target_errors
-from hypersdk.vsphere.inventory import find_machine
 
 FILE_EXISTS: Final = register(
     "file_exists",
@@ -34,8 +34,9 @@ def job_text(
 
     Raises UsageError for more jobs than a file may have.
     """
-    names = {machine.moref: machine for machine in machines}
-    jobs = [_job(spec, names[spec.machine], machines) for spec in specs]
+    rows = {machine.moref: machine for machine in machines}
+    taken = Counter(text for machine in machines for text in {machine.path, machine.name})
+    jobs = [_job(spec, rows[spec.machine], taken) for spec in specs]
     if as_json:
         text = json.dumps({"jobs": jobs}, indent=2) + "\n"
     else:
@@ -71,11 +72,11 @@ def write_new(path: Path, text: str) -> None:
             raise
 
 
-def _job(spec: ExportSpec, machine: MachineSummary, machines: Sequence[MachineSummary]) -> dict[str, Any]:
+def _job(spec: ExportSpec, machine: MachineSummary, taken: Mapping[str, int]) -> dict[str, Any]:
     """Only what differs from the defaults, and always the format: that of a job file is not that of the command."""
     facts: dict[str, Any] = {
         "name": clean(machine.name, 1000),
-        "vm_path": _vm_path(machine, machines),
+        "vm_path": _vm_path(machine, taken),
         "output_path": str(spec.output_dir.absolute()),
         "format": spec.format.value,
         "compress": None if spec.compress is Compression.NONE else spec.compress.value,
@@ -101,12 +102,7 @@ def _source(spec: ExportSpec) -> str | None:
     return None if spec.state is SourceState.AUTO else spec.state.value
 
 
-def _vm_path(machine: MachineSummary, machines: Sequence[MachineSummary]) -> str:
+def _vm_path(machine: MachineSummary, taken: Mapping[str, int]) -> str:
     """The inventory path, which people can read; the moref where the path has control characters, or is not that of
     this machine alone."""
-    if not machine.path.isprintable():
-        return machine.moref
-    try:
-        return machine.path if find_machine(machines, machine.path).moref == machine.moref else machine.moref
-    except LookupFailed:
-        return machine.moref
+    return machine.path if machine.path.isprintable() and taken[machine.path] == 1 else machine.moref

@@ -326,10 +326,9 @@ def _export_selected(cli: Cli, selection: Selection, spec: ExportSpec, choices: 
         from hypersdk.cli.batch import Batch
         from hypersdk.cli.connect import connected
         from hypersdk.cli.machines import read_selected
-        from hypersdk.cli.reportfile import reporting
 
     batch = Batch()
-    with reporting(cli, choices.report, batch):
+    with exporting.reported(cli, choices, batch):
         with connected(cli) as session:
             inventory, chosen = read_selected(cli, session, selection)
             specs = exporting.specs_for(spec, chosen, own_folder=own_folder)
