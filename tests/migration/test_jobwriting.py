@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypersdk.errors import UsageError
 from hypersdk.migration.jobfile import MAX_JOBS, load_jobs
 from hypersdk.migration.jobwriting import job_text, write_new
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, FileHash, Method, OutputFormat, SourceState
 from hypersdk.model import MachineSummary
 from hypersdk.vsphere.inventory import find_machine
 from hypersdk.vsphere.paths import encode_name
@@ -50,6 +50,8 @@ def test_each_machine_is_found_again_whatever_its_name(names: list[str], as_json
         {"state": SourceState.SNAPSHOT, "snapshot": "before: 'update' #1"},
         {"state": SourceState.SNAPSHOT, "snapshot": "new", "remove_cdrom": True},
         {"exclude_disks": ("2", "Hard disk 3"), "parallel": 7},
+        {"file_hash": FileHash.SHA256},
+        {"file_hash": FileHash.NONE},
     ],
 )
 def test_what_is_asked_for_is_what_is_read(changes: dict[str, object], as_json: bool) -> None:

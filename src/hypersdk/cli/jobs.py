@@ -74,8 +74,9 @@ def write_jobs(
     with connected(cli) as session:
         inventory, chosen = read_selected(cli, session, selection)
     specs = exporting.specs_for(spec, chosen, own_folder=own_folder)
-    capacity = format_size(sum(machine.capacity_bytes for machine in chosen))
-    heading = f"{count(len(chosen), 'machine')} of {session.endpoint.address}, {capacity} of disks"
+    heading = f"{count(len(chosen), 'machine')} of {session.endpoint.address}"
+    if all(machine.disks for machine in chosen):  # machines that were looked up by name come without
+        heading += f", {format_size(sum(machine.capacity_bytes for machine in chosen))} of disks"
     text = job_text(specs, inventory, as_json=path.suffix.lower() == ".json", heading=heading)
     if str(path) == "-":
         cli.stdout.write(text)

@@ -141,11 +141,12 @@ def _how(plan: Plan) -> str:
 
 def _skipped_row(failure: Failure) -> list[Cell]:
     summary = failure.summary
+    disks = summary.disks if summary else ()  # not read for a machine that was looked up by its name
     return [
         (clean(failure.machine, 100), "red"),
         ("" if summary is None else summary.power.value, ""),
-        ("" if summary is None else str(len(summary.disks)), ""),
-        ("" if summary is None else format_size(summary.capacity_bytes), ""),
+        (str(len(disks)) if disks else "", ""),
+        (format_size(sum(disk.capacity_bytes for disk in disks)) if disks else "", ""),
         ("", ""),
         ("skipped", "red"),
         (clean(failure.error.message, 200), "red"),
