@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.model import (
+    MAX_UNFINISHED_FRACTION,
     Basis,
     Bottleneck,
     DiskProgress,
@@ -16,6 +17,7 @@ from hypersdk.model import (
     Phase,
     at_rest,
     event_object,
+    held,
     job_object,
     read_job_object,
 )
@@ -23,18 +25,20 @@ from hypersdk.model import (
 JOB_NAMES = {
     "phase", "current_file", "current_step", "files_downloaded", "total_files", "bytes_downloaded", "bytes_transferred",
     "total_bytes", "percent_complete", "estimated_remaining", "export_method", "rate_bytes_s", "eta_s", "lease_age_s",
-    "note", "stalled", "disks",
+    "note", "stalled", "disks", "percent_redone", "expected_bytes", "copy_s",
 }  # fmt: skip
 JOB_DISK_NAMES = {
     "label", "file", "phase", "capacity_bytes", "bytes_downloaded", "bytes_written", "bytes_skipped", "bytes_again",
-    "percent_complete", "basis", "rate_bytes_s", "eta_s", "bottleneck", "attempt", "note",
+    "percent_complete", "basis", "rate_bytes_s", "eta_s", "bottleneck", "attempt", "note", "percent_redone",
 }  # fmt: skip
 EVENT_NAMES = {
     "machine", "phase", "fraction", "wire_bytes", "rate_bytes_s", "eta_s", "elapsed_s", "lease_age_s", "note", "disks",
+    "redone", "expected_bytes", "copy_s",
 }  # fmt: skip
 EVENT_DISK_NAMES = {
     "label", "file", "phase", "fraction", "basis", "capacity_bytes", "wire_bytes", "guest_bytes", "written_bytes",
     "skipped_bytes", "rate_bytes_s", "eta_s", "bottleneck", "attempt", "note", "again_bytes",
+    "redone",
 }  # fmt: skip
 
 sizes = st.integers(0, 2**50)
@@ -57,6 +61,7 @@ disks = st.builds(
     bottleneck=st.none() | st.sampled_from(Bottleneck),
     attempt=st.integers(0, 9),
     note=st.text(max_size=5),
+    redone=st.none() | fractions,
 )
 machines = st.builds(
     ExportProgress,
@@ -70,6 +75,9 @@ machines = st.builds(
     note=st.text(max_size=5),
     method=st.sampled_from(["", "lease"]),
     stalled=st.none() | st.text(max_size=5),
+    redone=st.none() | fractions,
+    expected_bytes=sizes,
+    copy_s=st.integers(0, 10**9).map(lambda tenths: tenths / 10),
 )
 
 
@@ -99,6 +107,30 @@ def test_nothing_moves_at_rest(progress: ExportProgress) -> None:
     before = job_object(progress)
     for name in ("bytes_downloaded", "bytes_transferred", "percent_complete", "files_downloaded", "export_method"):
         assert still[name] == before[name]
+
+
+@given(machines, machines)
+def test_another_attempt_shows_no_less_than_the_one_before_it(before: ExportProgress, now: ExportProgress) -> None:
+    shown = held(now, before)
+    assert shown.fraction >= min(before.fraction, MAX_UNFINISHED_FRACTION)
+    labels = {disk.label: disk.fraction for disk in before.disks}
+    for was, disk in zip(now.disks, shown.disks, strict=True):
+        assert disk.fraction >= min(labels.get(disk.label, 0.0), MAX_UNFINISHED_FRACTION)
+        assert disk.fraction == was.fraction or disk.redone is not None, "what is really done is told"
+    assert held(shown, before) == shown
+
+
+def test_what_is_done_again_is_told_until_it_is_passed() -> None:
+    disk = DiskProgress(label="Hard disk 1", phase=Phase.TRANSFERRING, fraction=0.1)
+    before = ExportProgress(fraction=0.6, disks=(replace(disk, fraction=0.6),))
+    now = ExportProgress(phase=Phase.TRANSFERRING, fraction=0.1, disks=(disk,))
+    again = held(now, before)
+    assert (again.fraction, again.redone) == (0.6, 0.1)
+    assert (again.disks[0].fraction, again.disks[0].redone) == (0.6, 0.1)
+    assert job_object(again)["percent_redone"] == 10.0
+    passed = replace(now, fraction=0.61, disks=(replace(disk, fraction=0.61),))
+    assert held(passed, before) == passed
+    assert at_rest(again, Phase.QUEUED).redone is None
 
 
 def test_sums_are_those_of_the_disks() -> None:

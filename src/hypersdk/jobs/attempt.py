@@ -26,6 +26,7 @@ from hypersdk.jobs.kinds.base import JobRun, RunContext, WorkerContext
 from hypersdk.jobs.progress import JobProgress
 from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import JobEvent, JobState, StepState
+from hypersdk.model import read_job_object
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.faults import DATABASE_DAMAGED
 from hypersdk.transfer.cancel import CancelToken
@@ -50,11 +51,14 @@ class JobAttempt:
     worker: WorkerContext
     claim: Claim
     cancel: CancelToken
-    progress: JobProgress = field(default_factory=JobProgress)
+    progress: JobProgress = field(init=False)
     why: str = ""
     keep_partial: bool = False
     _result: Mapping[str, Any] | None = None
     _error: HyperSDKError | None = None
+
+    def __post_init__(self) -> None:
+        self.progress = JobProgress(before=read_job_object(self.claim.job.progress))
 
     def stop(self, why: str, *, keep_partial: bool = False) -> None:
         """Stops it. The first reason counts, but a cancel overrides the others."""

@@ -11,20 +11,26 @@ from threading import Lock
 from typing import Any, Final
 
 from hypersdk.jobs.claims import Claim, Unsaved
-from hypersdk.model import DiskProgress, ExportProgress, Phase, job_object
+from hypersdk.model import DiskProgress, ExportProgress, Phase, held, job_object, unmoved
 from hypersdk.text import clean
 from hypersdk.units import format_duration, format_size
 
 STALL_S: Final = 60.0
 """A copy that receives no byte for this long has stalled."""
 MAX_PENDING_LOG: Final = 256 * 1024
+NOTHING_DONE: Final = ExportProgress()
+_MOVING: Final = frozenset({Phase.TRANSFERRING, Phase.WAITING})
 
 
 class JobProgress:
     """Written by the export, read by the worker's main loop. Thread-safe."""
 
-    def __init__(self, method: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, method: str = "", clock: Callable[[], float] = time.monotonic, *, before: ExportProgress = NOTHING_DONE
+    ) -> None:
+        """``before`` is the progress of earlier attempts: what is shown does not fall below it."""
         self._clock = clock
+        self._before = before
         self._lock = Lock()
         self.method = method
         self._latest: Mapping[str, Any] | None = None
@@ -39,8 +45,9 @@ class JobProgress:
         """One snapshot: a job is one machine."""
         for machine in machines:
             stalled = self._stalled(machine)
+            shown = held(unmoved(machine) if stalled else machine, self._before)
             with self._lock:
-                self._latest = job_object(replace(machine, method=self.method, stalled=stalled))
+                self._latest = job_object(replace(shown, method=self.method, stalled=stalled))
             self._note_changes(machine)
 
     @property
@@ -75,7 +82,7 @@ class JobProgress:
 
     def _stalled(self, machine: ExportProgress) -> str | None:
         now = self._clock()
-        if machine.phase is not Phase.TRANSFERRING or machine.wire_bytes != self._moved[0]:
+        if machine.phase not in _MOVING or machine.wire_bytes != self._moved[0]:
             self._moved = (machine.wire_bytes, now)
             return None
         silent_s = now - self._moved[1]

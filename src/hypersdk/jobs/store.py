@@ -365,7 +365,11 @@ class JobStore:
         """Puts a failed or cancelled job back into the queue, to resume at its last checkpoint or, with ``discard``, to
         start over. Raises as ``cancel``."""
         with self._locked(job_id) as (connection, job):
-            transition(self.database, connection, job, JobEvent.RETRY, discard=discard, progress=dict(EMPTY_PROGRESS))
+            resumed = (
+                not discard and connection.execute(sa.select(runs.c.job_id).where(runs.c.job_id == job_id)).first()
+            )
+            progress = job.progress if resumed else _nothing_done(job.progress)
+            transition(self.database, connection, job, JobEvent.RETRY, discard=discard, progress=dict(progress))
             return _get(connection, job_id)
 
     def delete(self, job_id: str, *, give_up: bool = False) -> None:
@@ -416,6 +420,11 @@ class JobStore:
                 if len(found) >= limit:
                     break
         return found[:limit], after_byte + len(found[:limit])
+
+
+def _nothing_done(progress: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The progress of a job that starts over; the size of its machine stays known."""
+    return {**EMPTY_PROGRESS, **{name: progress[name] for name in ("expected_bytes",) if name in progress}}
 
 
 def count_states(connection: sa.Connection) -> dict[JobState, int]:

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.migration.plan import PlannedDisk
-from hypersdk.model import DiskProgress, ExportProgress, Phase
-from hypersdk.transfer.progress import MAX_UNFINISHED_FRACTION, Meter
+from hypersdk.model import MAX_UNFINISHED_FRACTION, DiskProgress, ExportProgress, Phase
+from hypersdk.model.eta import Pace
+from hypersdk.transfer.progress import Meter
 from hypersdk.vsphere.lease import LeasedExport
+
+_COPYING = frozenset({Phase.TRANSFERRING, Phase.VERIFYING})
+_ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 
 
 class MachineProgress:
     """Thread-safe. Workers set phase and note and update the meters; a ticker takes snapshots."""
 
-    def __init__(
-        self,
-        machine: str,
-        disks: Sequence[PlannedDisk],
-    ) -> None:
+    def __init__(self, machine: str, disks: Sequence[PlannedDisk], clock: Callable[[], float] = time.monotonic) -> None:
         self._machine = machine
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started: float | None = None
+        self._ended: float | None = None
         self._lock = threading.Lock()
         self._phase = Phase.QUEUED
         self._note = ""
         self._lease: LeasedExport | None = None
+        self._pace = Pace()
+        self._data_bytes = sum(_data_bytes(disk) for disk in disks)
         self.expected_bytes: Mapping[int, int] = {disk.key: max(disk.expected_bytes, 1) for disk in disks}
         self.meters: Mapping[int, Meter] = {
             disk.key: Meter(disk.label, disk.file_name, disk.capacity_bytes) for disk in disks
@@ -37,6 +41,9 @@ class MachineProgress:
         """Moves the machine to ``phase``."""
         with self._lock:
             self._phase, self._note = phase, note
+            now = self._clock()
+            self._started = now if self._started is None else self._started
+            self._ended = now if phase in _ENDED else None
 
     @contextmanager
     def ended_by_errors(self) -> Iterator[None]:
@@ -59,12 +66,15 @@ class MachineProgress:
 
     def snapshot(self) -> ExportProgress:
         """The current state. The fraction is that of the disks, weighted by their expected bytes, and 1 only when all
-        is done."""
-        now = time.monotonic()
+        is done. The remaining time is that of all disks together, also of those that are still to come."""
+        now = self._clock()
         disks = tuple(meter.snapshot(now) for meter in self.meters.values())
         with self._lock:
-            phase, note, lease = self._phase, self._note, self._lease
-        fraction = 1.0 if phase is Phase.DONE else self._fraction(disks)
+            phase, note, lease = _phase_of(self._phase, disks), self._note, self._lease
+            real = self._fraction([_real(disk) for disk in disks])
+            self._pace.sample(now, self._parts(disks), copying=phase in _COPYING)
+            elapsed_s = 0.0 if self._started is None else (self._ended or now) - self._started
+        fraction = 1.0 if phase is Phase.DONE else self._fraction([disk.fraction for disk in disks])
         if lease is not None:
             lease.set_fraction(fraction)
         return ExportProgress(
@@ -74,16 +84,43 @@ class MachineProgress:
             wire_bytes=sum(disk.wire_bytes for disk in disks),
             fraction=fraction,
             rate_bytes_s=_sum_known([disk.rate_bytes_s for disk in disks if disk.phase is Phase.TRANSFERRING]),
-            eta_s=max((disk.eta_s for disk in disks if disk.eta_s is not None), default=None),
-            elapsed_s=now - self._started,
+            eta_s=self._pace.left_s(1 - real) if phase in _COPYING else None,
+            elapsed_s=elapsed_s,
             lease_age_s=lease.age_s if lease else None,
             note=note,
+            redone=real if real < fraction and any(disk.redone is not None for disk in disks) else None,
+            expected_bytes=self._data_bytes,
+            copy_s=self._pace.copy_s,
         )
 
-    def _fraction(self, disks: Sequence[DiskProgress]) -> float:
+    def _fraction(self, fractions: Sequence[float]) -> float:
         weights = self.expected_bytes.values()
-        weighted = sum(disk.fraction * weight for disk, weight in zip(disks, weights, strict=True))
+        weighted = sum(fraction * weight for fraction, weight in zip(fractions, weights, strict=True))
         return min(weighted / max(sum(weights), 1), MAX_UNFINISHED_FRACTION)
+
+    def _parts(self, disks: Sequence[DiskProgress]) -> Mapping[Hashable, float]:
+        """What is done of each disk, as a share of the machine's work. A retry, and what an earlier run copied, make
+        another part of it: it begins somewhere without that much work having been done."""
+        whole = max(sum(self.expected_bytes.values()), 1)
+        return {
+            (at, max(disk.attempt, 1), disk.skipped_bytes): _real(disk) * weight / whole
+            for at, (disk, weight) in enumerate(zip(disks, self.expected_bytes.values(), strict=True))
+        }
+
+
+def _real(disk: DiskProgress) -> float:
+    return disk.fraction if disk.redone is None else disk.redone
+
+
+def _data_bytes(disk: PlannedDisk) -> int:
+    return min(disk.capacity_bytes, disk.capacity_bytes if disk.allocated_bytes is None else disk.allocated_bytes)
+
+
+def _phase_of(phase: Phase, disks: Sequence[DiskProgress]) -> Phase:
+    """``waiting`` while disks are to move and each of them waits."""
+    moving = [disk for disk in disks if disk.phase in (*_COPYING, Phase.WAITING)]
+    waiting = [disk for disk in moving if disk.phase is Phase.WAITING and disk.rate_bytes_s is None]
+    return Phase.WAITING if phase is Phase.TRANSFERRING and moving and len(waiting) == len(moving) else phase
 
 
 def _sum_known(rates: Sequence[float | None]) -> float | None:

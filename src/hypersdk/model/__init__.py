@@ -25,7 +25,17 @@ from hypersdk.model.machine import (
     Power,
     SnapshotNode,
 )
-from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, at_rest
+from hypersdk.model.progress import (
+    MAX_UNFINISHED_FRACTION,
+    Basis,
+    Bottleneck,
+    DiskProgress,
+    ExportProgress,
+    Phase,
+    at_rest,
+    held,
+    unmoved,
+)
 from hypersdk.model.progressjson import (
     event_object,
     job_object,
@@ -35,8 +45,8 @@ from hypersdk.model.progressjson import (
 )
 
 __all__ = [
-    "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware",
-    "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "at_rest", "boot_sequence",
-    "event_object", "job_object", "json_fields", "named_boot_disks", "read_fields", "read_job_object",
-    "split_datastore_path", "unit_order",
+    "MAX_UNFINISHED_FRACTION", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary",
+    "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode",
+    "at_rest", "boot_sequence", "event_object", "held", "job_object", "json_fields", "named_boot_disks", "read_fields",
+    "read_job_object", "split_datastore_path", "unit_order", "unmoved",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 
 class Phase(StrEnum):
@@ -48,6 +48,9 @@ class Bottleneck(StrEnum):
     LIMIT = "limit"  # --bwlimit
 
 
+MAX_UNFINISHED_FRACTION: Final = 0.994
+"""The largest fraction shown of unfinished work: it does not round up to 100 %."""
+_REDONE: Final = "0 to 100: how far the attempt has come while it does again what was done before; else null"
 _AT_WORK: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING})
 """Phases in which work is done."""
 _COPIED: Final = frozenset({Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING})
@@ -62,7 +65,8 @@ def _field(default: Any, about: str = "", *, job: str | None = "", event: str | 
 @dataclass(frozen=True, slots=True)
 class DiskProgress:
     """One disk. ``fraction`` is 0 to 1 and never decreases; rates and ETAs are ``None`` while unknown. ``again_bytes``
-    are guest bytes that the image already has and the current stream sends again, as it starts at its first byte."""
+    are guest bytes that the image already has and the current stream sends again, as it starts at its first byte.
+    ``redone`` is set while less is done than ``fraction`` says, because something is done again."""
 
     label: str = ""
     file_name: str = _field("", job="file", event="file")
@@ -80,6 +84,7 @@ class DiskProgress:
     attempt: int = 1
     note: str = ""
     again_bytes: int = _field(0, "Guest bytes that the image already has and the stream sends again", job="bytes_again")
+    redone: float | None = _field(None, _REDONE, job="percent_redone", digits=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,9 @@ class ExportProgress:
     note: str = _field("", "One line for users: what is being done or waited for")
     method: str = _field("", job="export_method", event=None)
     stalled: str | None = _field(None, "Why nothing moves; null while something does", event=None)
+    redone: float | None = _field(None, _REDONE, job="percent_redone", digits=4)
+    expected_bytes: int = _field(0, "Bytes of data that its disks are expected to hold; 0 while unknown")
+    copy_s: float = _field(0.0, "Seconds in which this attempt copied or read back; waiting is not included")
 
     @property
     def current_file(self) -> str:
@@ -140,9 +148,37 @@ class ExportProgress:
         return int(self.eta_s or 0)
 
 
+P = TypeVar("P", "ExportProgress", "DiskProgress")
+
+
 def at_rest(progress: ExportProgress, phase: Phase) -> ExportProgress:
     """The progress of a job that is not running: without rates, ETAs and notes."""
-    disks = tuple(replace(disk, rate_bytes_s=None, eta_s=None, note="") for disk in progress.disks)
     return replace(
-        progress, phase=phase, disks=disks, rate_bytes_s=None, eta_s=None, lease_age_s=None, note="", stalled=None
+        unmoved(progress),
+        phase=phase,
+        disks=tuple(replace(unmoved(disk), note="", redone=None) for disk in progress.disks),
+        lease_age_s=None,
+        note="",
+        stalled=None,
+        redone=None,
     )
+
+
+def unmoved(progress: P) -> P:
+    """Without rate and ETA: nothing moves."""
+    return replace(progress, rate_bytes_s=None, eta_s=None)
+
+
+def held(now: ExportProgress, before: ExportProgress) -> ExportProgress:
+    """The progress of another attempt: no fraction is below that of the attempt ``before`` it. What is really done
+    again is in ``redone`` until it passes what is shown."""
+    floors = {disk.label: disk.fraction for disk in before.disks}
+    disks = tuple(_not_below(disk, floors.get(disk.label, 0.0)) for disk in now.disks)
+    return _not_below(replace(now, disks=disks), before.fraction)
+
+
+def _not_below(progress: P, floor: float) -> P:
+    floor = min(floor, MAX_UNFINISHED_FRACTION)
+    if progress.fraction >= floor:
+        return progress
+    return replace(progress, fraction=floor, redone=progress.fraction if progress.redone is None else progress.redone)

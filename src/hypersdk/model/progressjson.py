@@ -17,8 +17,8 @@ from hypersdk.model.progress import DiskProgress, ExportProgress
 
 R = TypeVar("R")
 Form = Literal["event", "job"]
-PERCENT: Final = "percent_complete"
-"""A fraction, 0 to 1, under this name is written as 0 to 100."""
+PERCENT: Final = "percent_"
+"""A fraction, 0 to 1, under a name that starts like this is written as 0 to 100."""
 
 
 class JsonField(NamedTuple):
@@ -72,7 +72,7 @@ def _plain(value: Any, field: JsonField, form: Form) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float):
-        return round(value * 100, 1) if field.name == PERCENT else round(value, field.digits)
+        return round(value * 100, 1) if field.name.startswith(PERCENT) else round(value, field.digits)
     return value
 
 
@@ -101,7 +101,7 @@ def _read(value: Any, field: JsonField) -> Any:
         return kind(value) if value in list(kind) else field.default
     if kind is float:
         number = float(_typed(value, (int, float), field.name))
-        return round(number / 100, 3) if field.name == PERCENT else number
+        return round(number / 100, 3) if field.name.startswith(PERCENT) else number
     return _typed(value, kind, field.name)
 
 

@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
+from hypersdk.model import MAX_UNFINISHED_FRACTION, Basis, Bottleneck, DiskProgress, Phase
 from hypersdk.transfer.activity import Spent, Timeline, bottleneck, difference, total
 from hypersdk.units import format_size
 
@@ -34,8 +34,9 @@ Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
 RATE_WINDOW_S: Final = 10.0
 BOTTLENECK_WINDOW_S: Final = 5.0
 _SAMPLE_EVERY_S: Final = 0.25
-MAX_UNFINISHED_FRACTION: Final = 0.994
-"""The largest fraction shown of unfinished work: it does not round up to 100 %."""
+_REDONE_STEP: Final = 0.001
+"""Estimates of what is allocated fall by less than this without anything being done again."""
+_UNDONE: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.VERIFYING})
 
 
 @contextmanager
@@ -138,6 +139,8 @@ class Meter:
         finally:
             with self._lock:
                 self._waits.remove(note)
+                if not self._waits:
+                    self._samples.clear()  # the time of waiting is not part of the rate
 
     def expect_read_back(self, share: float) -> None:
         """Sets the share of the work, from 0 to 1, that reading the image back (phase ``verifying``) will be. To be
@@ -237,8 +240,10 @@ class Meter:
         """Returns the progress at ``now`` (seconds of any steady clock, rising from call to call)."""
         with self._lock:
             share = self._share()
-            self._fraction = max(self._fraction, self._whole(share))
+            real = self._whole(share)
+            self._fraction = max(self._fraction, real)
             self._sample(now, share)
+            moving = not self._waits or self._moved_lately
             return DiskProgress(
                 label=self.label,
                 file_name=self.file_name,
@@ -250,12 +255,13 @@ class Meter:
                 skipped_bytes=self._skipped,
                 fraction=self._fraction,
                 basis=self._basis(),
-                rate_bytes_s=self._rate(now),
-                eta_s=self._eta(now),
+                rate_bytes_s=self._rate(now) if moving else None,
+                eta_s=self._eta(now) if moving else None,
                 bottleneck=self._bottleneck(now),
                 attempt=self.attempts,
                 note=self._waits[-1] if self._waits else self._note,
                 again_bytes=self._pass.again,
+                redone=real if real < self._fraction - _REDONE_STEP and self._phase in _UNDONE else None,
             )
 
     def _share(self) -> float:
@@ -282,6 +288,11 @@ class Meter:
 
     def _moved(self) -> int:
         return self._read_back if self._reads_back else self.wire_bytes
+
+    @property
+    def _moved_lately(self) -> bool:
+        """Whether something moved although a thread waits."""
+        return len(self._samples) > 1 and self._samples[-1].moved_bytes > self._samples[-2].moved_bytes
 
     def _sample(self, now: float, share: float) -> None:
         if self._samples and now - self._samples[-1].now < _SAMPLE_EVERY_S:

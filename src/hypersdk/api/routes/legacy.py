@@ -283,6 +283,8 @@ def _progress(job: JobRecord) -> dict[str, Any]:
     shown["estimated_remaining"] = nanoseconds(float(known["eta_s"] or 0))
     if job.state is JobState.COMPLETED:
         shown["percent_complete"] = 100.0
+    # Scripts compare the two: it is what is done of the total, holes included, not what came over the wire.
+    shown["bytes_downloaded"] = round(known["total_bytes"] * shown["percent_complete"] / 100)
     return shown
 
 

@@ -1,0 +1,265 @@
+"""Estimates of the remaining time: of one copy, and of a queue of jobs. Pure: fed with samples, never looks at a clock.
+
+The queue is estimated as it will run::
+
+    slots   running job, left_s ──────────> next waiting job ──> ...
+            running job, left_s ─> next waiting job ─> ...               the end of the last slot is that of the queue
+
+    a waiting job takes   gap_s + fixed_s + expected_bytes / rate
+
+``rate`` is that of one job while it copies, and ``fixed_s`` what a job takes besides (login, lease, finish). Both are
+measured: from the jobs that ended last and from those that run. A job of unknown size counts as the mean of the known
+ones, and the result says so (``about``). While nothing is known, there is no estimate.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from statistics import median
+from typing import Final
+
+from hypersdk.model.progress import MAX_UNFINISHED_FRACTION
+from hypersdk.units import MiB
+
+MEMORY_S: Final = 60.0
+"""A copy's speed is the mean over about this time: a short pause of the source does not show, a change of its rate does
+within minutes."""
+LEAST_COPY_S: Final = 1.0
+"""Seconds of copying before a speed is derived from them."""
+TRUST_S: Final = 30.0
+"""After this time of copying, a job's own estimate counts as much as that from the other jobs."""
+RECENT: Final = 12
+"""Ended jobs, the last ones, that rate and fixed time are measured from."""
+LEAST_BYTES: Final = 1 * MiB
+"""The weight of a job with less data: it is work, too."""
+
+
+class Pace:
+    """The speed of one copy, in shares of its work, as an average that forgets (``MEMORY_S``)."""
+
+    def __init__(self, memory_s: float = MEMORY_S) -> None:
+        self._memory_s = memory_s
+        self._now: float | None = None
+        self._parts: Mapping[Hashable, float] = {}
+        self._done = self._time = 0.0
+        self.copy_s = 0.0
+        """Seconds in which something was copied."""
+
+    def sample(self, now: float, parts: Mapping[Hashable, float], *, copying: bool) -> None:
+        """``parts`` are what is done of each part of the work; a part that was not there before counts from its next
+        sample on. Time counts while ``copying``."""
+        if self._now is not None and copying and now > self._now:
+            spent, moved = now - self._now, self._moved(parts)
+            kept = math.exp(-spent / self._memory_s)
+            self._done, self._time = self._done * kept + moved, self._time * kept + spent
+            self.copy_s += spent
+        self._now, self._parts = now, dict(parts)
+
+    def _moved(self, parts: Mapping[Hashable, float]) -> float:
+        return sum(max(0.0, done - self._parts[part]) for part, done in parts.items() if part in self._parts)
+
+    def left_s(self, share: float) -> float | None:
+        """Seconds for this share of the work; None until the speed is known."""
+        if self.copy_s < LEAST_COPY_S or self._done <= 0:
+            return None
+        return max(0.0, share) * self._time / self._done
+
+
+class Stage(StrEnum):
+    """What a job of a queue does."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    BLOCKED = "blocked"  # has a slot, but nothing moves: it waits for space, or has stalled
+    ASIDE = "aside"  # paused, or nobody can run it now: it is not part of the estimate
+    COMPLETED = "completed"
+    FAILED = "failed"  # or cancelled
+
+
+_ENDED: Final = frozenset({Stage.COMPLETED, Stage.FAILED})
+_IN_SLOT: Final = frozenset({Stage.RUNNING, Stage.BLOCKED})
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """One job. ``fraction`` is what is shown, ``redone`` what is really done where that is less. ``slot_s`` and
+    ``copy_s`` are the seconds of its attempt, and those of them in which it copied; for an ended job only where one
+    attempt did all, else 0. ``eta_s`` is the job's own estimate."""
+
+    id: Hashable
+    stage: Stage
+    expected_bytes: int = 0
+    fraction: float = 0.0
+    redone: float | None = None
+    slot_s: float = 0.0
+    copy_s: float = 0.0
+    eta_s: float | None = None
+    ended_at: float = 0.0
+    rate_bytes_s: float | None = None
+    reason: str = ""
+
+    @property
+    def real(self) -> float:
+        """The fraction that is really done."""
+        return self.fraction if self.redone is None else self.redone
+
+
+@dataclass(frozen=True, slots=True)
+class QueueProgress:
+    """A queue as a whole. ``fraction`` is 0 to 1, by expected bytes; a job that ended counts as done, however it ended.
+
+    ``eta_s`` is None while it is unknown, or nothing moves; ``reason`` says what is waited for then. ``about``: no job
+    has ended yet that shows what one takes, sizes of waiting jobs are unknown, or a job is blocked.
+    """
+
+    jobs: int = 0
+    completed: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+    aside: int = 0
+    fraction: float = 0.0
+    expected_bytes: int = 0
+    rate_bytes_s: float | None = None
+    eta_s: float | None = None
+    about: bool = False
+    reason: str = ""
+    open: frozenset[Hashable] = field(default=frozenset(), repr=False)
+    """Ids of the jobs that have not ended."""
+
+    @property
+    def ended(self) -> int:
+        """Jobs that have ended, however."""
+        return self.completed + self.failed
+
+
+def estimate(jobs: Sequence[QueuedJob], *, width: int = 1, gap_s: float = 0.0) -> QueueProgress:
+    """The progress of ``jobs``, the waiting ones in the order in which they will start. ``width`` of them run at a
+    time, and a slot is empty for ``gap_s`` between two. Without anybody to run them (``width`` 0) there is no ETA."""
+    size = _Sizes.of(jobs)
+    count = {stage: sum(job.stage is stage for job in jobs) for stage in Stage}
+    done = sum(size.of_job(job) * _share(job) for job in jobs)
+    whole = sum(size.of_job(job) for job in jobs)
+    ended = all(job.stage in _ENDED for job in jobs)
+    blocked = [job for job in jobs if job.stage is Stage.BLOCKED]
+    waiting = [job for job in jobs if job.stage is Stage.WAITING]
+    return QueueProgress(
+        jobs=len(jobs),
+        completed=count[Stage.COMPLETED],
+        failed=count[Stage.FAILED],
+        running=count[Stage.RUNNING] + count[Stage.BLOCKED],
+        waiting=count[Stage.WAITING],
+        aside=count[Stage.ASIDE],
+        fraction=1.0 if ended else min(done / whole, MAX_UNFINISHED_FRACTION),
+        expected_bytes=round(whole),
+        rate_bytes_s=sum(job.rate_bytes_s or 0.0 for job in jobs if job.stage is Stage.RUNNING) or None,
+        eta_s=_end(jobs, size, width, gap_s),
+        about=bool(blocked) or not any(map(_measured, jobs)) or any(not job.expected_bytes for job in waiting),
+        reason=next((job.reason for job in blocked if job.reason), ""),
+        open=frozenset(job.id for job in jobs if job.stage not in _ENDED),
+    )
+
+
+def never_falling(now: QueueProgress, before: QueueProgress | None) -> QueueProgress:
+    """``now`` with a fraction that is not below ``before``, unless there is work that was not there before: a new job,
+    or an ended one that was started again."""
+    if before is None or not now.open or not now.open <= before.open:
+        return now
+    return replace(now, fraction=max(now.fraction, min(before.fraction, MAX_UNFINISHED_FRACTION)))
+
+
+def _measured(job: QueuedJob) -> bool:
+    """Whether the job shows what one takes from its start to its end."""
+    return job.stage is Stage.COMPLETED and job.slot_s > 0
+
+
+def _share(job: QueuedJob) -> float:
+    return 1.0 if job.stage in _ENDED else job.fraction
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of jobs. ``mean`` stands for those that are not known."""
+
+    mean: float
+
+    @classmethod
+    def of(cls, jobs: Sequence[QueuedJob]) -> _Sizes:
+        known = [job.expected_bytes for job in jobs if job.expected_bytes]
+        return cls(sum(known) / len(known) if known else LEAST_BYTES)
+
+    def of_job(self, job: QueuedJob) -> float:
+        return max(job.expected_bytes or self.mean, LEAST_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a job takes: ``fixed_s``, and its bytes at ``rate`` bytes a second; None while that is not known."""
+
+    fixed_s: float
+    rate: float | None
+
+    @classmethod
+    def measured(cls, jobs: Sequence[QueuedJob], size: _Sizes) -> _Cost | None:
+        recent = sorted(filter(_measured, jobs), key=lambda job: job.ended_at)[-RECENT:]
+        running = [job for job in jobs if job.stage is Stage.RUNNING]
+        rate = _rate(recent, running, size)
+        if rate is None and not recent:
+            return None
+        moving = [job for job in running if job.copy_s > 0]
+        return cls(_middle([job.slot_s - job.copy_s for job in (recent or moving)]), rate)
+
+    def of(self, size_bytes: float) -> float:
+        return self.fixed_s + self.copy_s(size_bytes)
+
+    def copy_s(self, size_bytes: float) -> float:
+        return size_bytes / self.rate if self.rate else 0.0
+
+
+def _rate(recent: Sequence[QueuedJob], running: Sequence[QueuedJob], size: _Sizes) -> float | None:
+    """Bytes a second of one job while it copies; None before enough was copied."""
+    moved = spent = 0.0
+    for job in recent:
+        moved, spent = moved + size.of_job(job), spent + job.copy_s
+    for job in running:
+        if job.eta_s and job.real < 1:  # its own estimate knows the present speed
+            moved += size.of_job(job) * (1 - job.real) / job.eta_s * job.copy_s
+            spent += job.copy_s
+    return moved / spent if spent >= LEAST_COPY_S else None
+
+
+def _middle(values: Sequence[float]) -> float:
+    return max(0.0, median(values)) if values else 0.0
+
+
+def _end(jobs: Sequence[QueuedJob], size: _Sizes, width: int, gap_s: float) -> float | None:
+    """Seconds until the last job has ended; None if that is not known."""
+    running = [job for job in jobs if job.stage is Stage.RUNNING]
+    waiting = [job for job in jobs if job.stage is Stage.WAITING]
+    blocked = sum(job.stage is Stage.BLOCKED for job in jobs)
+    if not running and not waiting:
+        return None
+    cost = _Cost.measured(jobs, size)
+    if cost is None or width <= 0 or (blocked and not running):
+        return None
+    slots = [_left_s(job, cost, size) for job in running]
+    slots += [0.0] * (width - blocked - len(slots))
+    heapq.heapify(slots)
+    for job in waiting if slots else ():
+        heapq.heapreplace(slots, slots[0] + gap_s + cost.of(size.of_job(job)))
+    return max(slots, default=None)
+
+
+def _left_s(job: QueuedJob, cost: _Cost, size: _Sizes) -> float:
+    """Of a running job. What remains of the fixed time is what the job has not spent of it; its own estimate counts the
+    more, the longer it copies."""
+    fixed_s = max(0.0, cost.fixed_s - max(0.0, job.slot_s - job.copy_s))
+    usual_s = cost.copy_s(size.of_job(job)) * (1 - job.real)
+    if job.eta_s is None:
+        return fixed_s + usual_s
+    own = job.copy_s / (job.copy_s + TRUST_S) if cost.rate else 1.0
+    return fixed_s + own * job.eta_s + (1 - own) * usual_s
