@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.progress import FolderProgress, JsonProgress, LogProgress, draw, log_line, watching
+from hypersdk.cli.total import MachinesTotal, total_text
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase
 from hypersdk.units import GiB, MiB
 
@@ -154,6 +155,48 @@ def test_a_total_is_shown_for_several_machines() -> None:
     assert "72%" in text or "71%" in text
 
 
+def test_the_total_counts_all_machines_with_the_waiting_ones() -> None:
+    """Of the capacities alone, 11 done machines of 27 and two that run made 89 % and the seconds of one machine."""
+    done = replace(MACHINE, phase=Phase.DONE, fraction=1.0, expected_bytes=GiB, elapsed_s=13, copy_s=10, eta_s=None)
+    running = replace(MACHINE, fraction=0.5, expected_bytes=GiB, elapsed_s=8, copy_s=5, eta_s=5.0)
+    waiting = replace(MACHINE, phase=Phase.QUEUED, fraction=0, expected_bytes=GiB, elapsed_s=0, copy_s=0, eta_s=None)
+    machines = [*[done] * 11, *[running] * 2, *[waiting] * 14]
+    total = MachinesTotal()(machines)
+    assert total_text(total) == "11 of 27 done, 44%, 360.0 MiB/s, 1 m 36 s left"
+    text = next(iter(draw(machines, 80, 24, total=total))).plain
+    assert text.startswith("11 of 27 done")
+    assert text.endswith("1 m 36 s left")
+    assert "44%" in text
+
+
+def test_a_total_that_waits_says_for_what_and_has_no_rate_and_no_time() -> None:
+    full = replace(DISK, phase=Phase.WAITING, note="/srv is full: waiting for free space", rate_bytes_s=None)
+    blocked = replace(MACHINE, phase=Phase.WAITING, disks=(full,), rate_bytes_s=None, eta_s=None, note="")
+    waiting = replace(MACHINE, phase=Phase.QUEUED, fraction=0, disks=(), rate_bytes_s=None, eta_s=None)
+    text = total_text(MachinesTotal()([blocked, waiting]))
+    assert text.startswith("0 of 2 done")
+    assert text.endswith("%, /srv is full: waiting for free space")
+
+
+def test_what_is_done_again_is_told() -> None:
+    text = "\n".join(line.plain for line in draw([replace(MACHINE, redone=0.12)], 140, 24))
+    assert "done again: 12% of 43%" in text
+
+
+def test_several_machines_have_a_total_in_logs_and_events() -> None:
+    output, _, err = make(json_lines=False)
+    clock = Ticks()
+    observe = LogProgress(output, clock, MachinesTotal())
+    observe([MACHINE, MACHINE])
+    clock.now += 2
+    observe([MACHINE, MACHINE])
+    assert err.getvalue().splitlines()[-1].startswith("0 of 2 done, 43%, 360.0 MiB/s")
+    output, out, _ = make(json_lines=True)
+    JsonProgress(output, clock, MachinesTotal())([MACHINE, MACHINE])
+    (event,) = [found for line in out.getvalue().splitlines() if (found := json.loads(line))["type"] == "total"]
+    assert (event["jobs"], event["running"], event["percent_complete"]) == (2, 2, 43.0)
+
+
 class Ticks:
     """A clock that is moved by hand."""
 
@@ -171,7 +214,7 @@ def make(*, json_lines: bool) -> tuple[Output, io.StringIO, io.StringIO]:
 def test_events_come_at_most_twice_a_second_and_the_end_is_never_left_out() -> None:
     output, out, _ = make(json_lines=True)
     clock = Ticks()
-    observe = JsonProgress(output, clock)
+    observe = JsonProgress(output, clock, MachinesTotal())
     for _ in range(80):  # ten seconds
         observe([MACHINE])
         clock.now += 0.125
@@ -188,15 +231,15 @@ def test_events_come_at_most_twice_a_second_and_the_end_is_never_left_out() -> N
 
 def test_two_machines_of_one_name_are_both_told_of() -> None:
     output, out, _ = make(json_lines=True)
-    observe = JsonProgress(output, Ticks())
+    observe = JsonProgress(output, Ticks(), MachinesTotal())
     observe([replace(MACHINE, phase=Phase.DONE), replace(MACHINE, phase=Phase.DONE)])
-    assert len(out.getvalue().splitlines()) == 2
+    assert [json.loads(line)["type"] for line in out.getvalue().splitlines()] == ["progress", "progress", "total"]
 
 
 def test_a_log_gets_a_line_per_phase_and_one_now_and_then() -> None:
     output, out, err = make(json_lines=False)
     clock = Ticks()
-    observe = LogProgress(output, clock)
+    observe = LogProgress(output, clock, MachinesTotal())
     for step in range(310):
         observe([MACHINE if step < 300 else replace(MACHINE, phase=Phase.VERIFYING)])
         clock.now += 0.1
@@ -213,7 +256,7 @@ def test_a_log_gets_a_line_per_phase_and_one_now_and_then() -> None:
 def test_a_brief_run_leaves_nothing_in_a_log() -> None:
     output, out, err = make(json_lines=False)
     clock = Ticks()
-    observe = LogProgress(output, clock, phases=False)
+    observe = LogProgress(output, clock, MachinesTotal(), phases=False)
     for phase in (Phase.VERIFYING, Phase.DONE):
         observe([replace(MACHINE, phase=phase)])
     assert (out.getvalue(), err.getvalue()) == ("", "")

@@ -8,6 +8,7 @@ from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.records import JobRecord
+from hypersdk.jobs.sizes import QueueSizes
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
 from tests.support.services import endpoint_resolver
@@ -31,6 +32,7 @@ class Hand:
             lambda: None,
             settings,
             lambda _: shared,
+            QueueSizes(site.database),
             lambda _: True,
         )
 

@@ -18,6 +18,7 @@ from hypersdk.access.vault import Vault
 from hypersdk.api.feed import Feed
 from hypersdk.api.metrics import Metrics
 from hypersdk.api.readiness import Readiness
+from hypersdk.jobs.queue import QueueWatch
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.service import JobService
 from hypersdk.jobs.settings import DaemonSettings
@@ -41,6 +42,7 @@ class Services:
     endpoints: EndpointStore
     feed: Feed
     metrics: Metrics
+    queue: QueueWatch
     readiness: Readiness
 
 
@@ -58,7 +60,7 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
             LOG.info("first start: the administrator's token is in %s", path)
         endpoints, store = EndpointStore(database, vault), JobStore(database)
         roots, shared_fault = ExportRoots(settings.roots), SharedFault.inherited(os.environ)
-        feed = Feed(store)
+        feed, queue = Feed(store), QueueWatch(database, take_over_s=settings.take_over_s)
         yield Services(
             settings=settings,
             database=database,
@@ -68,7 +70,8 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
             vault=vault,
             endpoints=endpoints,
             feed=feed,
-            metrics=Metrics(database, feed, take_over_s=settings.take_over_s),
+            metrics=Metrics(database, feed, queue, take_over_s=settings.take_over_s),
+            queue=queue,
             readiness=Readiness(database, settings, shared_fault),
         )
     finally:

@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk import __version__
 from hypersdk.api.feed import Feed
+from hypersdk.jobs.queue import QueueWatch
 from hypersdk.jobs.statistics import Statistics, quantile, read_statistics
+from hypersdk.model.eta import QueueProgress
 from hypersdk.state.database import Database, DatabaseError
 
 LOG: Final = logging.getLogger(__name__)
@@ -36,13 +38,15 @@ QUANTILES: Final = (0.5, 0.95, 1.0)
 class Metrics(Collector):
     """The metrics of one API process. Thread-safe."""
 
-    def __init__(self, database: Database, feed: Feed, *, take_over_s: float) -> None:
+    def __init__(self, database: Database, feed: Feed, queue: QueueWatch, *, take_over_s: float) -> None:
         self._database = database
         self._feed = feed
+        self._queue_watch = queue
         self._take_over_s = take_over_s
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._statistics: Statistics | None = None
+        self._queue: QueueProgress | None = None
         self._read_at = -CACHED_S
         self._registry = CollectorRegistry(auto_describe=False)
         self._latency = Histogram(
@@ -73,7 +77,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The metrics that are read from the database and the event stream."""
-        statistics = self._read()
+        statistics, queue = self._read()
         yield InfoMetricFamily("hypersdk", "The daemon.", {"version": __version__})
         yield GaugeMetricFamily("hypersdk_uptime_seconds", "Since the API started.", self.uptime_s())
         yield GaugeMetricFamily("hypersdk_database_up", "Whether the database answers.", float(statistics is not None))
@@ -82,17 +86,20 @@ class Metrics(Collector):
             yield from _of_jobs(statistics)
             yield from _of_durations(statistics)
             yield from _of_workers(statistics)
+        if queue is not None:
+            yield from _of_queue(queue)
 
-    def _read(self) -> Statistics | None:
+    def _read(self) -> tuple[Statistics | None, QueueProgress | None]:
         with self._lock:
             if time.monotonic() - self._read_at >= CACHED_S:
                 try:
                     self._statistics = read_statistics(self._database, take_over_s=self._take_over_s)
+                    self._queue = self._queue_watch.look()
                 except DatabaseError as error:  # the other metrics are still useful, ``database_up`` above all
                     LOG.debug("no statistics from the database: %s", error.message)
-                    self._statistics = None
+                    self._statistics = self._queue = None
                 self._read_at = time.monotonic()
-            return self._statistics
+            return self._statistics, self._queue
 
 
 def _of_feed(feed: Feed) -> Iterator[Metric]:
@@ -128,6 +135,18 @@ def _of_jobs(statistics: Statistics) -> Iterator[Metric]:
         ("jobs_not_restored", "Failed or paused jobs whose source is not restored.", statistics.not_restored),
     ):
         yield GaugeMetricFamily(f"hypersdk_{name}", text, value)
+
+
+def _of_queue(queue: QueueProgress) -> Iterator[Metric]:
+    """Without ``eta_seconds`` where the remaining time is unknown: 0 would say that the queue is done."""
+    for name, text, value in (
+        ("jobs", "Jobs of the queue: unfinished ones, and those that ended since it was empty.", queue.jobs),
+        ("jobs_ended", "Jobs of the queue that have ended.", queue.ended),
+        ("complete_ratio", "How much of the queue is done, by expected bytes, 0 to 1.", queue.fraction),
+        ("eta_seconds", "Until the last job of the queue ends, waiting ones included.", queue.eta_s),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"hypersdk_queue_{name}", text, value)
 
 
 def _of_durations(statistics: Statistics) -> Iterator[Metric]:

@@ -4,7 +4,7 @@
 
     terminal    a display that redraws itself: the total, a bar per machine and per disk, rate, ETA, basis, bottleneck
     no terminal a line when a phase changes, and now and then one with the figures (logs of cron jobs and CI)
-    --json      events of type "progress", at most two a second
+    --json      events of type "progress" and, of several machines, "total", at most two a second
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from rich.text import Text
 from hypersdk.cli.live import LiveDisplay
 from hypersdk.cli.output import Output
 from hypersdk.cli.terminal import displayed
+from hypersdk.cli.total import MachinesTotal, Total, total_label, total_text
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
+from hypersdk.model.eta import QueueProgress
 from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_size
 
@@ -55,30 +57,38 @@ BOTTLENECK_TEXT: Final = {
 
 @contextmanager
 def watching(
-    output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False, disks: bool = True
+    output: Output,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    brief: bool = False,
+    disks: bool = True,
+    total: Total | None = None,
 ) -> Iterator[Observer]:
     """Yields the observer to hand to an export. With ``brief`` the display is removed at the end, and a log gets lines
     only if it takes long.
 
-    Without ``disks`` the display has one line for each machine.
+    Without ``disks`` the display has one line for each machine. ``total`` is that of several machines, by default made
+    from them.
     """
+    total = total or MachinesTotal()
     if output.json_lines:
-        yield JsonProgress(output, clock)
+        yield JsonProgress(output, clock, total)
     elif output.live:
-        display = LiveProgress(disks=disks)
+        display = LiveProgress(total, disks=disks)
         live = LiveDisplay(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=brief)
         with output.silent_keyboard(), live:
             yield display.update
     else:
-        yield LogProgress(output, clock, phases=not brief)
+        yield LogProgress(output, clock, total, phases=not brief)
 
 
 class JsonProgress:
     """Events at a bounded rate; the last state of a machine is never left out."""
 
-    def __init__(self, output: Output, clock: Callable[[], float]) -> None:
+    def __init__(self, output: Output, clock: Callable[[], float], total: Total) -> None:
         self._output = output
         self._clock = clock
+        self._total = total
         self._last = -JSON_INTERVAL_S
         self._ended: set[int] = set()
 
@@ -90,16 +100,20 @@ class JsonProgress:
                 self._output.event("progress", event_object(machine))
             if ended:
                 self._ended.add(at)
+        total = self._total(machines)
         if due:
             self._last = self._clock()
+            if len(machines) > 1:
+                self._output.event("total", total.as_dict())
 
 
 class LogProgress:
     """Plain lines for a log."""
 
-    def __init__(self, output: Output, clock: Callable[[], float], *, phases: bool = True) -> None:
+    def __init__(self, output: Output, clock: Callable[[], float], total: Total, *, phases: bool = True) -> None:
         self._output = output
         self._clock = clock
+        self._total = total
         self._tells_phases = phases
         self._phases: dict[int, Phase] = {}
         self._last = clock()
@@ -113,9 +127,12 @@ class LogProgress:
             self._phases[at] = machine.phase
             if (changed and self._tells_phases) or (due and machine.phase in ACTIVE):
                 self._output.note(log_line(machine))
+        total = self._total(machines)
         if due:
             self._last = self._clock()
             self._lines += 1
+            if len(machines) > 1:
+                self._output.note(total_text(total))
 
 
 def log_line(machine: ExportProgress) -> str:
@@ -176,19 +193,29 @@ class FolderProgress:
 class LiveProgress:
     """A renderable that draws the newest state; ``update`` may be called from any thread."""
 
-    def __init__(self, *, disks: bool = True) -> None:
+    def __init__(self, total: Total, *, disks: bool = True) -> None:
         self._disks = disks
-        self._machines: Sequence[ExportProgress] = ()
+        self._total = total
+        self._shown: tuple[Sequence[ExportProgress], QueueProgress] = ((), QueueProgress())
 
     def update(self, machines: Sequence[ExportProgress]) -> None:
         """Sets the state for the next redraw."""
-        self._machines = machines
+        self._shown = (machines, self._total(machines))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from draw(self._machines, options.max_width, options.height or console.height, disks=self._disks)
+        machines, total = self._shown
+        height = options.height or console.height
+        yield from draw(machines, options.max_width, height, disks=self._disks, total=total)
 
 
-def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: bool = True) -> Iterator[Text]:
+def draw(
+    machines: Sequence[ExportProgress],
+    width: int,
+    height: int,
+    *,
+    disks: bool = True,
+    total: QueueProgress | None = None,
+) -> Iterator[Text]:
     """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height`` lines.
 
     Machines that run get lines for their disks and remarks where there is room. Where not all fit, those that run stand
@@ -196,7 +223,7 @@ def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: 
     """
     room = max(height - 1, 1)  # the last line is the cursor's
     if len(machines) > 1:
-        yield _total_line(machines, width)
+        yield _total_line(total or MachinesTotal()(machines), machines, width)
         room -= 1
     running = sum(_rank(machine) == 0 for machine in machines)
     share = room // max(running, 1)
@@ -239,18 +266,10 @@ def _first_blocks(blocks: Sequence[Block], room: int, width: int) -> Iterator[Te
         yield _dim(f"  and {len(hidden)} more: {told}", width)
 
 
-def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
-    done = sum(machine.phase is Phase.DONE for machine in machines)
-    failed = sum(machine.phase is Phase.FAILED for machine in machines)
-    capacities = [sum(disk.capacity_bytes for disk in machine.disks) or 1 for machine in machines]
-    fraction = sum(machine.fraction * size for machine, size in zip(machines, capacities, strict=True)) / sum(
-        capacities
-    )
-    rate = sum(machine.rate_bytes_s or 0.0 for machine in machines) or None
-    eta = max((machine.eta_s for machine in machines if machine.eta_s is not None), default=None)
-    figures = Figures(fraction, sum(machine.wire_bytes for machine in machines), rate, _left(eta))
-    label = f"{done} of {len(machines)} done" + (f", {failed} failed" if failed else "")
-    return _bar_line(label, figures, width, "bold")
+def _total_line(total: QueueProgress, machines: Sequence[ExportProgress], width: int) -> Text:
+    received = sum(machine.wire_bytes for machine in machines)
+    left = _left(total.eta_s, about=total.about)
+    return _bar_line(total_label(total), Figures(total.fraction, received, total.rate_bytes_s, left), width, "bold")
 
 
 def _machine_line(machine: ExportProgress, width: int) -> Text:
@@ -290,8 +309,8 @@ def _label(name: str, phase: Phase) -> str:
     return label if phase is Phase.TRANSFERRING else f"{label}  {phase}"
 
 
-def _left(eta_s: float | None) -> str:
-    return "" if eta_s is None else f"{format_duration(eta_s)} left"
+def _left(eta_s: float | None, *, about: bool = False) -> str:
+    return "" if eta_s is None else f"{'~' if about else ''}{format_duration(eta_s)} left"
 
 
 def _remark(machine: ExportProgress) -> str:
@@ -300,6 +319,8 @@ def _remark(machine: ExportProgress) -> str:
     remarks = ["" if machine.phase is Phase.CANCELLED else machine.note, *_unique(disk.note for disk in moving)]
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
         remarks.append("% " + ", ".join(bases))
+    if machine.redone is not None:
+        remarks.append(f"done again: {machine.redone:.0%} of {machine.fraction:.0%}")
     if again := sum(disk.again_bytes for disk in moving if disk.phase is not Phase.VERIFYING):
         remarks.append(f"{format_size(again)} of it is read again")
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)

@@ -38,6 +38,7 @@ from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.ids import LEAST_PREFIX, whole_id
 from hypersdk.jobs.records import WorkerInfo
 from hypersdk.jobs.states import LEGACY_STATUS
+from hypersdk.model.eta import QueueProgress
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
 
@@ -137,6 +138,10 @@ class Client:
     def status(self) -> DaemonStatus:
         """Version, uptime and how many jobs there are."""
         return decode(DaemonStatus, self._transport.request("GET", "/status"))
+
+    def queue(self) -> QueueProgress:
+        """Percentage and remaining time of all jobs, the waiting ones included."""
+        return decode(QueueProgress, take(self._transport.request("GET", f"{API}/statistics"), "queue", dict))
 
     def me(self) -> Me:
         """The identity of the caller."""

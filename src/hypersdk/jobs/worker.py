@@ -41,6 +41,7 @@ from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.reconcile import Reconciler
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.sizes import QueueSizes
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.workerfault import WORKER_ID_HELD
@@ -113,6 +114,7 @@ class Worker:
                 heartbeat.guard,
                 self._run_settings,
                 self._shared_of(identity),
+                QueueSizes(self._database),
                 self._stopping.wait,
             )
             engine = Engine(

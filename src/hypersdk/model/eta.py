@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import accumulate
 from statistics import median
-from typing import Final
+from typing import Annotated, Any, Final
 
 from hypersdk.model.progress import MAX_UNFINISHED_FRACTION
+from hypersdk.resource import ListColumn, ListRecord, shown_fields
 from hypersdk.units import MiB
 
 MEMORY_S: Final = 60.0
@@ -34,6 +36,9 @@ TRUST_S: Final = 30.0
 """After this time of copying, a job's own estimate counts as much as that from the other jobs."""
 RECENT: Final = 12
 """Ended jobs, the last ones, that rate and fixed time are measured from."""
+LEAST_WINDOW_S: Final = 60.0
+"""How far back the number of slots is looked for, at least."""
+MOST_GAP_S: Final = 15.0
 LEAST_BYTES: Final = 1 * MiB
 """The weight of a job with less data: it is work, too."""
 
@@ -108,33 +113,64 @@ class QueuedJob:
         return self.fraction if self.redone is None else self.redone
 
 
-@dataclass(frozen=True, slots=True)
-class QueueProgress:
-    """A queue as a whole. ``fraction`` is 0 to 1, by expected bytes; a job that ended counts as done, however it ended.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueProgress(ListRecord):
+    """A queue as a whole, for server and client."""
 
-    ``eta_s`` is None while it is unknown, or nothing moves; ``reason`` says what is waited for then. ``about``: no job
-    has ended yet that shows what one takes, sizes of waiting jobs are unknown, or a job is blocked.
-    """
-
-    jobs: int = 0
+    jobs: Annotated[
+        int, ListColumn("Jobs of the queue: those that have not ended, and those before them since it was empty")
+    ] = 0
     completed: int = 0
-    failed: int = 0
+    failed: Annotated[int, ListColumn("Failed or cancelled")] = 0
     running: int = 0
     waiting: int = 0
-    aside: int = 0
-    fraction: float = 0.0
-    expected_bytes: int = 0
-    rate_bytes_s: float | None = None
-    eta_s: float | None = None
-    about: bool = False
-    reason: str = ""
-    open: frozenset[Hashable] = field(default=frozenset(), repr=False)
+    aside: Annotated[
+        int, ListColumn("Paused, or nobody can run them now: part of the percentage, and not of the remaining time")
+    ] = 0
+    added: Annotated[int, ListColumn("Jobs that were submitted after the first one of the queue had started")] = 0
+    percent_complete: Annotated[
+        float, ListColumn("By expected bytes; falls only when jobs are added. A job that ended counts whole", digits=1)
+    ] = 0.0
+    expected_bytes: Annotated[int, ListColumn("Unknown sizes count as the mean of the known ones")] = 0
+    rate_bytes_s: Annotated[float | None, ListColumn(digits=1)] = None
+    eta_s: Annotated[
+        float | None,
+        ListColumn(
+            "Until the last job ends, waiting ones included; null while unknown or while nothing moves", digits=1
+        ),
+    ] = None
+    about: Annotated[
+        bool,
+        ListColumn(
+            "The remaining time is a rough estimate: no job has ended yet, sizes are unknown, or a job is blocked"
+        ),
+    ] = False
+    reason: Annotated[str, ListColumn("What is waited for, while something is")] = ""
+    open: Annotated[frozenset[Hashable], ListColumn(internal=True)] = frozenset()
     """Ids of the jobs that have not ended."""
 
     @property
     def ended(self) -> int:
         """Jobs that have ended, however."""
         return self.completed + self.failed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        shown = {column.name: (getattr(self, column.name), column.column.digits) for column in shown_fields(type(self))}
+        return {
+            name: value if digits is None or value is None else round(value, digits)
+            for name, (value, digits) in shown.items()
+        }
+
+    @property
+    def open_jobs(self) -> int:
+        """Jobs that have not ended."""
+        return self.running + self.waiting + self.aside
+
+    @property
+    def fraction(self) -> float:
+        """0 to 1."""
+        return self.percent_complete / 100
 
 
 def estimate(jobs: Sequence[QueuedJob], *, width: int = 1, gap_s: float = 0.0) -> QueueProgress:
@@ -154,7 +190,7 @@ def estimate(jobs: Sequence[QueuedJob], *, width: int = 1, gap_s: float = 0.0) -
         running=count[Stage.RUNNING] + count[Stage.BLOCKED],
         waiting=count[Stage.WAITING],
         aside=count[Stage.ASIDE],
-        fraction=1.0 if ended else min(done / whole, MAX_UNFINISHED_FRACTION),
+        percent_complete=100.0 if ended else 100 * min(done / whole, MAX_UNFINISHED_FRACTION),
         expected_bytes=round(whole),
         rate_bytes_s=sum(job.rate_bytes_s or 0.0 for job in jobs if job.stage is Stage.RUNNING) or None,
         eta_s=_end(jobs, size, width, gap_s),
@@ -169,7 +205,8 @@ def never_falling(now: QueueProgress, before: QueueProgress | None) -> QueueProg
     or an ended one that was started again."""
     if before is None or not now.open or not now.open <= before.open:
         return now
-    return replace(now, fraction=max(now.fraction, min(before.fraction, MAX_UNFINISHED_FRACTION)))
+    least = min(before.percent_complete, 100 * MAX_UNFINISHED_FRACTION)
+    return replace(now, percent_complete=max(now.percent_complete, least))
 
 
 def _measured(job: QueuedJob) -> bool:
@@ -263,3 +300,41 @@ def _left_s(job: QueuedJob, cost: _Cost, size: _Sizes) -> float:
         return fixed_s + usual_s
     own = job.copy_s / (job.copy_s + TRUST_S) if cost.rate else 1.0
     return fixed_s + own * job.eta_s + (1 - own) * usual_s
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time of one attempt; ``ended_at`` is None while it runs. Of one that is ``lost``, as its worker died, nobody
+    knows the end: it is None, or at the latest when the next attempt began."""
+
+    started_at: float
+    ended_at: float | None
+    lost: bool = False
+
+
+def slots_of(spans: Sequence[Span], now: float) -> tuple[int, float]:
+    """How many jobs ran at a time, lately, and how long a slot is empty between two jobs: ``width`` and ``gap_s``."""
+    known = [(span.started_at, now if span.ended_at is None else span.ended_at) for span in _dated(spans)]
+    since = now - max(LEAST_WINDOW_S, 2 * _middle([end - start for start, end in known]))
+    recent = [(max(start, since), end) for start, end in known if end >= since]
+    changes = sorted([(end, -1) for _, end in recent] + [(start, 1) for start, _ in recent])
+    widths = list(accumulate(change for _, change in changes))
+    return max(widths, default=0), _middle(list(_gaps(spans)))
+
+
+def _dated(spans: Sequence[Span]) -> Iterator[Span]:
+    """Lost attempts end before the first of them is tried again: their worker died with all that it had."""
+    again = sorted(span.ended_at for span in spans if span.lost and span.ended_at is not None)
+    for span in spans:
+        first = next((at for at in again if at > span.started_at), None) if span.lost else span.ended_at
+        yield replace(span, ended_at=first)
+
+
+def _gaps(spans: Sequence[Span]) -> Iterator[float]:
+    """From the end of a job to the start of the next one in its slot; longer ones are those of an empty queue."""
+    ends = sorted(span.ended_at for span in spans if span.ended_at is not None and not span.lost)
+    for start in sorted(span.started_at for span in spans):
+        if ends and ends[0] <= start:
+            gap_s = start - ends.pop(0)
+            if gap_s <= MOST_GAP_S:
+                yield gap_s

@@ -27,6 +27,7 @@ from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.statistics import KEEP_MINUTES, Sample, list_workers, read_samples, read_statistics
 from hypersdk.jobs.workerfault import PROCESS_DIES
+from hypersdk.model.eta import QueueProgress
 from hypersdk.remedies import as_json
 
 router = APIRouter()
@@ -52,6 +53,11 @@ class ReadyView(BaseModel):
     timestamp: str
 
 
+@view_of(QueueProgress)
+class QueueView(View):
+    """The queue as a whole: the jobs that have not ended, and those that ended since it was last empty."""
+
+
 class StatisticsView(BaseModel):
     """The current state of the daemon."""
 
@@ -60,6 +66,7 @@ class StatisticsView(BaseModel):
         description="Queued jobs by the code of what they wait for; empty text: a free worker"
     )
     submitted: int = Field(description="Jobs ever")
+    queue: QueueView
     rate_bytes_s: float = Field(description="Of all running jobs together")
     bytes_downloaded: int = Field(description="Of the running jobs")
     total_bytes: int
@@ -151,6 +158,7 @@ def statistics(use: Use, _: Viewer) -> StatisticsView:
     return StatisticsView(
         jobs=dict(found.states),
         waiting=dict(found.waiting),
+        queue=QueueView.model_validate(use.queue.look()),
         submitted=found.submitted,
         rate_bytes_s=found.rate_bytes_s,
         bytes_downloaded=found.transferred_bytes,

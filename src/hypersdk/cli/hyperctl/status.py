@@ -1,4 +1,4 @@
-"""`hyperctl status`: version, uptime and job counts."""
+"""`hyperctl status`: version, uptime, job counts and the progress of the queue."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from hypersdk.cli.programs.groups import Command
 
 if TYPE_CHECKING:
     from hypersdk.client import DaemonStatus
+    from hypersdk.model.eta import QueueProgress
 
 
 @click.command("status", cls=Command)
 @common_flags
 @pass_ctl
 def command(ctl: Ctl) -> None:
-    """Show the daemon's version, uptime and job counts."""
-    status = ctl.client.status()
-    ctl.show(dict(status.raw), lambda: _print(ctl, status))
+    """Show the daemon's version, uptime, job counts, and the progress of the queue."""
+    status, queue = ctl.client.status(), ctl.client.queue()
+    ctl.show({**status.raw, "queue": dict(queue.raw)}, lambda: _print(ctl, status, queue))
 
 
-def _print(ctl: Ctl, status: DaemonStatus) -> None:
+def _print(ctl: Ctl, status: DaemonStatus, queue: QueueProgress) -> None:
     from hypersdk.cli.hyperctl.shown import facts_table
+    from hypersdk.cli.total import total_text
 
     ctl.say("Retrieved daemon status", "bold green")
     facts = (
@@ -34,6 +36,7 @@ def _print(ctl: Ctl, status: DaemonStatus) -> None:
         ("Running", str(status.running_jobs)),
         ("Completed", str(status.completed_jobs)),
         ("Failed", str(status.failed_jobs)),
+        ("Queue", total_text(queue) if queue.open_jobs else "empty"),
     )
     ctl.output.print(facts_table(facts))
     ctl.output.note(ctl.client.url, style="dim")

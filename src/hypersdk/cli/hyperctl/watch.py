@@ -41,7 +41,7 @@ def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
         return
     if more:
         ctl.output.warn(f"following {len(wanted)} jobs; {more} more are unfinished")
-    follow(ctl, wanted)
+    follow(ctl, wanted, queue=not ids)
 
 
 def _not_ended(client: Client) -> tuple[list[str], int]:
@@ -55,14 +55,15 @@ def _not_ended(client: Client) -> tuple[list[str], int]:
     return found[:MAX_SHOWN], unread + len(found[MAX_SHOWN:])
 
 
-def follow(ctl: Ctl, ids: Sequence[str]) -> None:
-    """Shows the jobs until all have finished. Raises the error of one that did not complete, PartlyFailed for
-    several."""
+def follow(ctl: Ctl, ids: Sequence[str], *, queue: bool = False) -> None:
+    """Shows the jobs until all have finished, with the total of the daemon's ``queue`` or of these jobs. Raises the
+    error of one that did not complete, PartlyFailed for several."""
     from hypersdk.cli.progress import watching
+    from hypersdk.cli.total import DaemonTotal
 
     ended: dict[str, Job] = {}
     if ctl.for_people:
-        with watching(ctl.output) as show:
+        with watching(ctl.output, total=DaemonTotal(ctl.client) if queue else None) as show:
             _watch(ctl.client, ids, ended, show)
     else:
         for job in ctl.client.watch(ids):

@@ -17,6 +17,7 @@ from hypersdk.jobs.records import JobRecord, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.runstore import DatabaseRuns
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.sizes import QueueSizes
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
 
@@ -46,6 +47,7 @@ class WorkerContext:
     guard: Callable[[], None]
     settings: RunSettings
     resources_of: Callable[[str], RunResources]
+    sizes: QueueSizes
     ending: Callable[[float], bool]
     """Waits this many seconds, or until the worker is to end. Returns whether it is."""
 

@@ -8,19 +8,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.jobs.claims import StaleAttempt
 from hypersdk.jobs.kinds.base import RunContext, StepOutcome, SubmitContext
 from hypersdk.jobs.locks import folder_lock, machine_lock
 from hypersdk.jobs.login import JOB_PASSWORD
 from hypersdk.jobs.records import NewJob, digest_of
 from hypersdk.jobs.remedies import warning_text
+from hypersdk.jobs.sizes import Unsized
 from hypersdk.migration import runs
 from hypersdk.migration.export import MachineExport, machine_export
 from hypersdk.migration.jobfile import JobDefinition, parse_definition
@@ -28,10 +30,12 @@ from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, ResumeMode
+from hypersdk.model import MachineSummary, Power
 from hypersdk.net.guard import EndpointGuard
 from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
+from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.session import Session
 
 COPY: Final = "copy"
@@ -129,15 +133,38 @@ class ExportRun:
                 log(f"at the source: {change}")
             for warning in plan.warnings:
                 log(f"warning: {warning_text(warning)}")
-            with machine_export(
-                session,
-                plan,
-                cancel=context.cancel,
-                observer=context.progress.observe,
-                settings=self._settings,
-                resources=context.worker.resources_of(context.job.site),
-            ) as export:
+            with (
+                self._sizing(session),
+                machine_export(
+                    session,
+                    plan,
+                    cancel=context.cancel,
+                    observer=context.progress.observe,
+                    settings=self._settings,
+                    resources=context.worker.resources_of(context.job.site),
+                ) as export,
+            ):
                 yield export
+
+    @contextmanager
+    def _sizing(self, session: Session) -> Iterator[None]:
+        """Looks up the machines of the jobs behind this one while the block runs."""
+        ended = self._context.cancel.child()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sizes") as thread:
+            thread.submit(self._find_sizes, session, ended)
+            try:
+                yield
+            finally:
+                ended.cancel("the export ended")
+
+    def _find_sizes(self, session: Session, cancel: CancelToken) -> None:
+        context = self._context
+        try:
+            context.worker.sizes.find(context.job, lambda due: _sizes(session, due, cancel))
+        except Cancelled:
+            return
+        except HyperSDKError as error:
+            context.progress.log(f"the sizes of waiting machines are not known: {error.message}")
 
     def _plan(self, session: Session, spec: ExportSpec) -> Plan:
         context = self._context
@@ -230,6 +257,22 @@ class ExportRun:
         """See JobRun."""
         self._export = None
         self._stack.close()
+
+
+def _sizes(session: Session, due: Sequence[Unsized], cancel: CancelToken) -> Mapping[str, int]:
+    """The data of each machine in bytes, by job; without those whose name is none or several."""
+    named: dict[str, list[int]] = {}
+    for machine in list_machines(session, cancel=cancel, disks=False):
+        for name in {machine.path, machine.path.lstrip("/"), machine.name, machine.moref}:
+            named.setdefault(name, []).append(_data_bytes(machine))
+    found = {unsized.id: named.get(unsized.subject, []) for unsized in due}
+    return {job_id: sizes[0] for job_id, sizes in found.items() if len(sizes) == 1 and sizes[0]}
+
+
+def _data_bytes(machine: MachineSummary) -> int:
+    """What its disks take up: the machine's files without its memory, which is a file while it runs; 0 if unknown."""
+    memory_bytes = 0 if machine.power is Power.OFF else machine.memory_bytes
+    return max(0, (machine.used_bytes or 0) - memory_bytes)
 
 
 def result_object(result: ExportResult) -> dict[str, Any]:

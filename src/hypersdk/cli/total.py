@@ -1,0 +1,114 @@
+"""The progress of several machines as one: how many are done, the percentage and the remaining time of all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.model import ExportProgress, Phase
+from hypersdk.model.eta import QueuedJob, QueueProgress, Stage, estimate, never_falling
+from hypersdk.text import clean
+from hypersdk.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from hypersdk.client import Client
+
+Total: TypeAlias = Callable[[Sequence[ExportProgress]], QueueProgress]
+"""Given the machines, returns their progress as a whole."""
+ASK_EVERY_S: Final = 2.0
+_STAGES: Final = {
+    Phase.QUEUED: Stage.WAITING,
+    Phase.WAITING: Stage.BLOCKED,
+    Phase.PAUSED: Stage.ASIDE,
+    Phase.CANCELLING: Stage.ASIDE,
+    Phase.DONE: Stage.COMPLETED,
+    Phase.FAILED: Stage.FAILED,
+    Phase.CANCELLED: Stage.FAILED,
+}
+"""Of the phases in which a machine does not run."""
+
+
+class MachinesTotal:
+    """The total of machines that this process knows: it is fed with their progress, and its percentage never falls."""
+
+    def __init__(self) -> None:
+        self._width = 1
+        self._ended: dict[int, int] = {}
+        self._latest: QueueProgress | None = None
+
+    def __call__(self, machines: Sequence[ExportProgress]) -> QueueProgress:
+        jobs = [self._job(at, machine) for at, machine in enumerate(machines)]
+        self._width = max(self._width, sum(job.stage in (Stage.RUNNING, Stage.BLOCKED) for job in jobs))
+        self._latest = never_falling(estimate(jobs, width=self._width), self._latest)
+        return self._latest
+
+    def _job(self, at: int, machine: ExportProgress) -> QueuedJob:
+        stage = Stage.BLOCKED if machine.stalled else _STAGES.get(machine.phase, Stage.RUNNING)
+        if stage is Stage.COMPLETED:
+            self._ended.setdefault(at, len(self._ended))
+        return QueuedJob(
+            at,
+            stage,
+            machine.expected_bytes,
+            machine.fraction,
+            machine.redone,
+            machine.elapsed_s,
+            machine.copy_s,
+            machine.eta_s,
+            self._ended.get(at, 0),
+            machine.rate_bytes_s,
+            machine.stalled or _waits_for(machine),
+        )
+
+
+def _waits_for(machine: ExportProgress) -> str:
+    notes = [disk.note for disk in machine.disks if disk.phase is Phase.WAITING]
+    return next((note for note in [*notes, machine.note] if note), "")
+
+
+class DaemonTotal:
+    """The daemon's whole queue, asked for every two seconds. While the daemon restarts it stays as it was; an older
+    daemon has none: then it is the total of the machines that are shown."""
+
+    def __init__(self, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._own = MachinesTotal()
+        self._asked_at = -ASK_EVERY_S
+        self._latest: QueueProgress | None = None
+
+    def __call__(self, machines: Sequence[ExportProgress]) -> QueueProgress:
+        own = self._own(machines)
+        if self._clock() - self._asked_at >= ASK_EVERY_S or not own.open_jobs:
+            self._asked_at = self._clock()
+            with suppress(HyperSDKError):  # whoever follows the jobs is told when the daemon cannot be reached
+                self._latest = self._client.queue()
+        return self._latest or own
+
+
+def total_label(total: QueueProgress) -> str:
+    """``11 of 27 done, 2 failed``."""
+    return ", ".join(_counts(total))
+
+
+def _counts(total: QueueProgress) -> Iterator[str]:
+    yield f"{total.completed} of {total.jobs} done" + (f" ({total.added} added)" if total.added else "")
+    if total.failed:
+        yield f"{total.failed} failed"
+    if total.aside:
+        yield f"{total.aside} set aside"
+
+
+def total_text(total: QueueProgress) -> str:
+    """One line: counts, percentage, rate and remaining time, or what is waited for."""
+    parts = [*_counts(total), f"{total.fraction:.0%}"]
+    if total.rate_bytes_s is not None:
+        parts.append(f"{format_size(total.rate_bytes_s)}/s")
+    if total.eta_s is not None:
+        parts.append(f"{'about ' if total.about else ''}{format_duration(total.eta_s)} left")
+    if total.reason:
+        parts.append(clean(total.reason, 200))
+    return ", ".join(parts)
