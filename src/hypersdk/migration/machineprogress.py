@@ -72,7 +72,8 @@ class MachineProgress:
         with self._lock:
             phase, note, lease = _phase_of(self._phase, disks), self._note, self._lease
             real = self._fraction([_real(disk) for disk in disks])
-            self._pace.sample(now, self._parts(disks), copying=phase in _COPYING)
+            copying = phase in _COPYING and any(disk.phase in _COPYING for disk in disks)
+            self._pace.sample(now, self._parts(disks), copying=copying)
             elapsed_s = 0.0 if self._started is None else (self._ended or now) - self._started
         fraction = 1.0 if phase is Phase.DONE else self._fraction([disk.fraction for disk in disks])
         if lease is not None:
@@ -84,7 +85,7 @@ class MachineProgress:
             wire_bytes=sum(disk.wire_bytes for disk in disks),
             fraction=fraction,
             rate_bytes_s=_sum_known([disk.rate_bytes_s for disk in disks if disk.phase is Phase.TRANSFERRING]),
-            eta_s=self._pace.left_s(1 - real) if phase in _COPYING else None,
+            eta_s=self._pace.left_s(1 - real) if copying else None,
             elapsed_s=elapsed_s,
             lease_age_s=lease.age_s if lease else None,
             note=note,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from hypersdk.api.examples import JOB_FILE_YAML
+from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
+from hypersdk.model import DiskProgress, ExportProgress, job_object
+from hypersdk.units import GiB
 from tests.support.apiserver import Api, fill, running_api
 
 PROGRESS = {
@@ -137,6 +141,25 @@ def test_a_job_shows_all_of_its_progress_at_once(api: Api) -> None:
     assert found["definition"]["id"] == job_id
     assert found["definition"]["vm_path"] == "/data/vm/new"
     _moment(found["definition"]["created_at"])
+
+
+def test_the_bytes_of_a_completed_job_are_its_total(api: Api) -> None:
+    """Scripts compare the two; what came over the wire is compressed and without holes, and in the native routes."""
+    job = api.add_job()
+    claims = api.claims()
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    disk = DiskProgress(capacity_bytes=10 * GiB)
+    half = ExportProgress(fraction=0.5, wire_bytes=1 * GiB, disks=(disk,))
+    claims.save(Unsaved(claim, job_object(half)))
+    client = api.client()
+    shown = client.get(f"/jobs/{job.id}").json()["progress"]
+    assert (shown["bytes_downloaded"], shown["total_bytes"]) == (5 * GiB, 10 * GiB)
+    claims.end(claim, JobEvent.FINISH, progress=job_object(replace(half, fraction=0.994, wire_bytes=2 * GiB)))
+    shown = client.get(f"/jobs/{job.id}").json()["progress"]
+    assert (shown["bytes_downloaded"], shown["total_bytes"]) == (10 * GiB, 10 * GiB)
+    native = client.get(f"/api/v1/jobs/{job.id}/progress").json()
+    assert native["bytes_downloaded"] == 2 * GiB
 
 
 def test_no_password_comes_back(api: Api) -> None:

@@ -55,6 +55,9 @@ def test_statistics_and_their_history(api: Api) -> None:
     found = client.get("/api/v1/statistics").json()
     assert found["jobs"]["queued"] == 1
     assert (found["submitted"], found["workers_alive"], found["waiting"]) == (1, 0, {"": 1})
+    queue = found["queue"]
+    assert (queue["jobs"], queue["waiting"], queue["percent_complete"]) == (1, 1, 0)
+    assert (queue["eta_s"], queue["reason"]) == (None, "no worker is running")
     database = api.services.database
     figures = read_statistics(database)
     with database.write() as connection:

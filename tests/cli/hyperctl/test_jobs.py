@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,9 @@ from hypersdk.client import Client
 from hypersdk.jobs.claims import Unsaved
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import Filter
-from tests.support.apiserver import Api
+from hypersdk.model import ExportProgress, job_object
+from hypersdk.units import GiB, MiB
+from tests.support.apiserver import Api, beating
 from tests.support.cli.hyperctl import Hyperctl, job_file
 from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
@@ -230,14 +233,28 @@ def test_query_for_programs(api: Api, ctl: Hyperctl) -> None:
     ]
 
 
+def test_status_shows_the_queue_as_a_whole(api: Api, ctl: Hyperctl) -> None:
+    for _ in range(3):
+        api.add_job()
+    claim = api.claims().claim(api.add_job().id, 1)
+    assert claim is not None
+    copying = ExportProgress(fraction=0.5, copy_s=10, eta_s=10, rate_bytes_s=1.0 * MiB, expected_bytes=GiB)
+    api.claims().save(Unsaved(claim, job_object(copying)))
+    with beating(api.services):
+        row = next(line for line in ctl.ok("status").splitlines() if line.startswith("Queue"))
+    assert re.fullmatch(r"Queue +0 of 4 done, 12%, 1.0 MiB/s, about 1 m 1\d s left", row), row
+
+
 def test_status_has_the_rows_that_programs_read(api: Api, ctl: Hyperctl) -> None:
     worked(api, api.add_job().id)
     lines = ctl.ok("status").splitlines()
     assert lines[0] == "Retrieved daemon status"
     rows = {line[:10].strip(): line[10:].strip() for line in lines[1:]}
-    assert list(rows) == ["Version", "Uptime", "Total Jobs", "Running", "Completed", "Failed"]
+    assert list(rows) == ["Version", "Uptime", "Total Jobs", "Running", "Completed", "Failed", "Queue"]
     assert (rows["Total Jobs"], rows["Running"], rows["Completed"], rows["Failed"]) == ("1", "0", "1", "0")
-    assert ctl("status", "--json").events[0]["total_jobs"] == 1
+    assert rows["Queue"] == "empty"
+    (status,) = ctl("status", "--json").events
+    assert (status["total_jobs"], status["queue"]["percent_complete"]) == (1, 100)
 
 
 def test_get_shows_a_job_with_its_error_and_its_next_step(api: Api, ctl: Hyperctl) -> None:

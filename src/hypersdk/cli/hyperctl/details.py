@@ -105,6 +105,8 @@ def _amounts(job: Job) -> Iterator[tuple[str, str]]:
     progress = job.progress
     if progress.total_bytes:
         yield "Received", f"{format_size(progress.bytes_downloaded)} of disks with {format_size(progress.total_bytes)}"
+    if not job.ended and progress.redone is not None:
+        yield "Done again", f"{progress.redone:.0%} of {progress.fraction:.0%}"
     if not job.ended and progress.rate_bytes_s:
         yield "Rate", f"{format_size(progress.rate_bytes_s)}/s"
     if not job.ended and progress.eta_s is not None:
