@@ -48,6 +48,81 @@ def test_short_writes_and_reads_are_gone_on_with(fd: int, monkeypatch: pytest.Mo
     assert FdFile(fd).pread(100_000, 7) == b"".join(buffers)
 
 
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> list[range]:
+    """What leaves the page cache."""
+    seen: list[range] = []
+
+    def advise(_fd: int, offset: int, length: int, advice: int) -> None:
+        assert length, "0 would be the whole file"
+        assert advice == os.POSIX_FADV_DONTNEED
+        seen.append(range(offset, offset + length))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    return seen
+
+
+def test_durable_data_leaves_the_page_cache_but_for_the_newest(
+    fd: int, dropped: list[range], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = bytes(64 * KiB)
+    monkeypatch.setattr(blockfile, "KEPT_BYTES", 2 * len(block))
+
+    def at(first: int, stop: int) -> range:
+        return range(1000 + first * len(block), 1000 + stop * len(block))
+
+    file = FdFile(fd, 1000)
+    for number in (2, 0, 1, 7, 9, 20):
+        file.pwrite([block], number * len(block))
+    file.pwrite([b"a table"], 40 * len(block))
+    assert dropped == [], "not durable yet"
+    file.sync()
+    assert dropped == [at(0, 3), at(7, 8)]
+    file.sync()
+    file.pwrite([block], 21 * len(block))
+    file.sync()
+    assert dropped == [at(0, 3), at(7, 8), at(9, 10)]
+
+
+def test_what_a_failed_sync_may_have_lost_stays(fd: int, dropped: list[range], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockfile, "KEPT_BYTES", 0)
+    file = FdFile(fd)
+    file.pwrite([bytes(1 * MiB)], 0)
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            file.sync()
+    file.sync()
+    assert dropped == []
+
+
+def test_what_is_read_back_soon_stays_in_the_page_cache(
+    fd: int, dropped: list[range], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockfile, "KEPT_BYTES", 0)
+    file = FdFile(fd, cached=True)
+    file.pwrite([bytes(1 * MiB)], 0)
+    for _ in range(3):
+        file.sync()
+    assert dropped == []
+
+
+def test_a_file_system_that_takes_no_advice_is_no_error(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    monkeypatch.setattr(blockfile, "KEPT_BYTES", 0)
+    file = FdFile(fd)
+    file.pwrite([bytes(1 * MiB)], 0)
+    file.sync()
+    file.sync()
+
+
 def test_a_write_that_takes_nothing_is_an_error(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwritev", lambda fd, buffers, offset: 0)
     with pytest.raises(OSError, match="no more bytes"):

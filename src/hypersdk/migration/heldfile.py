@@ -26,11 +26,13 @@ class HeldFile:
     """One output file of this run, held by its descriptor; when it is resumed, by that of the earlier process's
     file."""
 
-    def __init__(self, final: Path, attempt_suffix: str, *, hashed: bool) -> None:
-        """``hashed``: its tree digest is computed while it is written."""
+    def __init__(self, final: Path, attempt_suffix: str, *, hashed: bool, read_back: bool) -> None:
+        """``hashed``: its tree digest is computed while it is written. ``read_back``: all of it is read when it is
+        finished, so it stays in the page cache."""
         self.final: Final = final
         self.partial: Final = partial_path(final, attempt_suffix)
         self._hashed = hashed
+        self._read_back = read_back
         self._descriptor: int | None = None
         self._tree: FileTree | None = None
 
@@ -49,7 +51,9 @@ class HeldFile:
 
     def from_byte(self, start: int) -> FdFile:
         """The open file from byte ``start`` on; its changes are known to the tree."""
-        return FdFile(self.whole, start) if self._tree is None else DigestedFile(self.whole, self._tree, start)
+        if self._tree is None:
+            return FdFile(self.whole, start, cached=self._read_back)
+        return DigestedFile(self.whole, self._tree, start, cached=self._read_back)
 
     def following(self) -> AbstractContextManager[None]:
         """Hashes the open file behind the writes of the block."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
-from hypersdk.formats.image import Buffer
+from hypersdk.formats.image import BLOCK, Buffer
 from hypersdk.transfer.holes import runs
 from hypersdk.units import GiB, MiB
 
+KEPT_BYTES: Final = 64 * MiB
+"""Durable data that stays in the page cache: more than what is hashed behind the writes."""
 _BUFFERS_AT_ONCE: Final = 1024  # IOV_MAX of Linux: pwritev(2) takes no more
 _BYTES_AT_ONCE: Final = 1 * GiB  # pread(2) transfers less than 2 GiB
 _ZEROS: Final = bytes(1 * MiB)
@@ -31,11 +34,20 @@ _fallocate.restype = ctypes.c_int
 
 class FdFile:
     """An open, seekable file descriptor as a BlockFile, from byte ``start`` to its end. The caller closes the
-    descriptor after the last call."""
+    descriptor after the last call.
 
-    def __init__(self, fd: int, start: int = 0) -> None:
+    Durable data leaves the page cache, but for the newest ``KEPT_BYTES``: its pages are used again for what comes next,
+    and 1 TiB does not evict everything else. What follows the writes (the tree digest) reads from the cache. Tables
+    stay.
+    """
+
+    def __init__(self, fd: int, start: int = 0, *, cached: bool = False) -> None:
+        """``cached``: all of it stays in the page cache, because it is read back soon."""
         self._fd = fd
         self._start = start
+        self._cached = cached
+        self._written: list[range] = []
+        self._durable: list[range] = []
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Writes all buffers at ``offset``, with as few system calls as possible."""
@@ -46,6 +58,8 @@ class FdFile:
     def _pwrite_all(self, buffers: Sequence[Buffer], offset: int) -> int:
         """Writes at most IOV_MAX buffers; returns their length."""
         total = sum(memoryview(buffer).nbytes for buffer in buffers)
+        if total >= BLOCK and not self._cached:
+            self._written.append(range(offset, offset + total))
         done = os.pwritev(self._fd, buffers, offset)
         while done < total:
             written = os.pwritev(self._fd, _without(buffers, done), offset + done)
@@ -101,8 +115,33 @@ class FdFile:
                 yield range(run.start - self._start, run.stop - self._start)
 
     def sync(self) -> None:
-        """Waits until data and size are durable."""
+        """Waits until data and size are durable. One caller at a time."""
+        written, self._written = self._written, []
         os.fdatasync(self._fd)
+        self._durable += written
+        for run in _joined(self._take_old()):
+            with suppress(OSError):  # only advice, which some file systems do not take
+                os.posix_fadvise(self._fd, run.start, len(run), os.POSIX_FADV_DONTNEED)
+
+    def _take_old(self) -> list[range]:
+        """Takes all durable regions but the newest, of ``KEPT_BYTES``."""
+        first, kept_bytes = len(self._durable), 0
+        while first and kept_bytes < KEPT_BYTES:
+            first -= 1
+            kept_bytes += len(self._durable[first])
+        old, self._durable = self._durable[:first], self._durable[first:]
+        return old
+
+
+def _joined(regions: Iterable[range]) -> list[range]:
+    """Joins neighbours: a page that two regions share is only dropped with both."""
+    joined: list[range] = []
+    for region in sorted(regions, key=lambda region: region.start):
+        if joined and region.start <= joined[-1].stop:
+            joined[-1] = range(joined[-1].start, max(joined[-1].stop, region.stop))
+        else:
+            joined.append(region)
+    return joined
 
 
 def _without(buffers: Sequence[Buffer], done: int) -> list[memoryview]:

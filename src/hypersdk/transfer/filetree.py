@@ -127,8 +127,8 @@ class FileTree:
 class DigestedFile(FdFile):
     """An ``FdFile`` that notes its changes in ``tree``, also those that fail half-way."""
 
-    def __init__(self, fd: int, tree: FileTree, start: int = 0) -> None:
-        super().__init__(fd, start)
+    def __init__(self, fd: int, tree: FileTree, start: int = 0, *, cached: bool = False) -> None:
+        super().__init__(fd, start, cached=cached)
         self._tree = tree
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
