@@ -16,7 +16,7 @@ import pytest
 from hypersdk.simulator import DiskSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.apiserver import Api
-from tests.support.cli.commandline import environment
+from tests.support.cli.commandline import environment, terminal
 from tests.support.cli.hyperctl import hyperctl_of
 from tests.support.cli.hypervisord import children_of, daemon
 from tests.support.cli.shell import login, small
@@ -182,3 +182,28 @@ def test_a_daemon_with_closed_streams_writes_to_none_of_its_files(tmp_path: Path
         for pid in (process.pid, *children_of(process.pid).values()):
             opened = [str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in range(3)]
             assert [name for name in opened if name != os.devnull and not name.startswith("pipe:")] == []
+
+
+@pytest.mark.parametrize("streams", [FULL, CLOSED])
+def test_the_live_display_goes_on_when_standard_output_is_lost(
+    bash: Bash, server: Simulator, streams: str, tmp_path: Path
+) -> None:
+    before = server.state()
+    line = shlex.join(["hyper2kvm", "export", "web", "-o", str(tmp_path / "out")])
+    with terminal(["bash", "-c", f"{line} {streams}; echo status $?"], bash.env, (100, 30)) as screen:
+        screen.wait_for("status ", 60)
+        screen.finish()
+    assert "█" in screen.text
+    assert "status 14" in screen.text
+    assert screen.text.count("standard output cannot be written") == 1
+    assert not [word for word in NOISE if word in screen.text]
+    assert_finished(tmp_path / "out")
+    assert server.state() == before
+
+
+def test_following_jobs_ends_with_its_reader(api: Api, tmp_path: Path) -> None:
+    """Although the job never ends."""
+    job = api.add_job()
+    bash = Bash(tmp_path / "home", **hyperctl_of(api, tmp_path / "home").env)
+    for streams in STATUSES:
+        assert bash(["hyperctl", "watch", job.id, "--json"], streams).status == STATUSES[streams]
