@@ -100,7 +100,7 @@ def test_at_a_terminal_the_number_is_confirmed_and_other_answers_are_asked_again
                 shown.type(answer + "\n")
             assert (shown.finish(60), result in shown.text) == (0, True)
             assert "1 other matching job will be skipped: their state" in shown.text
-            assert ("Answer y or n." in shown.text) == ("maybe" in answers)
+            assert ("Please answer y, n, yes, no." in shown.text) == ("maybe" in answers)
     assert states(api) == {"one": "queued", "two": "queued", "over": "cancelled"}
     with terminal([*command, "cancel", "--filter", "name=one"], env) as shown:
         shown.wait_for("Cancel 1 job? [y/N]", timeout_s=60)

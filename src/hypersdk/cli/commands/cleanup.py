@@ -225,9 +225,7 @@ def _description(stray: Stray) -> str:
 
 def _confirmed(cli: Cli, stray: Stray) -> bool:
     cli.output.note(f"{_description(stray)}.", style="bold")
-    answers = {"y": "yes", "yes": "yes", "n": "no", "no": "no"}
-    question = "Remove it? A run that needs it would fail. [y/N] "
-    return cli.choose(question, answers, empty="no", unanswered="no") == "yes"
+    return cli.agreed("Remove it? A run that needs it would fail.")
 
 
 def _remove(cli: Cli, session: Session, stray: Stray) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hypersdk.cli.hyperctl.ctl import Ctl, for_each, pass_ctl, raise_failures, tell_failure
-from hypersdk.cli.hyperctl.selection import Which, agreed, check_answerable, takes_jobs
+from hypersdk.cli.hyperctl.selection import Which, check_answerable, takes_jobs
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.text import count
@@ -100,7 +100,7 @@ def _unfinished(ctl: Ctl, ids: Sequence[str]) -> list[str]:
 def _confirmed(ctl: Ctl, ids: tuple[str, ...], skipped: int, verb: Verb) -> bool:
     if skipped:
         ctl.output.note(f"{count(skipped, 'other matching job')} will be skipped: {_reason(verb)}.", style="dim")
-    return agreed(ctl, f"{verb.action.capitalize()} {count(len(ids), 'job')}?")
+    return ctl.agreed(f"{verb.action.capitalize()} {count(len(ids), 'job')}?")
 
 
 def _parts(ids: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

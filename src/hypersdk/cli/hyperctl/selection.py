@@ -113,14 +113,3 @@ def check_answerable(ctl: Ctl, which: Which) -> None:
             "the selected jobs must be confirmed, and there is no terminal to ask at",
             next_step="Pass --yes; --dry-run lists the jobs.",
         )
-
-
-def agreed(ctl: Ctl, question: str) -> bool:
-    """Whether a person answers yes. Enter is no, and any other answer is asked again."""
-    while True:
-        answer = ctl.ask(f"{question} [y/N] ").strip().lower()
-        if answer in ("y", "yes"):
-            return True
-        if answer in ("", "n", "no"):
-            return False
-        ctl.output.note("Answer y or n.")

@@ -106,8 +106,13 @@ class Run:
             self.output.note(f"Please answer {', '.join(answers)}.", style="yellow")
         return unanswered
 
+    def agreed(self, question: str) -> bool:
+        """Whether a person answered yes, or y for short. Enter is no."""
+        answers = {"y": "yes", "n": "no", "yes": "yes", "no": "no"}
+        return self.choose(f"{question} [y/N] ", answers, empty="no", unanswered="no") == "yes"
+
     def confirmed(self, question: str) -> bool:
-        """Whether a person typed yes."""
+        """Whether a person typed the whole word yes."""
         answers = {"yes": "yes", "no": "no"}
         return self.choose(f"{question} Type yes: ", answers, empty="no", unanswered="no") == "yes"
 
