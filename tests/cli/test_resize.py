@@ -125,6 +125,26 @@ def test_the_picker_looks_as_if_it_had_always_had_its_size(
         fresh.close()
 
 
+SPINNER = """
+import os, sys, time
+from hypersdk.cli.output import Output
+output = Output(sys.stdout, sys.stderr, os.environ, json_lines=False, stdin_is_tty=True)
+with output.working("Connecting to " + "a-long-name." * 8 + "example.com ..."):
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_the_spinner_survives_resizes(open_screen: Open, tmp_path: Path) -> None:
+    screen = open_screen(environment(tmp_path), (120, 20), [program()[0], "-c", SPINNER])
+    screen.wait_for("Connecting")
+    letters = re.sub(r"\W", "", f"Connecting to {'a-long-name.' * 8}example.com ...")
+    for columns in (60, 200, 70, 61, 130):
+        screen.resize(columns, 20)
+        lines = screen.settled(lambda lines: re.sub(r"\W", "", "".join(lines)) == letters)
+        assert all(len(line) <= columns for line in lines)
+
+
 def test_rows_that_a_resize_moved_are_known() -> None:
     remains = Remains()
     assert remains.rows_above([], 80, 24) == 0
