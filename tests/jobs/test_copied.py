@@ -43,7 +43,7 @@ def test_an_attempt_ended_between_the_undo_and_the_names(
         raise AssertionError("the attempt's cancel token does not reach its checksums")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiskFiles, "sha256", ends)
+        patch.setattr(DiskFiles, "tree", ends)
         if why == "killed":
             with pytest.raises(Killed):
                 attempt.run()
