@@ -189,7 +189,7 @@ def test_keys_typed_ahead_act_in_their_order(server: Simulator, tmp_path: Path) 
             screen.type(burst)
             screen.wait_for("ISO images")
             screen.settle(0.3)
-            assert "1 machine, 48.0 MiB of disks: shop-02" in screen.text, burst
+            assert "1 machine, 48.0 MiB provisioned: shop-02" in screen.text, burst
             screen.type("\x03")
             assert screen.finish() in (0, 130)
 

@@ -26,7 +26,9 @@ SCHEMA = {
     "power": str,
     "cpus": int,
     "memory_bytes": int,
-    "disks": list,
+    "disk_count": int,
+    "provisioned_bytes": int,
+    "used_bytes": int,
 }
 
 
@@ -48,8 +50,22 @@ def test_list_json_has_the_fields_that_scripts_rely_on(shell: Shell) -> None:
         for field, kind in SCHEMA.items():
             assert type(row[field]) is kind, (field, row)
         assert row["power"] in {power.value for power in Power}
-        assert [set(disk) for disk in row["disks"]] == [{"label", "capacity_bytes"}] * len(row["disks"])
+        assert not {"disks", "capacity_bytes"} & set(row), "they need --disks"
+    assert {row["disk_count"] for row in rows if row["name"] == "web-02"} == {2}
+
+
+@pytest.mark.parametrize("filtered", [(), ("--filter", "web")])
+def test_with_disks_a_list_has_those_of_each_machine(shell: Shell, filtered: tuple[str, ...]) -> None:
+    rows = shell.good("list", "--json", "--disks", *filtered).events
+    plain = shell.good("list", "--json", *filtered).events
+    assert [{key: row[key] for key in row if key not in ("disks", "capacity_bytes")} for row in rows] == plain
+    for row in rows:
+        assert [set(disk) for disk in row["disks"]] == [{"label", "capacity_bytes"}] * row["disk_count"]
+        assert row["capacity_bytes"] == sum(disk["capacity_bytes"] for disk in row["disks"])
     assert {len(row["disks"]) for row in rows if row["name"] == "web-02"} == {2}
+    shown = shell.good("list", "--disks", *filtered)
+    assert "4.0 MiB + 4.0 MiB" in shown.out
+    assert "of disks" in shown.err
 
 
 def test_every_listed_identity_leads_back_to_its_machine(shell: Shell) -> None:
@@ -96,7 +112,10 @@ def test_filter_without_a_match_says_so(shell: Shell) -> None:
 
 
 def test_sort_by_size_puts_the_largest_first(shell: Shell) -> None:
-    assert shell.good("list", "--json", "--sort", "size").events[0]["name"] == "web-02"
+    rows = shell.good("list", "--json", "--sort", "size").events
+    sizes = [row["provisioned_bytes"] for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert rows[0]["power"] == "on", "its swap file counts"
 
 
 def test_a_datacenter_narrows_by_name_and_by_path(shell: Shell) -> None:
@@ -109,7 +128,7 @@ def test_a_piped_list_is_whole_lines_without_control_characters(shell: Shell) ->
     lines = shell.good("list").out.splitlines()
     assert len(lines) == 1 + 8
     assert all(line == line.rstrip() and "\x1b" not in line for line in lines)
-    assert lines[0].split() == ["Name", "Power", "CPU", "Memory", "Disks", "Guest", "Folder"]
+    assert lines[0].split() == ["Name", "Power", "CPU", "Memory", "Size", "Guest", "Folder"]
 
 
 LONG = [
@@ -126,7 +145,7 @@ def test_a_list_never_wraps(width: int) -> None:
     lines = list_table(LONG, width).plain.splitlines()
     assert len(lines) == 1 + len(LONG)
     assert max(cell_len(line) for line in lines) <= width
-    end = cell_len(lines[0][: lines[0].index("Disks") + len("Disks")])
+    end = cell_len(lines[0][: lines[0].index("Size") + len("Size")])
     assert {cell_len(line[: line.index("iB", line.index("iB") + 1) + 2]) for line in lines[1:]} == {end}
 
 

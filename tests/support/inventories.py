@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypersdk.model import DiskSummary, MachineSummary, Power
+from hypersdk.model import MachineSummary, Power
 from hypersdk.units import GiB
 
 NAME_PARTS = (("prod", "dev"), ("eu", "us"), ("web", "db", "app"))
@@ -32,12 +32,14 @@ def machine(
         power=power,
         cpus=1 + number % 4,
         memory_bytes=(1 + number % 8) * GiB,
-        disks=(DiskSummary("Hard disk 1", capacity_bytes),),
+        disks=(),
         datacenter=f"DC{number % 4}",
         host=host,
         guest_name=guest,
         template=False,
+        disk_count=1,
         used_bytes=capacity_bytes // 2,
+        provisioned_bytes=capacity_bytes,
     )
 
 

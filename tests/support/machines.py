@@ -73,7 +73,9 @@ def make_machine(
         host="esx1.example.com",
         guest_name="Debian GNU/Linux 12 (64-bit)",
         template=False,
+        disk_count=len(disks),
         used_bytes=None,
+        provisioned_bytes=None,
     )
     machine = Machine(
         summary=summary,

@@ -15,9 +15,10 @@ from hypersdk.cli.remedies import next_step
 from hypersdk.errors import Cancelled, LookupFailed
 from hypersdk.model import DiskSummary, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.inventory import datacenter_path, find_machine, list_machines
+from hypersdk.vsphere.inventory import add_disks, datacenter_path, find_machine, list_machines
 from hypersdk.vsphere.paths import encode_name
 from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import read_inventory
 from tests.support.peers import Vcsim, running_vcsim
 from tests.support.vsphere import connect, noted_calls
 
@@ -34,7 +35,7 @@ def server() -> Iterator[Vcsim]:
 
 @pytest.fixture(scope="module")
 def machines(session: Session) -> list[MachineSummary]:
-    return list_machines(session, cancel=CancelToken())
+    return list_machines(session, cancel=CancelToken(), disks=True)
 
 
 def test_it_holds_what_govc_finds(server: Vcsim, machines: list[MachineSummary]) -> None:
@@ -58,7 +59,10 @@ def test_every_value_is_the_one_that_govc_reads(server: Vcsim, machines: list[Ma
         assert machine.power is {"poweredOn": Power.ON, "poweredOff": Power.OFF}[entry["runtime"]["powerState"]]
         assert machine.guest_name == config["guestFullName"]
         assert machine.template == config["template"]
-        assert machine.used_bytes == entry["summary"]["storage"]["committed"]
+        storage = entry["summary"]["storage"]
+        assert machine.used_bytes == storage["committed"]
+        assert machine.provisioned_bytes == storage["committed"] + storage["uncommitted"]
+        assert machine.disk_count == entry["summary"]["config"]["numVirtualDisks"]
         disks = [device for device in config["hardware"]["device"] if "capacityInBytes" in device]
         assert machine.disks == tuple(
             DiskSummary(disk["deviceInfo"]["label"], disk["capacityInBytes"]) for disk in disks
@@ -84,7 +88,7 @@ def test_names_are_shown_decoded_and_paths_stay_unambiguous(machines: list[Machi
 def test_one_call_a_page_and_two_more(server: Vcsim, machines: list[MachineSummary], session: Session) -> None:
     counts: list[int] = []
     with noted_calls(session) as calls:
-        paged = list_machines(session, cancel=CancelToken(), on_count=counts.append, page_size=7)
+        paged = list_machines(session, cancel=CancelToken(), on_count=counts.append, disks=True, page_size=7)
     assert paged == machines
     pages = [name for name in calls if "RetrievePropertiesEx" in name]
     assert pages[0] == "RetrievePropertiesEx"
@@ -107,14 +111,36 @@ def test_no_view_is_left_behind(server: Vcsim, session: Session) -> None:
 
 
 def test_without_disks_the_rest_is_the_same(session: Session, machines: list[MachineSummary]) -> None:
-    lean = list_machines(session, cancel=CancelToken(), disks=False)
+    lean = list_machines(session, cancel=CancelToken())
     assert lean == [replace(machine, disks=()) for machine in machines]
+
+
+def test_the_disks_of_some_are_added_in_a_call_for_each_page(session: Session, machines: list[MachineSummary]) -> None:
+    some = machines[1::2]
+    with noted_calls(session) as calls:
+        added = add_disks(session, [replace(machine, disks=()) for machine in some], cancel=CancelToken(), page_size=4)
+    assert added == some
+    assert calls == ["RetrievePropertiesEx"] * -(-len(some) // 4)
+
+
+def test_the_next_page_is_asked_for_before_the_objects_of_the_first_are_read(session: Session) -> None:
+    def first_of_many() -> list[str]:
+        with noted_calls(session) as calls:
+            pages = read_inventory(session, {"VirtualMachine": ("name",)}, cancel=CancelToken(), page_size=4)
+            for _ in range(3):
+                next(pages)
+            asked = list(calls)
+            pages.close()
+        return asked
+
+    asked = session.call(first_of_many)
+    assert asked == ["CreateContainerView", "RetrievePropertiesEx", "ContinueRetrievePropertiesEx"]
 
 
 def test_an_ended_session_in_between_costs_nothing(server: Vcsim, machines: list[MachineSummary]) -> None:
     with connect(server) as own:
         server.govc("session.rm", own.key)
-        assert list_machines(own, cancel=CancelToken()) == machines
+        assert list_machines(own, cancel=CancelToken(), disks=True) == machines
 
 
 def test_a_lone_esxi_host() -> None:
@@ -140,7 +166,9 @@ def _machine(number: int, path: str, name: str | None = None, **changes: object)
         host=None,
         guest_name=None,
         template=False,
+        disk_count=0,
         used_bytes=None,
+        provisioned_bytes=None,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

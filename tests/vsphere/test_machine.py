@@ -61,7 +61,7 @@ def test_one_call_tells_all(session: Session, moref: str) -> None:
 
 
 def test_the_summary_is_that_of_the_list(session: Session, moref: str) -> None:
-    listed = find_machine(list_machines(session, cancel=CancelToken()), moref)
+    listed = find_machine(list_machines(session, cancel=CancelToken(), disks=True), moref)
     assert read_machine(session, moref).summary == listed
 
 

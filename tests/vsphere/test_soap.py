@@ -81,7 +81,7 @@ def read(liar: Liar, server: TlsServer) -> Iterator[Callable[..., list[str]]]:
 
         def go(*replies: bytes, cancel: CancelToken | None = None) -> list[str]:
             liar.replies[:] = replies
-            spec = filter_spec(session.ref("Folder", "group-d1"), {"Folder": ("name",)})
+            spec = filter_spec([session.ref("Folder", "group-d1")], {"Folder": ("name",)})
             token = cancel or CancelToken()
             return session.call(lambda: [item.moref for item in read_objects(session, spec, cancel=token)])
 

@@ -203,15 +203,13 @@ def _plan_row(plan: Plan, outcome: Outcome | None, wire_bytes: int | None) -> Ro
 
 def _skipped_row(failure: Failure) -> Row:
     summary, spec = failure.summary, failure.spec
-    disks = summary.disks if summary else ()  # not read for a machine that was looked up by its name
     return Row(
         machine=failure.machine,
         status=Fate.SKIPPED,
         folder="" if spec is None else _folder(spec),
         format="" if spec is None else spec.format.value,
         power="" if summary is None else summary.power.value,
-        disks=len(disks) or None,
-        capacity_bytes=sum(disk.capacity_bytes for disk in disks) or None,
+        disks=None if summary is None else summary.disk_count,
         **_error_facts(failure.error),
     )
 

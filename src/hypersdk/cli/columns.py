@@ -13,6 +13,7 @@ from rich.text import Text
 from hypersdk.cli.terminal import displayed
 from hypersdk.resource import ListRecord, table_of
 from hypersdk.text import clean
+from hypersdk.units import format_size
 
 GAP: Final = 2
 """Spaces between two columns."""
@@ -111,6 +112,11 @@ def value_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     return clean(str(value), 400)
+
+
+def size_text(size_bytes: int | None) -> str:
+    """A size; empty where it is not known."""
+    return "" if size_bytes is None else format_size(size_bytes)
 
 
 def moment_text(moment: datetime | None) -> str:

@@ -74,9 +74,8 @@ def write_jobs(
     with connected(cli) as session:
         inventory, chosen = read_selected(cli, session, selection)
     specs = exporting.specs_for(spec, chosen, own_folder=own_folder)
-    heading = f"{count(len(chosen), 'machine')} of {session.endpoint.address}"
-    if all(machine.disks for machine in chosen):  # machines that were looked up by name come without
-        heading += f", {format_size(sum(machine.capacity_bytes for machine in chosen))} of disks"
+    size = format_size(sum(machine.provisioned_bytes or 0 for machine in chosen))
+    heading = f"{count(len(chosen), 'machine')} of {session.endpoint.address}, {size} provisioned"
     text = job_text(specs, inventory, as_json=path.suffix.lower() == ".json", heading=heading)
     if str(path) == "-":
         cli.stdout.write(text)

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from hypersdk.cli.batch import Batch, Failure
-from hypersdk.cli.columns import Cell, Column, lay_out
+from hypersdk.cli.columns import Cell, Column, lay_out, size_text
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.picker.search import natural_key
 from hypersdk.cli.remedies import next_step, warning_text
@@ -141,12 +141,11 @@ def _how(plan: Plan) -> str:
 
 def _skipped_row(failure: Failure) -> list[Cell]:
     summary = failure.summary
-    disks = summary.disks if summary else ()  # not read for a machine that was looked up by its name
     return [
         (clean(failure.machine, 100), "red"),
         ("" if summary is None else summary.power.value, ""),
-        (str(len(disks)) if disks else "", ""),
-        (format_size(sum(disk.capacity_bytes for disk in disks)) if disks else "", ""),
+        ("" if summary is None else str(summary.disk_count), ""),
+        ("" if summary is None else size_text(summary.provisioned_bytes), ""),
         ("", ""),
         ("skipped", "red"),
         (clean(failure.error.message, 200), "red"),

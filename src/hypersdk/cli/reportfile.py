@@ -20,6 +20,7 @@ from typing import Final
 
 from hypersdk import __version__
 from hypersdk.cli.batch import Batch, Fate, Row, Totals
+from hypersdk.cli.columns import size_text
 from hypersdk.cli.state import Cli
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 from hypersdk.text import clean, count
@@ -231,19 +232,15 @@ def _text(value: str) -> str:
     return escape(clean(value))
 
 
-def _size(value: int | None) -> str:
-    return "" if value is None else format_size(value)
-
-
 _COLUMNS: Final[tuple[tuple[str, str, Callable[[Row], str]], ...]] = (
     ("Machine", "name", lambda row: _text(row.machine)),
     ("Status", "status", lambda row: f'<span class="{_CLASSES[row.status]}">{row.status}</span>'),
     ("Power", "", lambda row: _text(row.power)),
     ("Disks", "number", lambda row: "" if row.disks is None else str(row.disks)),
-    ("Provisioned", "number", lambda row: _size(row.capacity_bytes)),
-    ("Received", "number", lambda row: _size(row.wire_bytes)),
-    ("Data", "number", lambda row: _size(row.data_bytes)),
-    ("Holes kept", "number", lambda row: _size(row.holes_bytes)),
+    ("Provisioned", "number", lambda row: size_text(row.capacity_bytes)),
+    ("Received", "number", lambda row: size_text(row.wire_bytes)),
+    ("Data", "number", lambda row: size_text(row.data_bytes)),
+    ("Holes kept", "number", lambda row: size_text(row.holes_bytes)),
     ("Time", "number", lambda row: "" if row.elapsed_s is None else format_duration(row.elapsed_s)),
     ("Proof", "text", lambda row: _text(row.proof)),
     ("Folder", "text", lambda row: _text(row.folder)),

@@ -288,7 +288,9 @@ def _machine(name: str, envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]
         host=None,
         guest_name=system.os_name if system else None,
         template=False,
+        disk_count=len(disks),
         used_bytes=None,
+        provisioned_bytes=None,
     )
     return Machine(
         summary=summary,

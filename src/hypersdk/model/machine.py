@@ -38,6 +38,9 @@ class MachineSummary:
     ``moref`` identifies (``vm-42``); names need not be unique. ``path`` is the inventory path ``/DC0/vm/folder/name``
     with ``/``, ``%`` and ``\\`` inside a name written as ``%2f``, ``%25``, ``%5c``. ``uuid`` is the BIOS UUID;
     ``instance_uuid`` is unique in a vCenter.
+
+    ``used_bytes`` is what its files take on the datastores now, ``provisioned_bytes`` what they may grow to: thin disks
+    count in full, and snapshots, swap and other files with them. ``disks`` is empty where the device list was not read.
     """
 
     moref: str
@@ -53,11 +56,13 @@ class MachineSummary:
     host: str | None
     guest_name: str | None
     template: bool
+    disk_count: int
     used_bytes: int | None
+    provisioned_bytes: int | None
 
     @property
     def capacity_bytes(self) -> int:
-        """Sum of the capacities of all disks."""
+        """Sum of the capacities of all ``disks``."""
         return sum(disk.capacity_bytes for disk in self.disks)
 
 

@@ -151,6 +151,8 @@ def read_objects(
 ) -> Generator[ObjectProperties]:
     """All objects that the filter spec selects, page by page, each decoded when it is reached.
 
+    A page's token comes before its objects, so the next page is requested on another connection before they are
+    decoded: the server prepares it meanwhile. It waits there and in the socket, so at most two pages exist.
     Values are freed when the next object is requested, unless ``keep``. Iterate inside ``Session.call``, which
     translates faults; a reply that is not read to its end closes its connection.
     """
@@ -159,18 +161,28 @@ def read_objects(
     collector = session.ref("PropertyCollector", session.content.propertyCollector._moId)
     options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=page_size)
     reply = _Reply(session, collector, "RetrievePropertiesEx", ([spec], options))
+    following: _Reply | None = None
     count = 0
-    for _ in range(MAX_PAGES):
-        for item in reply.objects(cancel, keep):
-            count += 1
-            if count > MAX_OBJECTS:
-                raise ConnectError(f"the server's answer has more than {MAX_OBJECTS} objects", code=BAD_ANSWER)
-            yield item
-        if reply.token is None:
-            return
-        cancel.check()
-        reply = _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
-    raise ConnectError(f"the server's answer has more than {MAX_PAGES} pages", code=BAD_ANSWER)
+    try:
+        for pages_left in reversed(range(MAX_PAGES)):
+            for item in reply.objects(cancel, keep):
+                if following is None and reply.token is not None and pages_left:
+                    following = _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
+                count += 1
+                if count > MAX_OBJECTS:
+                    raise ConnectError(f"the server's answer has more than {MAX_OBJECTS} objects", code=BAD_ANSWER)
+                yield item
+            if reply.token is None:
+                return
+            if not pages_left:
+                raise ConnectError(f"the server's answer has more than {MAX_PAGES} pages", code=BAD_ANSWER)
+            cancel.check()
+            # A server may write the token behind the objects.
+            reply = following or _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
+            following = None
+    finally:
+        if following is not None:
+            following.drop()
 
 
 def read_one(session: Session, kind: str, moref: str, paths: Sequence[str], *, cancel: CancelToken) -> ObjectProperties:
@@ -222,35 +234,47 @@ def read_inventory(
 
 
 class _Reply:
-    """One call and its reply, decoded while it arrives; ``token`` (known once all objects were read) continues with the
-    next page."""
+    """One call, sent when it is made, and its reply, decoded while it is read; ``token`` (known with the first object
+    or at the end) continues with the next page."""
 
     def __init__(self, session: Session, collector: Any, method: str, arguments: tuple[Any, ...]) -> None:
         self._stub = session.stub
-        self._body = self._stub.SerializeRequest(collector, collector._GetMethodInfo(method), arguments)
         self._element = f"{VIM}{method}Response"
         self.token: str | None = None
+        body = self._stub.SerializeRequest(collector, collector._GetMethodInfo(method), arguments)
+        self._connection = self._stub.GetConnection()
+        self._connection.limits = PROPERTIES
+        try:
+            self._send(body)
+        except BaseException:
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Closes the connection of a reply that is not read to its end."""
+        self._connection.close()
 
     def objects(self, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
-        connection = self._stub.GetConnection()
-        connection.limits = PROPERTIES
+        """The objects of the reply. To be called once."""
         try:
-            answer = self._post(connection)
+            answer = self._answer()
             yield from self._decode(answer, cancel, keep)
             answer.read()
         except BaseException:  # GeneratorExit too: the reply was not read to its end
-            connection.close()
+            self.drop()
             raise
-        self._stub.ReturnConnection(connection)
+        self._stub.ReturnConnection(self._connection)
 
-    def _post(self, connection: Any) -> http.client.HTTPResponse:
+    def _send(self, body: Any) -> None:
         headers = {
             "Cookie": self._stub.cookie,
             "SOAPAction": self._stub.versionId,
             "Content-Type": "text/xml; charset=UTF-8",
         }
-        connection.request("POST", self._stub.path, self._body, headers)
-        answer: http.client.HTTPResponse = connection.getresponse()
+        self._connection.request("POST", self._stub.path, body, headers)
+
+    def _answer(self) -> http.client.HTTPResponse:
+        answer: http.client.HTTPResponse = self._connection.getresponse()
         if answer.status not in (200, 500):
             raise ConnectError(f"the server answered with status {answer.status}", code=BAD_ANSWER)
         return answer

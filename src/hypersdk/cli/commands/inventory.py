@@ -38,40 +38,50 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
     help="Sort order: sizes descending, texts ascending.",
     show_default=True,
 )
+@click.option("--disks", is_flag=True, help="Read the list of each machine's disks too, which takes longer.")
 @output_options
 @connection_options
 @pass_cli
-def list_(cli: Cli, query: str, sort: str) -> None:
+def list_(cli: Cli, query: str, sort: str, *, disks: bool) -> None:
     """List the virtual machines of a vCenter or ESXi host, in all its datacenters.
 
-    With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disks, and more. The path can be
-    given to `hyper2kvm export`, and used as vm_path in a job file.
+    Size is the provisioned space: what a machine's files may grow to on its datastores, thin disks counted in full,
+    snapshots and swap included. With --disks, the capacity of each disk is shown too.
+
+    With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disk_count, provisioned_bytes,
+    used_bytes and more; with --disks also disks and capacity_bytes, their sum. The path can be given to
+    `hyper2kvm export`, and used as vm_path in a job file.
     """
     with loading():
         from hypersdk.cli.connect import connected
-        from hypersdk.cli.machines import read_inventory
+        from hypersdk.cli.machines import read_inventory, with_disks
         from hypersdk.cli.picker.search import Index, sort_machines
 
     with connected(cli) as session:
-        machines = sort_machines(read_inventory(cli, session), sort)
-    index = Index(machines)
-    _show(cli, [machines[at] for at in sorted(index.search(query))], len(machines))
+        machines = sort_machines(read_inventory(cli, session, disks=disks and not query), sort)
+        shown = machines
+        if query:
+            shown = [machines[at] for at in sorted(Index(machines).search(query))]
+            shown = with_disks(cli, session, shown) if disks else shown
+    _show(cli, shown, len(machines), disks=disks)
 
 
-def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
+def _show(cli: Cli, machines: Sequence[MachineSummary], total: int, *, disks: bool) -> None:
     from hypersdk.cli.machines import list_table, summary_object
 
     if cli.output.json_lines:
         for machine in machines:
-            cli.output.row(summary_object(machine))
+            cli.output.row(summary_object(machine, disks=disks))
         return
     if not machines:
         cli.output.note(f"None of {count(total, 'machine')} matches." if total else "There are no machines.")
         return
-    cli.output.print(list_table(machines, cli.output.width))
-    capacity = format_size(sum(machine.capacity_bytes for machine in machines))
+    cli.output.print(list_table(machines, cli.output.width, disks=disks))
+    sizes = f"{format_size(sum(machine.provisioned_bytes or 0 for machine in machines))} provisioned"
+    if disks:
+        sizes += f", {format_size(sum(machine.capacity_bytes for machine in machines))} of disks"
     of_all = "" if len(machines) == total else f" of {total:,}"
-    cli.output.note(f"{count(len(machines), 'machine')}{of_all}, {capacity} of disks")
+    cli.output.note(f"{count(len(machines), 'machine')}{of_all}, {sizes}")
 
 
 @click.command("inspect", cls=Command)

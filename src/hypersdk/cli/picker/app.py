@@ -309,7 +309,7 @@ class PickerApp(App["Picked | None"]):
         if table.marked:
             marked = [self._machines[at] for at in table.marked]
             used = sum(machine.used_bytes or 0 for machine in marked)
-            total = sum(machine.capacity_bytes for machine in marked)
+            total = sum(machine.provisioned_bytes or 0 for machine in marked)
             hidden = len(table.marked.difference(table.rows))
             text.append(f"  ✔ {len(marked):,} marked", style="bold bright_green")
             text.append(f" ({hidden:,} not shown)" if hidden else "", style="bold yellow")

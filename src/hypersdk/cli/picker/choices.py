@@ -177,10 +177,10 @@ class ChoicesScreen(Screen["Choices | None"]):
         self._show_free()
 
     def _selected(self) -> Text:
-        total = sum(machine.capacity_bytes for machine in self._machines)
+        total = sum(machine.provisioned_bytes or 0 for machine in self._machines)
         names = ", ".join(displayed(clean(machine.name, 60)) for machine in self._machines[:6])
         more = "" if len(self._machines) <= 6 else f" and {len(self._machines) - 6} more"
-        head = f"{count(len(self._machines), 'machine')}, {format_size(total)} of disks: "
+        head = f"{count(len(self._machines), 'machine')}, {format_size(total)} provisioned: "
         return Text.assemble((head, "bold"), names + more)
 
     def on_choice_explained(self, event: Choice.Explained) -> None:

@@ -30,8 +30,10 @@ def summary_facts(machine: MachineSummary) -> Iterator[tuple[str, Text]]:
 
 
 def _disk_sum(machine: MachineSummary) -> str:
-    used = "" if machine.used_bytes is None else f", {format_size(machine.used_bytes)} used"
-    return f"{count(len(machine.disks), 'disk')}, {format_size(machine.capacity_bytes)}{used}"
+    sizes = [f"{format_size(machine.capacity_bytes)}"] if machine.disks else []
+    for what, size in (("provisioned", machine.provisioned_bytes), ("used", machine.used_bytes)):
+        sizes += [] if size is None else [f"{format_size(size)} {what}"]
+    return ", ".join([count(machine.disk_count, "disk"), *sizes])
 
 
 def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:

@@ -133,7 +133,7 @@ SORT_KEYS: Final[dict[str, Callable[[MachineSummary], Any]]] = {
     "power": lambda machine: machine.power.value != "on",
     "cpus": lambda machine: machine.cpus,
     "memory": lambda machine: machine.memory_bytes,
-    "size": lambda machine: machine.capacity_bytes,
+    "size": lambda machine: machine.provisioned_bytes or 0,
     "used": lambda machine: machine.used_bytes or 0,
     "guest": lambda machine: (machine.guest_name or "").lower(),
     "host": lambda machine: natural_key(machine.host or ""),

@@ -19,7 +19,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from hypersdk.cli.columns import fit
+from hypersdk.cli.columns import fit, size_text
 from hypersdk.cli.picker.search import Word, words_of
 from hypersdk.cli.terminal import displayed
 from hypersdk.model import MachineSummary, Power
@@ -65,7 +65,7 @@ COLUMNS: Final = (
     PickerColumn("power", "Power", _power, width=11),
     PickerColumn("cpus", "CPU", lambda machine: str(machine.cpus), width=4, right=True),
     PickerColumn("memory", "Memory", lambda machine: format_size(machine.memory_bytes), width=10, right=True),
-    PickerColumn("size", "Disks", lambda machine: format_size(machine.capacity_bytes), width=10, right=True),
+    PickerColumn("size", "Size", lambda machine: size_text(machine.provisioned_bytes), width=10, right=True),
     PickerColumn("guest", "Guest", lambda machine: _clean(machine.guest_name, 80), least=14, good=24, most=44),
     PickerColumn("host", "Host", lambda machine: _clean(machine.host, 80), least=12, good=20, most=40),
     PickerColumn("path", "Folder", _folder, least=16, good=24, most=80),
