@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -16,6 +17,8 @@ from typing import Self
 TIMEOUT_S = 900
 NOT_FOR_CHILDREN = frozenset({"PYTHONDONTWRITEBYTECODE"})
 """With it every start compiles all modules again, which no installed program does."""
+CACHE = tempfile.TemporaryDirectory(prefix="hypersdk-bench-cache-")
+"""Of the programs that are measured: the names of simulated machines do not belong into the user's completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ def run(
     """Runs ``command`` to its end; ``sync`` is a folder whose file system is synced within the time. Stops the
     benchmark when it fails."""
     inherited = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+    inherited["XDG_CACHE_HOME"] = CACHE.name
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**inherited, **(env or {})}, cwd=cwd
