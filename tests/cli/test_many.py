@@ -402,6 +402,16 @@ def test_a_folder_without_an_export_among_several_is_not_taken_for_good(shell: S
     ]
 
 
+def test_a_stopped_verification_says_so(shell: Shell, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_arguments: object, **_named: object) -> None:
+        raise Cancelled("stopped: interrupted")
+
+    monkeypatch.setattr("hypersdk.cli.verifying.verify_directory", stop)
+    done = shell("verify", images, "--json")
+    assert (done.status, done.error["code"]) == (130, "cancelled")
+    assert not [event for event in done.events if event["type"] in ("verified", "totals")]
+
+
 def test_a_tree_without_end_is_refused(shell: Shell, images: Path) -> None:
     deep = images
     for number in range(40):

@@ -229,6 +229,21 @@ def test_events_come_at_most_twice_a_second_and_the_end_is_never_left_out() -> N
     assert events[0]["type"] == "progress"
 
 
+def test_a_machine_that_waits_for_its_turn_has_one_event() -> None:
+    output, out, _ = make(json_lines=True)
+    clock = Ticks()
+    observe = JsonProgress(output, clock, MachinesTotal())
+    queued = ExportProgress(machine="later")
+    for step in range(10):
+        observe([MACHINE, replace(queued, elapsed_s=step)])
+        clock.now += 1.0
+    observe([MACHINE, replace(MACHINE, machine="later")])
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    events = [event for event in told if event["type"] == "progress"]
+    assert [event["phase"] for event in events if event["machine"] == "later"] == ["queued", "transferring"]
+    assert len(events) == 13
+
+
 def test_two_machines_of_one_name_are_both_told_of() -> None:
     output, out, _ = make(json_lines=True)
     observe = JsonProgress(output, Ticks(), MachinesTotal())
