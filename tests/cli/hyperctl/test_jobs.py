@@ -337,7 +337,7 @@ def test_watch_of_many_jobs_begins_with_those_that_run(
 ) -> None:
     monkeypatch.setattr("hypersdk.cli.hyperctl.watch.MAX_SHOWN", 4)
     followed: list[list[str]] = []
-    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids, **_: followed.append(ids))
     running, cancelling, paused, first, *queue = [api.add_job().id for _ in range(9)]
     for job in (running, cancelling):
         assert api.claims().claim(job, 1) is not None
@@ -347,7 +347,7 @@ def test_watch_of_many_jobs_begins_with_those_that_run(
     assert followed == [[running, cancelling, paused, first]]
     assert "following 4 jobs; 5 more are unfinished" in done.err
     monkeypatch.undo()
-    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids, **_: followed.append(ids))
     assert ctl("watch").err == ""
     assert followed[1] == [running, cancelling, paused, first, *queue]
 

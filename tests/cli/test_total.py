@@ -1,0 +1,40 @@
+"""The total of ``hyperctl watch`` is that of the daemon's queue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from hypersdk.cli.total import DaemonTotal, total_label
+from hypersdk.client import Client
+from hypersdk.model import ExportProgress, Phase
+from tests.support.apiserver import Api, beating
+from tests.support.clock import Clock
+from tests.support.waiting import eventually
+
+RUNNING = ExportProgress(machine="web01", phase=Phase.TRANSFERRING, fraction=0.5)
+
+
+def is_counted(api: Api, times: int) -> bool:
+    """Whether the statistics were asked for so often."""
+    text = api.client("metrics").get("/metrics").text
+    counts = (line for line in text.splitlines() if "duration_seconds_count" in line and "/api/v1/statistics" in line)
+    return sum(float(line.rpartition(" ")[2]) for line in counts) == times
+
+
+def test_it_counts_all_jobs_and_is_asked_for_every_two_seconds(api: Api) -> None:
+    for _ in range(3):
+        api.add_job()
+    clock = Clock()
+    with beating(api.services), Client(api.url, token=api.tokens["viewer"], environ={}) as client:
+        total = DaemonTotal(client, clock)
+        for seconds, asked in ((0, 1), (1, 1), (1, 2)):
+            clock.pass_(seconds)
+            assert total_label(total([RUNNING, RUNNING])) == "0 of 3 done"
+            eventually(partial(is_counted, api, asked), 10)
+
+
+def test_while_the_daemon_is_away_it_is_the_total_of_what_is_shown() -> None:
+    done = replace(RUNNING, phase=Phase.DONE, fraction=1.0)
+    with Client("http://127.0.0.1:9", token="hst_x", environ={}) as client:
+        assert total_label(DaemonTotal(client)([RUNNING, done])) == "1 of 2 done"
