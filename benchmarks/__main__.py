@@ -15,8 +15,8 @@ from benchmarks.measure import HEAD, say
 from hypersdk.units import format_size, parse_size
 
 PEER = (
-    "The server is vcsim of govmomi, extended by what vSphere 6.7 and later have: ExportVm of a powered-off machine,"
-    " CreateDescriptor, and HttpNfcLeaseSetManifestChecksumType (without it clients compute SHA-1 as well)."
+    "The server is vcsim of govmomi with version 6.7 of the API, extended by calls that vSphere has and vcsim lacks:"
+    " ExportVm, CreateDescriptor, and HttpNfcLeaseSetManifestChecksumType (from 6.7 on: SHA-256 in the manifest)."
 )
 
 

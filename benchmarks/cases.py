@@ -78,6 +78,7 @@ def serving(bench: Bench, disk_bytes: int | None = None, **flags: Path) -> Itera
         standalone_host=1,
         autostart=False,
         disks=laid,
+        api_version="6.7",  # the first with SHA-256 in the manifest
         **{name: str(path) for name, path in flags.items()},
     ) as server:
         shutil.rmtree(laid)

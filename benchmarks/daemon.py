@@ -28,7 +28,7 @@ from tests.support.vsphere import environ_of
 
 JOBS = 1000
 ASKED = 2000
-IDLE_S = 60.0
+IDLE_S = 30.0
 SETTLE_S = 5.0
 COPIES = 4
 LOOK_S = 0.02

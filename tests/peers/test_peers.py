@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import HTTPSHandler, Request, build_opener
@@ -84,6 +85,31 @@ def test_the_descriptor_refuses_a_file_of_no_device(vcsim: StartVcsim) -> None:
             service.content.ovfManager.CreateDescriptor(machine, params)
     finally:
         Disconnect(service)
+
+
+def test_a_lease_takes_the_checksum_of_its_manifest(vcsim: StartVcsim) -> None:
+    server = vcsim(autostart=False, api_version="6.7")
+    service = SmartConnect(
+        host=server.host, port=server.port, user=server.username, pwd=server.password, disableSslCertValidation=True
+    )
+    try:
+        lease = service.content.searchIndex.FindByInventoryPath(f"DC0/vm/{MACHINE}").ExportVm()
+        keys = [url.key for url in lease.info.deviceUrl]
+        lease.HttpNfcLeaseSetManifestChecksumType([vim.KeyValue(key=key, value="sha256") for key in keys])
+        with pytest.raises(vmodl.fault.InvalidArgument):
+            lease.HttpNfcLeaseSetManifestChecksumType([vim.KeyValue(key=keys[0], value="md5")])
+        lease.HttpNfcLeaseAbort()
+    finally:
+        Disconnect(service)
+
+
+def test_the_time_of_a_request_for_data_is_written_down(vcsim: StartVcsim, disks: Path, tmp_path: Path) -> None:
+    server = vcsim(disks=disks, autostart=False, data_requests=str(tmp_path / "log"))
+    before = time.time_ns()
+    server.govc("export.ovf", "-sha", "256", "-vm", MACHINE, tmp_path)
+    check_export(tmp_path, disks)
+    (asked,) = (tmp_path / "log").read_text().split()
+    assert before < int(asked) < time.time_ns()
 
 
 def test_an_esxi_host_and_its_own_account(vcsim: StartVcsim) -> None:

@@ -31,6 +31,7 @@ type options struct {
 	cert, key string
 	disks     string
 	requests  string
+	version   string
 	stdin     bool
 
 	datacenters, folders, clusters, clusterHosts, hosts, pools, datastores, machines int
@@ -48,6 +49,7 @@ func parse(args []string) *options {
 	f.StringVar(&o.key, "key", "", "private key `FILE` (PEM)")
 	f.StringVar(&o.disks, "disks", "", "copy `DIR`/VM/FILE over the files of that VM's folder in its datastore")
 	f.StringVar(&o.requests, "data-requests", "", "append the time of each request for a disk's data to `FILE`, in nanoseconds since 1970")
+	f.StringVar(&o.version, "api-version", "", "offer this `VERSION` of the API; the default is vcsim's own, 6.5")
 	f.BoolVar(&o.stdin, "stdin", false, "end when standard input ends")
 	f.IntVar(&o.datacenters, "dc", vpx.Datacenter, "datacenters")
 	f.IntVar(&o.folders, "folder", vpx.Folder, "datacenters that lie in a folder")
@@ -96,6 +98,9 @@ func serve(o *options, model *simulator.Model) (*simulator.Server, error) {
 	config, err := o.tls()
 	if err != nil {
 		return nil, err
+	}
+	if o.version != "" {
+		model.ServiceContent.About.ApiVersion = o.version
 	}
 	if err = model.Create(); err != nil {
 		return nil, err
