@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.hyperctl.test_artifacts import NAME, finished
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl
+from tests.support.finishedjob import NAME, finished
 
 UUID = "0b9c3f5e-8a41-4d27-9c1b-6f2e7d5a3480"
 NEVER_S = 120.0
