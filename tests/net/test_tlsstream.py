@@ -10,8 +10,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,9 @@ from hypersdk.net.tlsstream import TlsStream
 from tests.support.tls import Authority, Identity
 from tests.support.tlsserver import PEER
 from tests.support.tools import requires
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 DATA = random.Random(11).randbytes(200_000)
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -220,6 +225,30 @@ def test_another_certificate_than_the_pinned_one_ends_the_handshake_unanswered(c
 def test_a_certificate_of_no_authority_is_refused_with_an_alert(certificate: Identity) -> None:
     with pytest.raises(ssl.SSLCertVerificationError), connection(certificate, lambda *_: None, tls=TlsPolicy()):
         pytest.fail("the handshake must not succeed")
+
+
+def test_a_server_that_hangs_up_before_the_alert_does_not_hide_why(certificate: Identity) -> None:
+    class Broken(socket.socket):
+        """Sends the client's first message only."""
+
+        sent = 0
+
+        def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+            self.sent += 1
+            if self.sent > 1:
+                raise BrokenPipeError
+            return super().send(data, flags)
+
+    here, there = socket.socketpair()
+    with there, ThreadPoolExecutor(1) as pool, Broken(fileno=here.detach()) as broken:
+        serving = pool.submit(Server(certificate, VERSIONS[1]).handshake, there)
+        stream = TlsStream(ssl_context(TlsPolicy()), broken, "127.0.0.1")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            stream.do_handshake()
+        assert broken.sent > 1, "an alert was tried"
+        stream.close()
+        with pytest.raises(ConnectionAbortedError):
+            serving.result(10)
 
 
 @contextmanager

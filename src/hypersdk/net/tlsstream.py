@@ -15,6 +15,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from contextlib import suppress
 from typing import Final
 
 from hypersdk.units import MiB
@@ -49,7 +50,8 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 self._exchange()
             except ssl.SSLError:
-                self._send()  # the alert that tells the server why
+                with suppress(OSError):  # a server that hung up needs no alert, and the reason is this error
+                    self._send()  # the alert that tells the server why
                 raise
         self._send()
 
