@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.connection import TrustedConnection
@@ -72,7 +73,10 @@ def test_a_tag_that_is_not_one(session: Session, wanted: str, code: str, said: s
     assert said in caught.value.message
 
 
-def test_the_login_for_tags_ends_with_them(server: Vcsim, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wanted", ["prod", "nosuch"])
+def test_the_login_for_tags_ends_with_them(
+    server: Vcsim, session: Session, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
     seen: list[tuple[str, str, dict[str, str]]] = []
     request = TrustedConnection.request
 
@@ -81,7 +85,8 @@ def test_the_login_for_tags_ends_with_them(server: Vcsim, session: Session, monk
         request(self, method, path, body, headers)
 
     monkeypatch.setattr(TrustedConnection, "request", noting)
-    names(server, session, "prod")
+    with suppress(LookupFailed):
+        tagged_machines(session, [wanted], cancel=CancelToken())
     assert [seen[0][:2], seen[-1][:2]] == [
         ("POST", "/rest/com/vmware/cis/session"),
         ("DELETE", "/rest/com/vmware/cis/session"),

@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any, Final
 from urllib.parse import quote
 
-from hypersdk.errors import AccessError, LookupFailed, SourceError, register
+from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, SourceError, register
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.answers import CALL, LOGIN
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
@@ -82,8 +82,10 @@ def _connected(session: Session, cancel: CancelToken) -> Iterator[_TagApi]:
         with cancel.calling(connection.abort):
             api = _TagApi(session, connection, cancel)
             api.log_in()
-            yield api
-            api.log_out()
+            try:
+                yield api
+            finally:  # a server allows an account a limited number of sessions
+                api.log_out()
     except (OSError, http.client.HTTPException) as error:
         cancel.check()  # which ends the connection
         raise translate(error, session.endpoint.address) from error
@@ -114,7 +116,7 @@ class _TagApi:
 
     def log_out(self) -> None:
         """An unused session expires by itself, so a failure is not an error."""
-        with suppress(OSError, http.client.HTTPException):
+        with suppress(OSError, http.client.HTTPException, HyperSDKError):
             self._request("DELETE", SESSION)
 
     @cached_property
