@@ -46,9 +46,8 @@ class DiskFiles(Outputs):
 
     def _file(self, record: DiskRecord) -> HeldFile:
         """The open file of a disk. Each disk has one thread at a time; ``setdefault`` keeps the first all the same."""
-        hashed = self.spec.file_hash is not FileHash.NONE and not self.image.appended
-        read_back = self.spec.file_hash is FileHash.SHA256 and not self.image.appended
-        file = HeldFile(self._final(record), self._run.attempt_suffix, hashed=hashed, read_back=read_back)
+        wanted = self.spec.file_hash if self.hashes_trees else FileHash.NONE
+        file = HeldFile(self._final(record), self._run.attempt_suffix, wanted)
         return self._files.setdefault(record.file_name, file)
 
     @contextmanager

@@ -141,20 +141,15 @@ class DiskSet:
         return FORMATS[self.spec.format]
 
     @property
-    def _wants_tree(self) -> bool:
-        """Whether the file of each disk gets a tree digest. A stream has its SHA-256 in passing instead."""
-        return self.spec.file_hash is not FileHash.NONE and not self._format.image.appended
-
-    @property
     def _wants_sha256(self) -> bool:
         """Whether the file of each disk gets a SHA-256. An ``.mf`` needs it of every file, whatever was asked for."""
         asked = self.spec.file_hash is FileHash.SHA256
-        return asked or self._format.package or (self.spec.file_hash is FileHash.TREE and not self._wants_tree)
+        return asked or self._format.package or (self.spec.file_hash is FileHash.TREE and not self.outputs.hashes_trees)
 
     def _read_back_share(self, record: DiskRecord, disk: OpenDisk) -> float:
         """The share of reading the file back in the work for a disk."""
         in_passing = not disk.resumed and (self._format.image.appended or not self._wants_sha256)
-        if in_passing or not (self._wants_tree or self._wants_sha256):
+        if in_passing or not (self.outputs.hashes_trees or self._wants_sha256):
             return 0.0
         copied = self.progress.expected_bytes[record.key]
         file_bytes = record.capacity_bytes if self._format.image.full_length else copied
@@ -166,7 +161,7 @@ class DiskSet:
 
     def _hash(self, record: DiskRecord, cancel: CancelToken) -> None:
         meter = self.progress.meters[record.key]
-        tree = self._wants_tree and record.tree is None
+        tree = self.outputs.hashes_trees and record.tree is None
         sha256 = self._wants_sha256 and record.sha256 is None
         if tree or sha256:
             assert record.size_bytes is not None

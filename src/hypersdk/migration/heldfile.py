@@ -15,6 +15,7 @@ from typing import Final
 
 from hypersdk.migration.naming import BLOCKS, MANIFEST_NAME, PARTIAL, stem_of_run
 from hypersdk.migration.runfile import LOCK_FILE, RunRecord
+from hypersdk.migration.spec import FileHash
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import check_name, has_name, open_output, publish, remove_own, shown_path, target_errors
@@ -26,13 +27,13 @@ class HeldFile:
     """One output file of this run, held by its descriptor; when it is resumed, by that of the earlier process's
     file."""
 
-    def __init__(self, final: Path, attempt_suffix: str, *, hashed: bool, read_back: bool) -> None:
-        """``hashed``: its tree digest is computed while it is written. ``read_back``: all of it is read when it is
-        finished, so it stays in the page cache."""
+    def __init__(self, final: Path, attempt_suffix: str, file_hash: FileHash) -> None:
+        """Its tree digest is computed while it is written, unless ``file_hash`` is ``NONE``. With ``SHA256`` all of it
+        is read when it is finished, so it stays in the page cache."""
         self.final: Final = final
         self.partial: Final = partial_path(final, attempt_suffix)
-        self._hashed = hashed
-        self._read_back = read_back
+        self._hashed = file_hash is not FileHash.NONE
+        self._read_back = file_hash is FileHash.SHA256
         self._descriptor: int | None = None
         self._tree: FileTree | None = None
 

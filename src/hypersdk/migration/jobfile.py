@@ -34,7 +34,7 @@ from pydantic import (
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.migration.formats import FORMATS
-from hypersdk.migration.spec import Compression, ExportSpec, FileHash, Method, OutputFormat, SourceState
+from hypersdk.migration.spec import PARALLEL, Compression, ExportSpec, FileHash, Method, OutputFormat, SourceState
 from hypersdk.migration.yamltext import BadYaml, read_yaml
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -120,9 +120,6 @@ class VcenterPart(_JobPart):
     insecure: Flag | None = None
 
 
-FileHashWord = Literal["tree", "sha256", "none"]
-
-
 class JobOptions(_JobPart):
     """Options that job files use. Those in ``NOT_BUILT`` are only accepted with a value that requests nothing."""
 
@@ -141,11 +138,11 @@ class JobOptions(_JobPart):
         "libvirt_pool": ("default",),
     }
 
-    parallel_downloads: Annotated[Number, Field(ge=0, le=64)] = 4
+    parallel_downloads: Annotated[Number, Field(ge=0, le=64)] = PARALLEL
     remove_cdrom: Flag = False
     show_individual_progress: Flag = True
     source: Line = "auto"
-    file_hash: FileHashWord = "tree"
+    file_hash: FileHash = FileHash.TREE
     exclude_disks: Annotated[tuple[Line, ...], BeforeValidator(_texts), Field(max_length=256)] = ()
     enable_pipeline: Flag = False
     pipeline_inspect: Flag = False
@@ -260,10 +257,10 @@ class JobDefinition(_JobPart):
             state=state,
             snapshot=snapshot,
             remove_cdrom=self.options.remove_cdrom,
-            file_hash=FileHash(self.options.file_hash),
+            file_hash=self.options.file_hash,
             show_disks=self.options.show_individual_progress,
             exclude_disks=self.options.exclude_disks,
-            parallel=self.options.parallel_downloads or 4,
+            parallel=self.options.parallel_downloads or PARALLEL,
             job_id=self.id,
             job_name=self.title,
             metadata={key: _tag_text(value) for key, value in self.metadata.items()},

@@ -13,7 +13,7 @@ import yaml
 
 from hypersdk.errors import UsageError, register
 from hypersdk.migration.jobfile import load_jobs
-from hypersdk.migration.spec import Compression, ExportSpec, FileHash, Method, SourceState
+from hypersdk.migration.spec import PARALLEL, Compression, ExportSpec, FileHash, Method, SourceState
 from hypersdk.model import MachineSummary
 from hypersdk.text import clean
 from hypersdk.transfer.files import FILE_MODE, sync_folder, target_errors
@@ -23,7 +23,6 @@ FILE_EXISTS: Final = register(
     "A file of that name exists, and is not overwritten.",
     "Choose another name, or remove the file.",
 )
-_DEFAULT_PARALLEL: Final = 4
 
 
 def job_text(
@@ -87,7 +86,7 @@ def _job(spec: ExportSpec, machine: MachineSummary, taken: Mapping[str, int]) ->
         "remove_cdrom": spec.remove_cdrom or None,
         "file_hash": None if spec.file_hash is FileHash.TREE else spec.file_hash.value,
         "exclude_disks": list(spec.exclude_disks) or None,
-        "parallel_downloads": None if spec.parallel == _DEFAULT_PARALLEL else spec.parallel,
+        "parallel_downloads": None if spec.parallel == PARALLEL else spec.parallel,
     }
     return {**_given(facts), **({"options": _given(options)} if _given(options) else {})}
 

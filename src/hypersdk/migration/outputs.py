@@ -19,7 +19,7 @@ from hypersdk.formats.image import BlockFile, ImageWriter
 from hypersdk.migration.heldfile import HeldFile, blocks_path
 from hypersdk.migration.images import ImageFormat
 from hypersdk.migration.runfile import DiskRecord, RunRecord
-from hypersdk.migration.spec import Compression, ExportSpec
+from hypersdk.migration.spec import Compression, ExportSpec, FileHash
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import sha256_of, target_errors
 from hypersdk.transfer.ledger import LEDGER_UNUSABLE, BlockLedger
@@ -135,6 +135,11 @@ class Outputs(ABC):
         """Closes the files."""
 
     # Shared
+
+    @property
+    def hashes_trees(self) -> bool:
+        """Whether the file of each disk gets a tree digest. A stream has its SHA-256 in passing instead."""
+        return self.spec.file_hash is not FileHash.NONE and not self.image.appended
 
     def forget_all(self) -> None:
         """Removes what was written of all disks. Raises TargetError."""

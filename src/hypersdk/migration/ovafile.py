@@ -41,13 +41,7 @@ class OvaFile(Outputs):
         super().__init__(run, spec, image, check)
         self._records = run.disks
         self._stem = stem_of_run(run)
-        hashed = spec.file_hash is not FileHash.NONE
-        self._file = HeldFile(
-            run.folder / f"{self._stem}.ova",
-            run.attempt_suffix,
-            hashed=hashed,
-            read_back=spec.file_hash is FileHash.SHA256,
-        )
+        self._file = HeldFile(run.folder / f"{self._stem}.ova", run.attempt_suffix, spec.file_hash)
 
     def reset_lost(self) -> None:
         """See Outputs. A disk in an archive ends where the next one starts, so the disks after a lost one start again,

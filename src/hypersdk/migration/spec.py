@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 
 class OutputFormat(StrEnum):
@@ -65,6 +66,10 @@ class ResumeMode(StrEnum):
     DISCARD = "discard"
 
 
+PARALLEL: Final = 4
+"""Disks of a machine that are copied at a time, unless another number is asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
     """One export, as requested. ``machine`` is a name, inventory path, moref or UUID. ``snapshot`` is used with
@@ -83,7 +88,7 @@ class ExportSpec:
     snapshot: str | None = None
     remove_cdrom: bool = False
     exclude_disks: tuple[str, ...] = ()
-    parallel: int = 4
+    parallel: int = PARALLEL
     file_hash: FileHash = FileHash.TREE
     force: bool = False
     resume: ResumeMode = ResumeMode.REFUSE

@@ -86,7 +86,6 @@ class Stage(StrEnum):
 
 
 _ENDED: Final = frozenset({Stage.COMPLETED, Stage.FAILED})
-_IN_SLOT: Final = frozenset({Stage.RUNNING, Stage.BLOCKED})
 
 
 @dataclass(frozen=True, slots=True)
