@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from benchmarks.cases import CASES, Bench
+from benchmarks.cases import CASES, ON_REQUEST, Bench
 from benchmarks.measure import HEAD, say
 from hypersdk.units import format_size, parse_size
 
@@ -23,7 +23,9 @@ PEER = (
 def main() -> None:
     """Parses the command line, runs the cases, prints the table."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all without")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; without, all but {', '.join(ON_REQUEST)}"
+    )
     parser.add_argument(
         "--rounds", type=int, default=3, help="runs of each side, of which the median counts (default: 3)"
     )
@@ -42,7 +44,7 @@ def main() -> None:
             f" synced to disk\n{PEER}\n\n{HEAD}",
             flush=True,
         )
-        for case in chosen.cases or CASES:
+        for case in chosen.cases or [name for name in CASES if name not in ON_REQUEST]:
             say(case)
             for row in CASES[case](bench):
                 print(row.line(), flush=True)

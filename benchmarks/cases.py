@@ -14,6 +14,7 @@ from benchmarks.daemon import daemons
 from benchmarks.disk import make_disk
 from benchmarks.measure import Row, Took, rounds, run, say
 from benchmarks.picker import pickers
+from benchmarks.profile import profiled
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
 from hypersdk.units import GiB, MiB, TiB
 from tests.support.peers import Vcsim, go_peer, running_vcsim
@@ -24,6 +25,13 @@ LOOKED_UP = 10_000
 SMALL_DISK = 16 * MiB
 STARTS = 15
 FIRST_REQUESTS = 7
+PROFILED = {
+    "to OVF": ["--format", "ovf"],
+    "to OVF, unchecked": ["--format", "ovf", "--unchecked"],
+    "to qcow2": ["--format", "qcow2"],
+    "to compressed qcow2": ["--format", "qcow2", "--compress"],
+    "to compressed qcow2, unchecked": ["--format", "qcow2", "--compress", "--unchecked"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +266,15 @@ def picker(bench: Bench) -> Iterator[Row]:
     yield from pickers(bench.fresh("picker"))
 
 
+def profile(bench: Bench) -> Iterator[Row]:
+    """The CPU time of exports, by library. Needs perf."""
+    with serving(bench) as server:
+        for what, options in PROFILED.items():
+            say(f"perf record: {what}")
+            command: list[str | Path] = [program(), "export", VM, "-o", bench.fresh("ours"), "--json", *options]
+            yield profiled(what, command, login(server), bench.folder)
+
+
 CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start_up,
     "picker": picker,
@@ -265,4 +282,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "downloads": downloads,
     "inventory": inventory,
     "daemon": daemon,
+    "profile": profile,
 }
+ON_REQUEST = frozenset({"profile"})
+"""They run only where they are named."""
