@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hypersdk.errors import UsageError
@@ -29,6 +29,7 @@ def named(names: list[str]) -> list[MachineSummary]:
 
 
 @given(names=st.lists(NAMES, min_size=1, max_size=5), as_json=st.booleans())
+@example(names=["line\nfeed", "vm-0"], as_json=False)
 def test_each_machine_is_found_again_whatever_its_name(names: list[str], as_json: bool) -> None:
     machines = named(names)
     specs = [ExportSpec(machine=one.moref, output_dir=Path("/srv/images") / one.moref) for one in machines]

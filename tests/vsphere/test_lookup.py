@@ -11,7 +11,7 @@ from hypersdk.model import MachineSummary
 from hypersdk.simulator.config import MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.inventory import find_machine, list_machines
-from hypersdk.vsphere.lookup import look_up, look_up_one
+from hypersdk.vsphere.lookup import MAX_PATHS, look_up, look_up_one
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
 from tests.support.simulator import SimulatorFactory
@@ -158,3 +158,13 @@ def test_a_bios_uuid_of_two_machines_is_ambiguous(simulator: SimulatorFactory) -
     with log_in_to(server) as session, pytest.raises(LookupFailed) as caught:
         look_up_one(session, uuid, cancel=CancelToken())
     assert caught.value.code == "ambiguous"
+
+
+def test_blanks_at_the_end_of_a_path_are_those_of_the_name(simulator: SimulatorFactory) -> None:
+    server = simulator(machines=(MachineSpec("web"), MachineSpec("web "), MachineSpec("db ")))
+    with log_in_to(server) as session:
+        machines = {machine.name: machine for machine in list_machines(session, cancel=CancelToken(), disks=False)}
+        for name in ("web", "web ", "db "):
+            machine = machines[name]
+            for selectors in ([machine.path], [machine.path] * MAX_PATHS + ["/none"]):
+                assert look_up(session, selectors, cancel=CancelToken())[0] == machine

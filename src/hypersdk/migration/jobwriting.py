@@ -103,5 +103,7 @@ def _source(spec: ExportSpec) -> str | None:
 
 def _vm_path(machine: MachineSummary, taken: Mapping[str, int]) -> str:
     """The inventory path, which people can read; the moref where the path has control characters, or is not that of
-    this machine alone."""
-    return machine.path if machine.path.isprintable() and taken[machine.path] == 1 else machine.moref
+    this machine alone. A moref that is the name of another machine is written with its type."""
+    if machine.path.isprintable() and taken[machine.path] == 1:
+        return machine.path
+    return f"VirtualMachine:{machine.moref}" if taken[machine.moref] else machine.moref

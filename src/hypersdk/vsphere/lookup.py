@@ -78,7 +78,7 @@ class _Lookup:
 
     def find(self, selectors: Sequence[str]) -> list[Result]:
         """The result for each selector."""
-        found = self._chosen({selector: self._by_index(selector.strip()) for selector in selectors})
+        found = self._chosen({selector: self._by_index(selector) for selector in selectors})
         left = [selector for selector, result in found.items() if _is_missing(result)]
         if left:
             found |= self._chosen({selector: self._by_name(selector) for selector in left})
@@ -100,8 +100,10 @@ class _Lookup:
         except LookupFailed as error:
             return error
 
-    def _by_index(self, wanted: str) -> list[str]:
-        """Morefs that vCenter's index has under a UUID or an absolute path."""
+    def _by_index(self, selector: str) -> list[str]:
+        """Morefs that vCenter's index has under a UUID or an absolute path. Blanks at the end of a path may be those of
+        the machine's name."""
+        wanted = selector.strip()
         search = self._session.content.searchIndex
         if search is None or not wanted.isprintable():
             return []
@@ -111,7 +113,7 @@ class _Lookup:
                 *self._asked(lambda: search.FindAllByUuid(None, wanted.lower(), True, False)),
             ]
         elif self._paths and self._session.about.is_vcenter and wanted.startswith("/"):
-            path = "/".join(encode_name(decode_name(part)) for part in wanted.split("/") if part)
+            path = "/".join(encode_name(decode_name(part)) for part in selector.lstrip().split("/") if part)
             found = self._asked(lambda: [search.FindByInventoryPath(path)])
         else:
             return []
@@ -128,8 +130,8 @@ class _Lookup:
     def _by_name(self, selector: str) -> list[str]:
         """Morefs of the machines that ``selector`` may mean: all that ``find_machine`` needs to see."""
         wanted = selector.strip()
-        last = decode_name(wanted.rstrip("/").rpartition("/")[2]) if "/" in wanted else wanted
-        names = {selector, wanted, last}
+        names = {selector, wanted}
+        names |= {decode_name(text.rstrip("/").rpartition("/")[2]) for text in (selector, wanted) if "/" in wanted}
         folded = wanted.casefold()
         return [
             moref
