@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as real signals to a real process."""
+"""Ctrl-C, SIGTERM and SIGHUP, as real signals to a real process."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ sys.exit(app.program.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.s
 """
 
 
-def start(*arguments: str, begun: bool = True) -> subprocess.Popen[str]:
+def start(*arguments: str, begun: bool = True, ignored: bool = False) -> subprocess.Popen[str]:
+    """``ignored``: SIGHUP is, as by nohup."""
+    through = ["bash", "-c", f'trap "{"" if ignored else "-"}" HUP; exec "$@"', "-"]
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, *arguments],
+        [*through, sys.executable, "-c", WORKER, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -103,3 +105,27 @@ def test_the_second_says_what_would_be_lost_and_the_third_forces(tmp_path: Path)
         assert process.wait(20) == 130
         assert time.monotonic() - began < 10
     assert "by force" in WARNING
+
+
+def test_a_terminal_that_goes_away_stops_in_order_once() -> None:
+    """The kernel and the shell send SIGHUP each for themselves: that is no wish to end by force."""
+    with start("1") as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "stopping\n"
+        for _ in range(3):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.1)  # else they are one
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 129
+    assert "--resume" in err
+    assert "by force" not in err
+
+
+def test_a_terminal_that_goes_away_ends_nothing_under_nohup() -> None:
+    with start("0", ignored=True) as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "the terminal went away" not in err

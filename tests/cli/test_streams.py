@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from hypersdk.simulator import DiskSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.apiserver import Api
 from tests.support.cli.commandline import environment, terminal
+from tests.support.cli.hyper2kvm import HYPER2KVM
 from tests.support.cli.hyperctl import hyperctl_of
 from tests.support.cli.hypervisord import children_of, daemon
 from tests.support.cli.shell import login, small
@@ -198,6 +200,20 @@ def test_the_live_display_goes_on_when_standard_output_is_lost(
     assert screen.text.count("standard output cannot be written") == 1
     assert not [word for word in NOISE if word in screen.text]
     assert_finished(tmp_path / "out")
+    assert server.state() == before
+
+
+def test_an_export_whose_terminal_goes_away_stops_in_order(bash: Bash, server: Simulator, tmp_path: Path) -> None:
+    before, out, report = server.state(), tmp_path / "out", tmp_path / "report.json"
+    words = [str(HYPER2KVM), "export", "web", "-o", str(out), "--report", str(report)]
+    with terminal(words, bash.env, (100, 30)) as screen:
+        screen.wait_for("█", 60)
+        screen.close()
+        assert screen.process.wait(60) == 129
+    assert not list(bash.home.rglob("crash-*"))
+    (row,) = json.loads(report.read_text())["machines"]
+    assert row["status"] == "stopped"
+    assert bash(["hyper2kvm", "cleanup", "--drop-snapshots", out], ">/dev/null").status == 0
     assert server.state() == before
 
 

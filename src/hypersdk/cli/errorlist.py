@@ -72,6 +72,7 @@ def page() -> str:
         means = (family.__doc__ or "").strip().splitlines()[0]
         rows.append(f"| {family.exit_status} | {family.__name__} | {means} |")
     rows.append("| 141 | | the reader of standard output closed it |")
+    rows.append("| 129 | Cancelled | as 130, but stopped by SIGHUP: the terminal went away |")
     rows.append("| 143 | Cancelled | as 130, but stopped by SIGTERM |")
     codes = []
     for code, info in sorted(CODES.items()):

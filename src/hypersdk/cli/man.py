@@ -28,7 +28,7 @@ EXIT_STATUS: Final = (
     ("10", "Some of several machines failed."),
     ("11", "The source could not be restored."),
     ("14", "Standard output is full or closed; an export has gone on to its end."),
-    ("130, 143", "Interrupted (Ctrl-C), terminated (SIGTERM)."),
+    ("129, 130, 143", "Stopped: the terminal went away (SIGHUP), Ctrl-C, SIGTERM."),
     ("141", "The reader of standard output closed it."),
 )
 ENVIRONMENT: Final = (

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -104,7 +104,12 @@ class Output:
 
         before = termios.tcgetattr(STDIN)
         silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-        self._undo_terminal = lambda: termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+
+        def undo() -> None:
+            with suppress(termios.error):  # the terminal went away
+                termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+
+        self._undo_terminal = undo
         termios.tcsetattr(STDIN, termios.TCSADRAIN, silent)
         try:
             yield

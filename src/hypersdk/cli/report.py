@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_TERMINATED: Final = 143
 """128 + SIGTERM, as shells report a process ended by that signal."""
+_EXITS: Final = {"SIGTERM": EXIT_TERMINATED, "SIGHUP": 129}
 
 LABEL_CELLS: Final = 10
 """The column where the text after a label begins."""
@@ -43,10 +44,9 @@ def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
 
 
 def exit_status(error: HyperSDKError) -> int:
-    """The exit status of the error's family; a run ended by SIGTERM says so."""
-    if isinstance(error, Cancelled) and error.fields.get("signal") == "SIGTERM":
-        return EXIT_TERMINATED
-    return error.exit_status
+    """The exit status of the error's family; a run ended by SIGTERM or SIGHUP says so."""
+    number = _EXITS.get(str(error.fields.get("signal"))) if isinstance(error, Cancelled) else None
+    return error.exit_status if number is None else number
 
 
 def show_error(output: Output, error: HyperSDKError) -> None:

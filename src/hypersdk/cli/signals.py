@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM: the first stops the run in order, the second warns of the consequences of force, the third ends
-the process.
+"""Ctrl-C, SIGTERM and a terminal that goes away (SIGHUP): the first stops the run in order, the second warns of the
+consequences of force, the third ends the process. The kernel and the shell each send SIGHUP, so it never forces.
 
 The interpreter runs signal handlers between two bytecodes of the main thread, which may hold any lock at that moment.
 So the handler itself takes none; a wake-up pipe passes the number to a thread that may. The handler raises only while
@@ -21,7 +21,8 @@ from typing import Final
 from hypersdk.errors import Cancelled
 from hypersdk.transfer.cancel import CancelToken
 
-WATCHED: Final = (signal.SIGINT, signal.SIGTERM)
+WATCHED: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal went away"}
+"""The signals, and why they stop a run."""
 
 STOPPING: Final = (
     "Stopping: written data is kept. Changes at the source are undone, except a temporary snapshot that --resume needs."
@@ -48,6 +49,8 @@ class Interrupts:
 
     def on_signal(self, number: int) -> None:
         """One signal, seen by the watching thread."""
+        if number == signal.SIGHUP and self._count:
+            return
         self._count += 1
         if self._count == 1:
             self._first(number)
@@ -94,8 +97,8 @@ class Interrupts:
 
 
 def reason_of(number: int) -> str:
-    """``interrupted`` or ``terminated``, for the cancel token."""
-    return "interrupted" if number == signal.SIGINT else "terminated"
+    """For the cancel token."""
+    return WATCHED[signal.Signals(number)]
 
 
 def cancelled_by(number: int) -> Cancelled:
@@ -105,11 +108,12 @@ def cancelled_by(number: int) -> Cancelled:
 
 @contextmanager
 def watched(interrupts: Interrupts) -> Iterator[None]:
-    """Routes SIGINT and SIGTERM to ``interrupts``, then restores the previous handlers. Main thread only."""
+    """Routes the signals to ``interrupts``, then restores the previous handlers. SIGHUP stays ignored where the parent
+    ignores it (nohup). Main thread only."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     thread = threading.Thread(target=_watch, args=(reader, interrupts), name="signals", daemon=True)
-    before = {number: signal.signal(number, interrupts.in_main_thread) for number in WATCHED}
+    before = {number: signal.signal(number, interrupts.in_main_thread) for number in _to_watch()}
     old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread.start()
     try:
@@ -121,6 +125,11 @@ def watched(interrupts: Interrupts) -> Iterator[None]:
         writer.close()
         thread.join()
         reader.close()
+
+
+def _to_watch() -> list[signal.Signals]:
+    stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in WATCHED if not (stays and number is signal.SIGHUP)]
 
 
 def _watch(reader: socket.socket, interrupts: Interrupts) -> None:
