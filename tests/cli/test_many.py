@@ -6,8 +6,10 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import signal
+import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,11 +17,15 @@ from typing import Any
 
 import pytest
 
+from hypersdk.cli.app import program as hyper2kvm
 from hypersdk.cli.batch import Batch, Failure
 from hypersdk.cli.reportfile import html_text
 from hypersdk.errors import Cancelled, Refused
+from hypersdk.migration.findings import VerifyReport
 from hypersdk.simulator import DiskSpec
 from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.streams import SafeStream
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from tests.support.cli.commandline import environment, program, run, terminal
 from tests.support.cli.shell import Shell, login, small
@@ -410,6 +416,30 @@ def test_a_stopped_verification_says_so(shell: Shell, images: Path, monkeypatch:
     done = shell("verify", images, "--json")
     assert (done.status, done.error["code"]) == (130, "cancelled")
     assert not [event for event in done.events if event["type"] in ("verified", "totals")]
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_verification_ends_when_its_results_cannot_be_written(
+    images: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is read meanwhile, and when it is the display's thread that meets the error."""
+    done = threading.Event()
+
+    def verified(folder: Path, *, cancel: CancelToken, observer: object) -> VerifyReport:
+        if flags or done.is_set():
+            cancel.sleep(40)
+            pytest.fail("nobody stopped it")
+        done.set()
+        return VerifyReport(folder, "web", (), ("disk",), (), 1, 0.1)
+
+    monkeypatch.setattr("hypersdk.cli.verifying.verify_directory", verified)
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        out, err = SafeStream(descriptor, None), io.StringIO()
+        status = hyper2kvm.main(["verify", str(images), *flags], out, err, io.StringIO(), {"HOME": str(images)})
+    finally:
+        os.close(descriptor)
+    assert (status, len(err.getvalue().splitlines())) == (14, 1), err.getvalue()
 
 
 def test_a_tree_without_end_is_refused(shell: Shell, images: Path) -> None:

@@ -8,23 +8,24 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from rich.text import Text
 
+from hypersdk.cli.output import OutputStopped
 from hypersdk.cli.progress import FolderProgress, watching
 from hypersdk.cli.remedies import next_step
 from hypersdk.cli.report import show_line
 from hypersdk.cli.state import Cli
-from hypersdk.errors import IntegrityError, UsageError
+from hypersdk.errors import Cancelled, IntegrityError, UsageError
 from hypersdk.migration.exportfolders import Found, exports_below
 from hypersdk.migration.findings import VERIFY_FAILED, VERIFY_UNREADABLE, Finding, VerifyReport
 from hypersdk.migration.ticking import ticking
 from hypersdk.migration.verify import verify_directory
 from hypersdk.model import DiskProgress, ExportProgress, Phase
 from hypersdk.text import clean, count
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration, format_size
 
 MAX_AT_A_TIME: Final = 8
@@ -133,22 +134,40 @@ def verify_all(cli: Cli, found: Sequence[Found]) -> None:
 
 @contextmanager
 def _verified(cli: Cli, found: Sequence[Found]) -> Iterator[Iterator[VerifyReport]]:
-    """The reports, in the order of ``found``, as soon as each is there; with progress."""
-    works = [_Work(item) for item in found]
+    """The reports, in the order of ``found``, as soon as each is there; with progress. What still runs when the block
+    ends, or when the output cannot be written any more, is stopped."""
+    stop = cli.cancel.child()
+    works = [_Work(item, stop) for item in found]
     at_a_time = min(len(os.sched_getaffinity(0)), MAX_AT_A_TIME)
-    with (
-        watching(cli.output, brief=True) as observer,
-        ticking([work.progress for work in works], observer, TICK_S),
-        ThreadPoolExecutor(at_a_time, thread_name_prefix="verify") as pool,
-    ):
-        yield pool.map(partial(_Work.run, cli=cli), works)
+    with watching(cli.output, brief=True) as observer:
+
+        def observe(machines: Sequence[ExportProgress]) -> None:
+            try:
+                observer(machines)
+            except OutputStopped:  # mostly in the display's thread: the block has to end
+                stop.cancel("the results cannot be written")
+
+        try:
+            with (
+                ticking([work.progress for work in works], observe, TICK_S),
+                ThreadPoolExecutor(at_a_time, thread_name_prefix="verify") as pool,
+            ):
+                try:
+                    yield pool.map(_Work.run, works)
+                finally:
+                    stop.cancel("the results are not needed")
+        except Cancelled:
+            if cli.output.failure is not None:
+                raise OutputStopped from None
+            raise
 
 
 class _Work:
     """One folder: its progress, seen by the display's thread, and its report."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Found, cancel: CancelToken) -> None:
         self._found = found
+        self._cancel = cancel
         self._name = found.path.absolute().name
         self._size_bytes = _size_of(found.path)
         self._now = ExportProgress(machine=self._name)
@@ -159,11 +178,11 @@ class _Work:
         whole = DiskProgress(label=self._name, phase=now.phase, capacity_bytes=self._size_bytes, fraction=now.fraction)
         return replace(now, disks=(whole,))
 
-    def run(self, cli: Cli) -> VerifyReport:
+    def run(self) -> VerifyReport:
         """Raises Cancelled."""
-        cli.cancel.check()
+        self._cancel.check()
         began = time.monotonic()
-        report = self._verified(cli)
+        report = self._verified()
         self._now = replace(
             self._now,
             phase=Phase.DONE if report.ok else Phase.FAILED,
@@ -172,13 +191,12 @@ class _Work:
         )
         return report
 
-    def _verified(self, cli: Cli) -> VerifyReport:
+    def _verified(self) -> VerifyReport:
         path, why = self._found.path, self._found.unreadable
         if why is None:
             try:
-                return verify_directory(
-                    path, cancel=cli.cancel, observer=FolderProgress(self._name, self._size_bytes, self._see)
-                )
+                progress = FolderProgress(self._name, self._size_bytes, self._see)
+                return verify_directory(path, cancel=self._cancel, observer=progress)
             except UsageError as error:  # removed, or made unreadable, since it was found
                 why = error.message
         return VerifyReport(
