@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
-from hypersdk.cli.hyperctl.conditions import conditions
+from hypersdk.cli.hyperctl.conditions import conditions, merged
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.units import format_duration
@@ -15,7 +15,7 @@ from hypersdk.units import format_duration
 if TYPE_CHECKING:
     from hypersdk.jobs.records import WorkerInfo
 
-LIVING = ("state=alive", "state=draining")
+LIVING: Final = ("alive", "draining")
 
 
 @click.command("workers", cls=Command)
@@ -36,7 +36,7 @@ def command(ctl: Ctl, everything: bool, filters: tuple[str, ...]) -> None:
 
     where = conditions(WORKERS, filters)
     if not everything and "state" not in where:
-        where = conditions(WORKERS, (*filters, *LIVING))
+        where = merged(where, state=LIVING)
     alive = "No worker is alive. `hyperctl workers --all` lists dead ones."
     empty = "No worker matches." if filters or everything else alive
     show_table(ctl, ctl.client.workers(where), WorkerInfo, empty=empty, state=_state, age_s=_age)
