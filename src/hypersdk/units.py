@@ -49,6 +49,11 @@ def format_size(size_bytes: float) -> str:
     return f"{value:.1f} {unit}"
 
 
+def format_rate(bytes_s: float) -> str:
+    """Bytes a second for users: ``1.5 GiB/s``."""
+    return f"{format_size(bytes_s)}/s"
+
+
 def format_duration(seconds: float) -> str:
     """``seconds`` for users: ``0.4 s``, ``12 s``, ``3 m 05 s``, ``2 h 07 m``."""
     if seconds < 9.95:

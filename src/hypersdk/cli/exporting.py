@@ -31,7 +31,7 @@ from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.model import ExportProgress, Firmware, MachineSummary, boot_sequence
 from hypersdk.remedies import of_source
 from hypersdk.text import clean, count, shell_line, shell_word
-from hypersdk.units import MiB, format_duration, format_size
+from hypersdk.units import MiB, format_duration, format_rate, format_size
 from hypersdk.vsphere.inventory import find_machine
 from hypersdk.vsphere.session import Session
 
@@ -258,7 +258,7 @@ def _fates_text(totals: Totals) -> str:
 
 
 def _totals_facts(totals: Totals, batch: Batch) -> Iterator[tuple[str, str]]:
-    took = f"in {format_duration(totals.elapsed_s)} ({format_size(totals.rate_bytes_s)}/s)"
+    took = f"in {format_duration(totals.elapsed_s)} ({format_rate(totals.rate_bytes_s)})"
     yield "moved", f"{format_size(totals.wire_bytes)} received {took}, {format_size(totals.written_bytes)} written"
     yield "data", f"{format_size(totals.data_bytes)}; {format_size(totals.holes_bytes)} of holes take no space"
     if folders := [outcome.result.output_dir for outcome in batch.outcomes if outcome.result is not None]:
@@ -356,7 +356,7 @@ def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, s
     yield "proof", proved if result.proof == "proved" else result.proof, ""
     rate = result.wire_bytes / result.elapsed_s if result.elapsed_s else 0.0
     verb = "read" if local else "received"
-    taken = f"{format_size(result.wire_bytes)} {verb} in {format_duration(result.elapsed_s)} ({format_size(rate)}/s)"
+    taken = f"{format_size(result.wire_bytes)} {verb} in {format_duration(result.elapsed_s)} ({format_rate(rate)})"
     yield (
         "moved",
         f"{taken}, {format_size(result.data_bytes)} of data on {format_size(result.capacity_bytes)} of disk",

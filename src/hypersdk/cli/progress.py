@@ -26,7 +26,7 @@ from hypersdk.cli.total import MachinesTotal, Total, total_label, total_text
 from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
 from hypersdk.model.eta import QueueProgress
 from hypersdk.text import clean, count
-from hypersdk.units import format_duration, format_size
+from hypersdk.units import format_duration, format_rate, format_size
 
 Observer = Callable[[Sequence[ExportProgress]], None]
 
@@ -148,7 +148,7 @@ def log_line(machine: ExportProgress) -> str:
         return ", ".join(part for part in (head, machine.note) if part)
     parts = [f"{head} {machine.fraction:.0%}", format_size(machine.wire_bytes)]
     if machine.rate_bytes_s is not None:
-        parts.append(f"{format_size(machine.rate_bytes_s)}/s")
+        parts.append(format_rate(machine.rate_bytes_s))
     if machine.eta_s is not None:
         parts.append(f"{format_duration(machine.eta_s)} left")
     return ", ".join(part for part in (*parts, _remark(machine)) if part)
@@ -361,7 +361,7 @@ class Figures:
     def text(self, width: int) -> str:
         """The figures in columns of fixed width, so that all bars are aligned; without the bytes on a narrow
         terminal."""
-        rate = "" if self.rate_bytes_s is None else f"{format_size(self.rate_bytes_s)}/s"
+        rate = "" if self.rate_bytes_s is None else format_rate(self.rate_bytes_s)
         size = f"{format_size(self.wire_bytes):>11}" if width >= 100 else ""
         return f"{min(self.fraction, 1.0):4.0%}{size}{rate:>13}{self.when:>15}"
 

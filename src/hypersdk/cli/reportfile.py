@@ -25,7 +25,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 from hypersdk.text import clean, count
 from hypersdk.transfer.files import write_atomic
-from hypersdk.units import format_duration, format_size
+from hypersdk.units import format_duration, format_rate, format_size
 
 FORMULA: Final = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins so for a formula."""
@@ -203,7 +203,7 @@ def _cards(totals: Totals) -> Iterator[tuple[str, str]]:
     }
     yield from ((label, f"{number:,}") for label, number in counts.items() if number or label == "Exported")
     yield "Received", format_size(totals.wire_bytes)
-    yield "Rate", f"{format_size(totals.rate_bytes_s)}/s"
+    yield "Rate", format_rate(totals.rate_bytes_s)
     yield "Data", format_size(totals.data_bytes)
     yield "Holes kept", format_size(totals.holes_bytes)
 

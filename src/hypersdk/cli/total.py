@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hypersdk.errors import HyperSDKError
-from hypersdk.model import ExportProgress, Phase
+from hypersdk.model import ExportProgress, Phase, waits_for
 from hypersdk.model.eta import QueuedJob, QueueProgress, Stage, estimate, never_falling
 from hypersdk.text import clean
-from hypersdk.units import format_duration, format_size
+from hypersdk.units import format_duration, format_rate
 
 if TYPE_CHECKING:
     from hypersdk.client import Client
@@ -52,21 +52,16 @@ class MachinesTotal:
         return QueuedJob(
             at,
             stage,
-            machine.expected_bytes,
-            machine.fraction,
-            machine.redone,
-            machine.elapsed_s,
-            machine.copy_s,
-            machine.eta_s,
-            self._ended.get(at, 0),
-            machine.rate_bytes_s,
-            machine.stalled or _waits_for(machine),
+            expected_bytes=machine.expected_bytes,
+            fraction=machine.fraction,
+            redone=machine.redone,
+            slot_s=machine.elapsed_s,
+            copy_s=machine.copy_s,
+            eta_s=machine.eta_s,
+            ended_at=self._ended.get(at, 0),
+            rate_bytes_s=machine.rate_bytes_s,
+            reason=machine.stalled or waits_for(machine),
         )
-
-
-def _waits_for(machine: ExportProgress) -> str:
-    notes = [disk.note for disk in machine.disks if disk.phase is Phase.WAITING]
-    return next((note for note in [*notes, machine.note] if note), "")
 
 
 class DaemonTotal:
@@ -106,7 +101,7 @@ def total_text(total: QueueProgress) -> str:
     """One line: counts, percentage, rate and remaining time, or what is waited for."""
     parts = [*_counts(total), f"{total.fraction:.0%}"]
     if total.rate_bytes_s is not None:
-        parts.append(f"{format_size(total.rate_bytes_s)}/s")
+        parts.append(format_rate(total.rate_bytes_s))
     if total.eta_s is not None:
         parts.append(f"{'about ' if total.about else ''}{format_duration(total.eta_s)} left")
     if total.reason:

@@ -26,7 +26,7 @@ from hypersdk.migration.verify import verify_directory
 from hypersdk.model import DiskProgress, ExportProgress, Phase
 from hypersdk.text import clean, count
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.units import format_duration, format_size
+from hypersdk.units import format_duration, format_rate, format_size
 
 MAX_AT_A_TIME: Final = 8
 """Hashing takes one core for each folder; more readers than this only make a disk seek."""
@@ -232,7 +232,7 @@ def _show_totals(cli: Cli, reports: Sequence[VerifyReport], elapsed_s: float) ->
         cli.output.event("totals", {**facts, "elapsed_s": round(elapsed_s, 3)})
         return
     took = f"{format_size(read)} read in {format_duration(elapsed_s)}"
-    rate = f" ({format_size(read / elapsed_s)}/s)" if elapsed_s else ""
+    rate = f" ({format_rate(read / elapsed_s)})" if elapsed_s else ""
     fates = f"{len(reports) - bad:,} as written" + (f", {bad:,} not" if bad else "")
     text = f"{'✘' if bad else '✔'} {count(len(reports), 'export')}: {fates}; {took}{rate}"
     cli.output.print(Text(text, style=f"bold {'red' if bad else 'green'}"))

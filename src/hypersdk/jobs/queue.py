@@ -28,7 +28,7 @@ import sqlalchemy as sa
 
 from hypersdk.jobs.heartbeat import TAKE_OVER_S
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER_FOR_ROOT, JobState
-from hypersdk.model import Phase
+from hypersdk.model import Phase, read_job_object, waits_for
 from hypersdk.model.eta import QueuedJob, QueueProgress, Span, Stage, estimate, never_falling, slots_of
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, jobs, workers
@@ -148,12 +148,7 @@ def _notes(connection: sa.Connection, job_ids: list[str]) -> Mapping[str, str]:
     if not job_ids:
         return {}
     query = sa.select(jobs.c.id, jobs.c.progress).where(jobs.c.id.in_(job_ids[:MAX_SPANS]))
-    return {job_id: _note(progress) for job_id, progress in connection.execute(query)}
-
-
-def _note(progress: Mapping[str, Any]) -> str:
-    notes = [disk.get("note") for disk in progress.get("disks", ()) if disk.get("phase") == Phase.WAITING.value]
-    return next((str(note) for note in [*notes, progress.get("note")] if note), "")
+    return {job_id: waits_for(read_job_object(progress)) for job_id, progress in connection.execute(query)}
 
 
 def _job(row: Any, span: Span | None, notes: Mapping[str, str], now: float) -> QueuedJob:
@@ -164,15 +159,15 @@ def _job(row: Any, span: Span | None, notes: Mapping[str, str], now: float) -> Q
     return QueuedJob(
         row.id,
         stage,
-        int(row.expected_bytes or 0),
-        (row.percent or 0.0) / 100,
-        None if row.redone is None else row.redone / 100,
-        end - span.started_at if measured and span is not None else 0.0,
-        float(row.copy_s or 0.0) if measured else 0.0,
-        row.eta_s,
-        row.completed_at or 0.0,
-        row.rate_bytes_s,
-        str(row.stalled or notes.get(row.id, "")),
+        expected_bytes=int(row.expected_bytes or 0),
+        fraction=(row.percent or 0.0) / 100,
+        redone=None if row.redone is None else row.redone / 100,
+        slot_s=end - span.started_at if measured and span is not None else 0.0,
+        copy_s=float(row.copy_s or 0.0) if measured else 0.0,
+        eta_s=row.eta_s,
+        ended_at=row.completed_at or 0.0,
+        rate_bytes_s=row.rate_bytes_s,
+        reason=str(row.stalled or notes.get(row.id, "")),
     )
 
 

@@ -35,6 +35,7 @@ from hypersdk.model.progress import (
     at_rest,
     held,
     unmoved,
+    waits_for,
 )
 from hypersdk.model.progressjson import (
     event_object,
@@ -48,5 +49,5 @@ __all__ = [
     "MAX_UNFINISHED_FRACTION", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary",
     "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode",
     "at_rest", "boot_sequence", "event_object", "held", "job_object", "json_fields", "named_boot_disks", "read_fields",
-    "read_job_object", "split_datastore_path", "unit_order", "unmoved",
+    "read_job_object", "split_datastore_path", "unit_order", "unmoved", "waits_for",
 ]  # fmt: skip

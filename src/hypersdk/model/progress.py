@@ -169,6 +169,12 @@ def unmoved(progress: P) -> P:
     return replace(progress, rate_bytes_s=None, eta_s=None)
 
 
+def waits_for(progress: ExportProgress) -> str:
+    """What a disk waits for, in words, else the machine's note; empty while neither says anything."""
+    notes = [disk.note for disk in progress.disks if disk.phase is Phase.WAITING]
+    return next((note for note in [*notes, progress.note] if note), "")
+
+
 def held(now: ExportProgress, before: ExportProgress) -> ExportProgress:
     """The progress of another attempt: no fraction is below that of the attempt ``before`` it. What is really done
     again is in ``redone`` until it passes what is shown."""

@@ -22,7 +22,7 @@ from hypersdk.simulator.server import Simulator
 from hypersdk.simulator.storage import Datastore
 from hypersdk.streams import failure_of, failure_text, status_of, take_standard_streams
 from hypersdk.transfer.cancel import SignalFlag
-from hypersdk.units import format_size, parse_size
+from hypersdk.units import format_rate, parse_size
 
 T = TypeVar("T")
 
@@ -353,7 +353,7 @@ def banner(simulator: Simulator, *, show_password: bool) -> str:
     count = len(simulator.platform.world.all(SimulatedMachine))
     hosts = 1 if config.esxi else config.hosts * config.datacenters
     where = "" if config.esxi else f" on {hosts} host{'s' if hosts != 1 else ''}"
-    limit = f", {format_size(config.rate_bytes_s)}/s per stream" if config.rate_bytes_s else ""
+    limit = f", {format_rate(config.rate_bytes_s)} per stream" if config.rate_bytes_s else ""
     anyone = "\nAny other user name and password are accepted too.\n" if config.any_login else ""
     password = f"'{simulator.password}'" if show_password else "...  # as in your file"
     first, second = simulator.thumbprint_sha256[:48], simulator.thumbprint_sha256[48:]

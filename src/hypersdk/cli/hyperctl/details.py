@@ -13,7 +13,7 @@ from hypersdk.cli.hyperctl.completing import complete_job
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.cli.report import labelled
-from hypersdk.units import format_duration, format_size
+from hypersdk.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from hypersdk.client import Explanation, Job
@@ -108,7 +108,7 @@ def _amounts(job: Job) -> Iterator[tuple[str, str]]:
     if not job.ended and progress.redone is not None:
         yield "Done again", f"{progress.redone:.0%} of {progress.fraction:.0%}"
     if not job.ended and progress.rate_bytes_s:
-        yield "Rate", f"{format_size(progress.rate_bytes_s)}/s"
+        yield "Rate", format_rate(progress.rate_bytes_s)
     if not job.ended and progress.eta_s is not None:
         yield "Left", format_duration(progress.eta_s)
     if not job.ended and progress.note:
