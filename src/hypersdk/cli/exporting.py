@@ -16,6 +16,7 @@ from rich.text import Text
 from hypersdk.cli.batch import Batch, Failure, Totals
 from hypersdk.cli.options import connection_words
 from hypersdk.cli.plantable import device_of, show_plans
+from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error, show_line
 from hypersdk.cli.state import Cli
@@ -42,6 +43,8 @@ SNAPSHOT_KEPT: Final = "24 hours"
 """For people; ``migration.runs.SNAPSHOT_MAX_AGE``, whose module takes long to import."""
 MAX_SHOWN: Final = 3
 """Results shown in full; more of them get a line each."""
+NO_IS_QUIT: Final = {"n": "quit", "no": "quit"}
+"""For questions that can be answered with yes."""
 
 
 def _still_to_do(
@@ -174,9 +177,8 @@ def _may_start(cli: Cli, exports: int, choices: Choices) -> bool:
     """Asks at a terminal."""
     if choices.yes or not cli.output.can_ask:
         return True
-    answers = {"y": "yes", "yes": "yes", "q": "quit", "quit": "quit", "n": "quit", "no": "quit"}
     question = f"Start {count(exports, 'export')}? [Y]es, [q]uit: "
-    return cli.choose(question, answers, empty="yes", unanswered="quit") == "yes"
+    return cli.choose(question, spelled("yes", "quit") | NO_IS_QUIT, empty="yes", unanswered="quit") == "yes"
 
 
 def carry_out(cli: Cli, session: Session, batch: Batch, plans: Sequence[Plan], settings: RunSettings) -> None:

@@ -27,6 +27,7 @@ from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.plantable import show_plans
+from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.state import Cli
 from hypersdk.cli.terminal import only_ascii
 from hypersdk.errors import LookupFailed
@@ -169,7 +170,7 @@ def _plan_unfinished(
     for failure in waiting:
         cli.output.note(failure.error.message, style="yellow")
     question = "[r]esume, [d]iscard and start over, or [s]kip? "
-    answer = cli.choose(question, _spelled("resume", "discard", "skip"), empty="skip", unanswered="skip")
+    answer = cli.choose(question, spelled("resume", "discard", "skip"), empty="skip", unanswered="skip")
     if answer == "skip":
         return
     resume = ResumeMode.RESUME if answer == "resume" else ResumeMode.DISCARD
@@ -182,11 +183,6 @@ def _confirm(cli: Cli, possible: bool) -> str:
     """``yes``, ``edit`` or ``quit``."""
     if not possible:
         question = "None of these machines can be exported. [E]dit, [q]uit: "
-        return cli.choose(question, _spelled("edit", "quit"), empty="edit", unanswered="quit")
-    answers = {**_spelled("yes", "edit", "quit"), "n": "quit", "no": "quit"}
+        return cli.choose(question, spelled("edit", "quit"), empty="edit", unanswered="quit")
+    answers = spelled("yes", "edit", "quit") | exporting.NO_IS_QUIT
     return cli.choose("Start? [Y]es, [e]dit, [q]uit: ", answers, empty="yes", unanswered="quit")
-
-
-def _spelled(*answers: str) -> dict[str, str]:
-    """Each answer by its first letter and as a word."""
-    return {word: answer for answer in answers for word in (answer[0], answer)}

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from hypersdk.cli.hyperctl.app import program
 from hypersdk.cli.hyperctl.conditions import conditions, moment
 from hypersdk.client import Client
-from hypersdk.errors import UsageError
+from hypersdk.client.bulk import Action, BulkResult
+from hypersdk.errors import Refused, UsageError
 from hypersdk.jobs.records import JOBS
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import Filter
 from hypersdk.state.tables import jobs
+from hypersdk.streams import SafeStream
 from tests.support.apiserver import Api, fill
 from tests.support.cli.commandline import terminal
 from tests.support.cli.hyperctl import Hyperctl
@@ -100,7 +105,7 @@ def test_at_a_terminal_the_number_is_confirmed_and_other_answers_are_asked_again
                 shown.type(answer + "\n")
             assert (shown.finish(60), result in shown.text) == (0, True)
             assert "1 other matching job will be skipped: their state" in shown.text
-            assert ("Please answer y, n, yes, no." in shown.text) == ("maybe" in answers)
+            assert ("Please answer y, yes, n, no." in shown.text) == ("maybe" in answers)
     assert states(api) == {"one": "queued", "two": "queued", "over": "cancelled"}
     with terminal([*command, "cancel", "--filter", "name=one"], env) as shown:
         shown.wait_for("Cancel 1 job? [y/N]", timeout_s=60)
@@ -203,6 +208,28 @@ def test_a_failure_in_between_tells_what_was_done(api: Api, ctl: Hyperctl, monke
     assert done.out == "Cancelled 2 job(s)\nNot reached: 3 job(s); the same command continues with them\n"
     monkeypatch.undo()
     assert ctl.ok("cancel", "--all", "--yes").startswith("Cancelled 3 job(s)\n")
+
+
+def test_all_selected_jobs_are_acted_on_whoever_reads_it(
+    api: Api, ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of one job cannot be written; those of the later requests are cancelled all the same."""
+    monkeypatch.setattr("hypersdk.client.bulk.MAX_AT_ONCE", 1)
+    refused, *others = (api.add_job().id for _ in range(3))
+    act = Client.act
+
+    def refusing(client: Client, action: Action, ids: Sequence[str], **flags: bool) -> BulkResult:
+        failed = {job_id: Refused("not now") for job_id in ids if job_id == refused}
+        return BulkResult((), failed) if failed else act(client, action, ids, **flags)
+
+    monkeypatch.setattr(Client, "act", refusing)
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        out, err = SafeStream(descriptor, None), io.StringIO()
+        program.main(["cancel", "--all", "--yes", "--json"], out, err, io.StringIO(), ctl.env)
+    finally:
+        os.close(descriptor)
+    assert {api.services.jobs.get(job_id).state for job_id in others} == {"cancelled"}
 
 
 def test_cancel_waits_for_selected_jobs(api: Api, ctl: Hyperctl) -> None:

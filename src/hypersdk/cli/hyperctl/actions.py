@@ -83,6 +83,7 @@ def _act_on_selected(ctl: Ctl, which: Which, verb: Verb) -> list[str]:
     if found.ids and not which.yes and not _confirmed(ctl, found.ids, found.skipped, verb):
         ctl.output.line("Nothing was changed.")
         return []
+    ctl.output.keep_going()
     outcome = Outcome(found.skipped, len(found.ids))
     try:
         for ids in _parts(found.ids):

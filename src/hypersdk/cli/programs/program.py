@@ -37,6 +37,11 @@ MAX_ASKED: Final = 5
 """How often one question is asked."""
 
 
+def spelled(*answers: str) -> dict[str, str]:
+    """Answers for ``Run.choose``: each by its first letter and as a word."""
+    return {word: answer for answer in answers for word in (answer[0], answer)}
+
+
 class Unanswered(UsageError):  # noqa: N818 - reads as what happened
     """The input ended at a question."""
 
@@ -108,8 +113,7 @@ class Run:
 
     def agreed(self, question: str) -> bool:
         """Whether a person answered yes, or y for short. Enter is no."""
-        answers = {"y": "yes", "n": "no", "yes": "yes", "no": "no"}
-        return self.choose(f"{question} [y/N] ", answers, empty="no", unanswered="no") == "yes"
+        return self.choose(f"{question} [y/N] ", spelled("yes", "no"), empty="no", unanswered="no") == "yes"
 
     def confirmed(self, question: str) -> bool:
         """Whether a person typed the whole word yes."""
