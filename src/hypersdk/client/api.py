@@ -139,9 +139,11 @@ class Client:
         """Version, uptime and how many jobs there are."""
         return decode(DaemonStatus, self._transport.request("GET", "/status"))
 
-    def queue(self) -> QueueProgress:
-        """Percentage and remaining time of all jobs, the waiting ones included."""
-        return decode(QueueProgress, take(self._transport.request("GET", f"{API}/statistics"), "queue", dict))
+    def queue(self) -> QueueProgress | None:
+        """Percentage and remaining time of all jobs, the waiting ones included; None from earlier daemons, which do not
+        tell it."""
+        found = self._transport.request("GET", f"{API}/statistics")
+        return decode(QueueProgress, take(found, "queue", dict)) if "queue" in found else None
 
     def me(self) -> Me:
         """The identity of the caller."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hypersdk import __version__
 from hypersdk.cli.columns import table
+from hypersdk.cli.total import DaemonTotal, total_label
 from hypersdk.client import Client
+from hypersdk.client.transport import Transport
 from hypersdk.jobs.heartbeat import Heartbeat
 from hypersdk.jobs.records import WorkerInfo
+from hypersdk.model import ExportProgress
 from hypersdk.secret import Secret
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
@@ -61,6 +65,24 @@ def test_a_session_tells_its_end(api: Api) -> None:
     begun = client.post("/api/v1/auth/login", json=body).json()
     me = client.get("/api/v1/auth/me").json()
     assert (me["via"], me["token_id"], me["expires_at"]) == ("cookie", None, begun["expires_at"])
+
+
+def test_the_status_of_an_earlier_daemon_has_no_queue(api: Api, ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Queue" in ctl.ok("status")
+    request = Transport.request
+
+    def earlier(transport: Transport, method: str, path: str, **more: Any) -> dict[str, Any]:
+        answer = request(transport, method, path, **more)
+        return {name: value for name, value in answer.items() if name != "queue"}
+
+    monkeypatch.setattr(Transport, "request", earlier)
+    shown = ctl.ok("status")
+    assert "Completed" in shown
+    assert "Queue" not in shown
+    (facts,) = ctl("status", "--json").events
+    assert "queue" not in facts
+    with Client(api.url, token=api.tokens["viewer"], environ={}) as client:
+        assert total_label(DaemonTotal(client)([ExportProgress()])) == "0 of 1 done"
 
 
 def test_workers_tell_their_jobs(api: Api, ctl: Hyperctl) -> None:
