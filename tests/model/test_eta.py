@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.model.eta import Pace, QueuedJob, QueueProgress, Span, Stage, estimate, never_falling, slots_of
 from hypersdk.units import GiB, MiB
+from tests.support.seeds import examples
 
 
 @dataclass
@@ -136,14 +137,14 @@ def queues(draw: st.DrawFn, *, death: bool = False) -> Queue:
     return Queue(machines, width, rate, gap_s, tick_s, chance, dies_at)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(queues())
 def test_the_eta_of_any_queue_is_within_a_quarter_from_the_first_tenth_on(queue: Queue) -> None:
     """And from the first job on that ends: before, the ETA says that it is about."""
     _assert_near(queue, list(queue.run()))
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(queues(death=True))
 def test_the_percentage_never_falls_and_the_eta_stays_right_through_a_workers_death(queue: Queue) -> None:
     """From the death on: nobody can foresee it."""

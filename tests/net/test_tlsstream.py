@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import ConnectError
 from hypersdk.net.certificate import TlsPolicy, ssl_context
 from hypersdk.net.tlsstream import TlsStream
+from tests.support.seeds import examples
 from tests.support.tls import Authority, Identity
 from tests.support.tlsserver import PEER
 from tests.support.tools import requires
@@ -126,7 +127,7 @@ def received(stream: TlsStream, sizes: Sequence[int] = (65536,)) -> tuple[bytes,
         turn += 1
 
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = examples(60)
 SIZES = st.lists(st.integers(1, 40_000), min_size=1, max_size=6)
 
 

@@ -39,9 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run every case of the kill suite, and more examples")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin of hypothesis reads its option
 def pytest_configure(config: pytest.Config) -> None:
     """Before test modules are imported: they derive settings from the profile."""
     settings.load_profile("full" if config.getoption("full") else "commit")
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(SEED)
 
 
 def pytest_report_header() -> str:

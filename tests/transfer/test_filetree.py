@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import Cancelled
@@ -22,6 +22,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.filetree import DigestedFile, FileTree
 from hypersdk.transfer.treehash import HASH_SIZE, LEAF, LeafHashes, tree_digest
 from hypersdk.units import KiB, MiB, TiB
+from tests.support.seeds import examples
 from tests.support.treedigest import tree_digest_of_file
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def change(file: DigestedFile, what: str, offset: int, length: int) -> None:
             file.truncate(offset)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(60)
 @given(before=CHANGES, after=CHANGES, more=CHANGES, start=st.sampled_from([0, 512, LEAF + 1024]))
 def test_any_changes_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, before: list[Change], after: list[Change], more: list[Change], start: int

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, SourceError, TransientError
@@ -23,6 +23,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.http import DataConnection, HttpBody, SessionCookie, open_get, split_url
+from tests.support.seeds import examples
 from tests.support.tls import Identity
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
 
@@ -131,7 +132,7 @@ def read_by_http_client(server: TlsServer, target: str) -> bytes:
             return error.partial
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(seed=st.integers(0, 1 << 32), missing=st.sampled_from([0, 0, 1, 2, 5, 30_000]), size=st.integers(1000, 1 << 20))
 def test_chunks_are_read_as_http_client_reads_them(
     random_server: TlsServer, seed: int, missing: int, size: int
