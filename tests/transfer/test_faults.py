@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import threading
@@ -19,6 +20,7 @@ from hypersdk.formats.image import BLOCK, Buffer, Piece
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.model import Phase
+from hypersdk.transfer.activity import Timeline
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
@@ -29,6 +31,7 @@ from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
+from hypersdk.transfer.sink import Block, Sink
 from hypersdk.transfer.source import DiskSource
 from hypersdk.units import MiB
 from tests.support.disks import Disk, MemoryRanges, MemorySource, MemoryStream, breaks_at, hangs_at, runs_at
@@ -81,6 +84,7 @@ class Bench:
         *,
         retry: RetryPolicy = QUICK,
         budget: StreamBudget | None = None,
+        guard: Callable[[], None] | None = None,
         **options: int,
     ) -> Receipt:
         self.meter = Meter("Hard disk 1", "out.raw", self.disk.capacity)  # each run has its own
@@ -92,7 +96,7 @@ class Bench:
                     ledger,
                     cancel=self.cancel,
                     meter=self.meter,
-                    policies=Policies(retry, budget=budget),
+                    policies=Policies(retry, budget=budget, guard=guard),
                     options=CopyOptions(**options),  # type: ignore[arg-type]
                 )
             finally:
@@ -200,6 +204,39 @@ def test_a_range_that_always_fails_ends_it_and_the_rest_is_kept(bench: Bench) ->
 
 
 # Ended by name
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+@pytest.mark.parametrize("kind", ["ranges", "stream"])
+def test_a_worker_that_may_not_write_for_a_moment_ends_the_copy(bench: Bench, kind: str, streams: int) -> None:
+    """Its heartbeat was late, and is confirmed again before the other threads write: the guard's error is a
+    Cancelled although nobody has cancelled."""
+    calls = itertools.count()
+
+    def guard() -> None:
+        if next(calls) == 2:
+            raise Cancelled("the heartbeat is late")
+
+    def source() -> DiskSource:
+        return MemoryRanges(bench.disk.raw) if kind == "ranges" else stream_of(bench.disk)
+
+    with pytest.raises(Cancelled, match="late"):
+        bench.copy(source(), guard=guard, range_streams=streams)
+    bench.assert_recorded_is_written()
+    assert bench.copy(source(), range_streams=streams).content == bench.disk.content
+
+
+def test_ranges_that_were_not_stored_are_no_success(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever loses them."""
+    store = Sink.store
+
+    def losing(sink: Sink, number: int, blocks: Sequence[Block], time: Timeline) -> None:
+        if number != 1:
+            store(sink, number, blocks, time)
+
+    monkeypatch.setattr(Sink, "store", losing)
+    with pytest.raises(RuntimeError, match="blocks 64 to 128 were taken and not stored"):
+        bench.copy(MemoryRanges(bench.disk.raw))
 
 
 def flipped(stream: bytes, at: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -51,7 +52,7 @@ class RangePass:
         self._none_left = group.token.child()
 
     def run(self) -> None:
-        """Returns when nothing is missing. Raises the first error of any thread."""
+        """Returns when nothing is missing, which is checked at the end. Raises the first error of any thread."""
         wanted = _blocks_of(self._source.extents(self._group.token), self._ledger)
         missing = sum(len(run) for run in _missing(wanted, self._ledger))
         self._meter.begin_ranges(wanted.count * BLOCK, (wanted.count - missing) * BLOCK)
@@ -61,18 +62,28 @@ class RangePass:
             waiting = self._meter.waiting if number == 0 else unseen
             self._group.start(f"range {number + 1}", partial(self._fetch, waiting))
         self._group.wait()
+        if (lost := next(_missing(wanted, self._ledger), None)) is not None:
+            raise RuntimeError(f"{self._source.label}: blocks {lost.start} to {lost.stop} were taken and not stored")
         self._meter.complete_pass()
 
     def _fetch(self, waiting: Waiting) -> None:
+        with ExitStack() as slot:
+            try:
+                ranges = slot.enter_context(self._policies.ranges(self._source, self._meter, self._none_left, waiting))
+            except Cancelled:
+                if not self._none_left.cancelled:
+                    raise
+                self._group.token.check()
+                return  # the others have fetched everything while it waited
+            self._fetch_pieces(ranges)
+
+    def _fetch_pieces(self, ranges: PolicedRanges) -> None:
+        """Fetches pieces until there are none left. A piece that was taken is fetched, or its error is raised."""
         buffer = memoryview(bytearray(self._piece_blocks * BLOCK))
-        opened = self._policies.ranges(self._source, self._meter, self._none_left, waiting)
-        try:
-            with opened as ranges, self._meter.reader() as time:
-                while (piece := self._next_piece()) is not None:
-                    number, blocks = piece
-                    self._fetch_piece(ranges, number, blocks, buffer, time)
-        except Cancelled:
-            self._group.token.check()  # else it waited for a slot until the others had fetched everything
+        with self._meter.reader() as time:
+            while (piece := self._next_piece()) is not None:
+                number, blocks = piece
+                self._fetch_piece(ranges, number, blocks, buffer, time)
 
     def _next_piece(self) -> tuple[int, range] | None:
         with self._lock:
