@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hypersdk.errors import IntegrityError, TransientError
 from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
 from hypersdk.formats.qcow2.writer import Qcow2Writer
 from hypersdk.formats.raw import RawWriter
+from hypersdk.formats.vmdk.layout import GRAIN_MARKER
+from hypersdk.formats.vmdk.stream import Grain, GrainDecoder
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.model import Basis, Phase
 from hypersdk.transfer.blockfile import FdFile
@@ -25,6 +29,7 @@ from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import DiskSource
+from hypersdk.units import SECTOR, MiB
 from tests.support.disks import Disk, MemoryRanges, MemorySource, Raw
 from tests.support.tools import run_tool
 
@@ -113,6 +118,69 @@ def test_unseen_grains_arrive_whole_and_claim_no_digest(disk: Disk, tmp_path: Pa
     assert receipt.stream is not None
     assert receipt.stream.sha256 == hashlib.sha256(disk.stream).hexdigest()
     assert_holds(disk, path, kind, tmp_path)
+
+
+def grains_of(disk: Disk) -> list[tuple[int, int, Grain]]:
+    """Where the zlib stream of each grain begins and ends in the stream, and the grain."""
+    found, at = [], 0
+    for grain in GrainDecoder(expected_capacity=disk.capacity).feed(memoryview(disk.stream)):
+        at = disk.stream.index(bytes(grain.zlib), at)
+        found.append((at, at + len(grain.zlib), grain))
+    return found
+
+
+def damaged_first(disk: Disk, at: int, data: bytes, end: int) -> MemorySource:
+    """A source whose first stream has other ``data`` at ``at`` and breaks behind ``end``; the next one is whole."""
+
+    def breaks(position: int, _closed: threading.Event) -> None:
+        if position > end:
+            source.data = disk.stream
+            raise TransientError("reset")
+
+    damaged = disk.stream[:at] + data + disk.stream[at + len(data) :]
+    source = MemorySource(damaged, disk.capacity, [breaks, lambda _position, _closed: None])
+    return source
+
+
+@pytest.mark.parametrize("name", ["qcow2-pass", "vmdk"])
+def test_no_digest_of_the_next_stream_covers_a_grain_that_was_stored_unseen(
+    disk: Disk, tmp_path: Path, name: str
+) -> None:
+    kind, create = FORMATS[name]
+    start, end, _ = next(found for found in grains_of(disk) if found[1] - found[0] < BLOCK // 2)
+    middle = (start + end) // 2
+    source = damaged_first(disk, middle, bytes([disk.stream[middle] ^ 4]), end + 3 * MiB)
+    with pytest.raises(IntegrityError) as raised:
+        copy(source, create, tmp_path / f"out.{kind}", check=False)
+    assert raised.value.code == "content_differs"
+    assert source.opened == 2
+
+
+@pytest.mark.parametrize("name", ["qcow2-pass", "vmdk"])
+def test_unseen_grains_survive_a_break(disk: Disk, tmp_path: Path, name: str) -> None:
+    kind, create = FORMATS[name]
+    path = tmp_path / f"out.{kind}"
+    receipt = copy(damaged_first(disk, 0, b"", len(disk.stream) // 2), create, path, check=False)
+    assert receipt.attempts == 2
+    assert_holds(disk, path, kind, tmp_path)
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("name", ["raw", "qcow2", "vmdk"])
+def test_a_block_that_only_a_broken_stream_had_is_no_part_of_the_disk(
+    disk: Disk, tmp_path: Path, name: str, check: bool
+) -> None:
+    """The marker of a grain has no checksum: with another sector number the grain lands in a hole."""
+    kind, create = FORMATS[name]
+    start, end, _ = grains_of(disk)[0]
+    hole = next(at for at in range(0, disk.capacity, BLOCK) if not any(disk.raw[at : at + BLOCK]))
+    marker = start - GRAIN_MARKER.size
+    source = damaged_first(disk, marker, (hole // SECTOR).to_bytes(8, "little"), end + 3 * MiB)
+    with pytest.raises(IntegrityError) as raised:
+        copy(source, create, tmp_path / f"out.{kind}", check=check)
+    assert raised.value.code == "content_differs"
+    assert raised.value.fields["offset"] == hole
+    assert source.opened == 2
 
 
 def test_sha1_where_the_source_has_nothing_better(disk: Disk, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from hypersdk.errors import HyperSDKError, IntegrityError
 from hypersdk.formats.image import BLOCK, ImageWriter
+from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
@@ -26,7 +27,7 @@ from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.ranging import RangePass
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import Attempts
-from hypersdk.transfer.sink import Checkpoints, Sink
+from hypersdk.transfer.sink import Checkpoints, Sink, differs_now
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests, StreamSource
 from hypersdk.transfer.streaming import StreamPass
 from hypersdk.transfer.takeover import take_over
@@ -145,7 +146,18 @@ class _Copy:
         ):
             self.route = stream.route
             self.meter.begin_stream(stream.length_bytes, source.allocated_bytes)
-            return StreamPass(group, stream, source, self._sink(group), self.meter, self.options).run()
+            arrived = BlockMap(self.ledger.blocks) if self.ledger.recorded else None
+            sink = self._sink(group)
+            digests = StreamPass(group, stream, source, sink, self.meter, self.options, arrived).run()
+            if arrived is not None:
+                self._check_nothing_else(source, arrived)
+            return digests
+
+    def _check_nothing_else(self, source: StreamSource, arrived: BlockMap) -> None:
+        """Raises IntegrityError ``content_differs`` where the image has data of an earlier stream in a block that the
+        whole stream does not have: no digest of this stream covers it."""
+        if (index := self.ledger.data_outside(arrived)) is not None:
+            raise differs_now(source.label, index)
 
     def _ranges(self, source: RangeSource) -> None:
         """Fetches what is missing; each range is retried by itself."""

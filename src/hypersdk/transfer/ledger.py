@@ -42,7 +42,7 @@ from typing import Final
 from hypersdk.errors import TargetError, register
 from hypersdk.formats.image import BLOCK
 from hypersdk.remedies import Discard, First, Look, Retry
-from hypersdk.transfer.blockmap import BlockMap
+from hypersdk.transfer.blockmap import BlockMap, cut
 from hypersdk.transfer.digest import (
     GROUP_BLOCKS,
     HASH_SIZE,
@@ -268,6 +268,15 @@ class BlockLedger:
         """Returns runs of blocks in ``low..high`` that are not recorded, rising. They may include blocks that are
         recorded meanwhile."""
         return self._map.runs(low, high, present=False)
+
+    def data_outside(self, blocks: BlockMap) -> int | None:
+        """Returns the first recorded block that is not all zeros and not in ``blocks``; None where there is none."""
+        for others in blocks.runs(0, self.blocks, present=False):
+            for part in cut(self._map.runs(others.start, others.stop, present=True), _SCAN_RECORDS):
+                if self._read(part.start, len(part)).count(ZERO_BLOCK) < len(part):
+                    hashes = self.hashes(part.start, len(part))
+                    return next(index for index, digest in zip(part, hashes, strict=True) if digest != ZERO_BLOCK)
+        return None
 
     def checkpoint(self, sync: Callable[[], None]) -> None:
         """Makes all records so far survive a power cut. ``sync`` syncs the image. One caller at a time.

@@ -43,6 +43,13 @@ for the disk."""
 _POLL_S: Final = 0.2
 
 
+def differs_now(label: str, index: int) -> IntegrityError:
+    """The error for block ``index``, which is not the same as when it was copied first."""
+    offset = index * BLOCK
+    message = f"{label}: the block at guest offset {offset} differs from its first copy"
+    return IntegrityError(message, code=CONTENT_DIFFERS, offset=offset)
+
+
 @dataclass(slots=True)
 class Block:
     """A block to be stored: its bytes, or the grain that holds them, or both. ``digest`` is UNHASHED where the grain
@@ -114,15 +121,22 @@ class Sink:
             self._checkpoints.wrote(sum(block.length for block in data), self._cancel)
 
     def _compare(self, known: Sequence[Block]) -> None:
-        for run in _runs([block for block in known if block.digest != UNHASHED]):
+        for run in _runs(known):
             recorded = self._ledger.hashes(run[0].index, len(run))
             for block, before in zip(run, recorded, strict=True):
-                if before not in (block.digest, UNHASHED):
-                    raise IntegrityError(
-                        f"{self._meter.label}: the block at guest offset {block.offset} differs from its first copy",
-                        code=CONTENT_DIFFERS,
-                        offset=block.offset,
-                    )
+                unhashed = UNHASHED in (block.digest, before)
+                if not (self._is_stored(block) if unhashed else block.digest == before):
+                    raise differs_now(self._meter.label, block.index)
+
+    def _is_stored(self, block: Block) -> bool:
+        """Whether the image has these bytes: the first copy of a block that was stored without a look at it came from a
+        stream that broke, which no digest of a later stream covers."""
+        found = memoryview(bytearray(block.length))
+        try:
+            self._writer.read(block.offset, found)
+        except IntegrityError:
+            return False
+        return found == block.plain()
 
     def _write(self, blocks: Sequence[Block]) -> int:
         """Returns the number of bytes written: deflated blocks as they are, plain ones in one write with their

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypersdk.errors import TRUNCATED_STREAM, HyperSDKError, IntegrityError, TransientError
+from hypersdk.formats.image import BLOCK
 from hypersdk.formats.vmdk.stream import Grain, GrainDecoder, inflate
 from hypersdk.transfer.activity import Activity
+from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import UNHASHED
 from hypersdk.transfer.policies import CopyOptions
@@ -80,12 +82,15 @@ class StreamPass:
         sink: Sink,
         meter: Meter,
         options: CopyOptions,
+        arrived: BlockMap | None = None,
     ) -> None:
+        """``arrived`` gets the blocks of the stream."""
         self._group = group
         self._stream = stream
         self._sink = sink
         self._meter = meter
         self._options = options
+        self._arrived = arrived
         self._decoder = GrainDecoder(expected_capacity=source.capacity_bytes)
         self._hasher = hashlib.new(source.algorithm, usedforsecurity=False)
         self._free = group.adopt(Channel[_Chunk](CHUNKS))
@@ -164,6 +169,9 @@ class StreamPass:
             else:
                 self._position = None
             self._meter.add_decoded(sum(grain.length for grain in grains), self._position)
+        if self._arrived is not None:
+            for grain in grains:
+                self._arrived.add(grain.offset // BLOCK)
         return grains
 
     def _close_decoder(self) -> None:
