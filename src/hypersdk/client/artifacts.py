@@ -144,8 +144,11 @@ class _Receiver:
                 self.total = _length(answer.headers)
             elif answer.status_code != HTTPStatus.PARTIAL_CONTENT:
                 raise self._differs("it was replaced while it was downloaded")
+            before = self.received
             for chunk in chunks:
                 self._write(chunk)
+            if before == self.received < self.total:
+                raise bad_answer("it has no content")
 
     def _write(self, chunk: bytes) -> None:
         assert self.total is not None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hypersdk.client import Client
@@ -115,6 +117,23 @@ def test_a_download_continues_after_a_broken_connection(
         assert done.status == 0, done.err
         assert (served.count(0), next(breaks, None)) == (1, None)
         assert (tmp_path / "disk").read_bytes() == DATA
+
+
+def test_a_daemon_that_sends_nothing_more_is_not_asked_for_ever(
+    api: Api, ctl: Hyperctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = finished(api)
+    answers = iter([(200, [DATA[:9]]), (206, [])])
+
+    @contextmanager
+    def download(*_arguments: object) -> Iterator[tuple[httpx.Response, Iterator[bytes]]]:
+        status, chunks = next(answers)
+        yield httpx.Response(status, headers={"Content-Length": str(len(DATA))}), iter(chunks)
+
+    monkeypatch.setattr("hypersdk.client.transport.Transport.download", download)
+    done = ctl("artifacts", job.id, NAME, "-o", tmp_path / "disk", "--json")
+    assert (done.status, done.error["code"]) == (13, "answer_unreadable")
+    assert list(tmp_path.glob("disk*")) == []
 
 
 def test_the_daemons_names_and_addresses_lead_nowhere_else(
