@@ -12,7 +12,7 @@ import pytest
 
 from hypersdk.simulator import DiskSpec
 from hypersdk.units import KiB
-from tests.support.cli.commandline import environment
+from tests.support.cli.commandline import environment, run
 from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
@@ -26,6 +26,16 @@ def commands() -> list[str]:
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert block is not None
     return block[1].splitlines()
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_help_and_guide_name_the_same_events(command: str) -> None:
+    section = GUIDE.read_text().partition("\n## JSON lines\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE)
+    told = " ".join(run(command, "--help").out.split()).partition("events of type ")[2].partition(", one a line")[0]
+    assert {kind for kind, source in rows if command in source or source == "all"} == {
+        word.strip(".") for word in re.split(r", | and ", told.partition(". ")[0].partition(" Options")[0])
+    }
 
 
 @pytest.mark.slow

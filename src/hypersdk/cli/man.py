@@ -8,7 +8,7 @@ import click
 
 from hypersdk.cli.app import program
 from hypersdk.cli.programs.completion import completion_command
-from hypersdk.cli.programs.groups import flag, flag_group
+from hypersdk.cli.programs.groups import flag
 from hypersdk.cli.programs.pages import SCREEN_ENVIRONMENT, Manual, man_command
 from hypersdk.cli.state import Cli
 from hypersdk.errors import TARGET_DENIED, TargetError
@@ -93,7 +93,8 @@ def _forget_machines(ctx: click.Context, _param: click.Parameter, value: bool) -
     ctx.exit()
 
 
-_machine_flags: Final = flag_group(
+completion = completion_command(
+    program,
     flag(
         "--machines",
         is_flag=True,
@@ -109,4 +110,3 @@ _machine_flags: Final = flag_group(
         help="Remove these lists. They are written again whenever machines are listed.",
     ),
 )
-completion = _machine_flags(completion_command(program))

@@ -177,7 +177,8 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **fla
     powered off is exported as it is, a running one from a temporary snapshot. No machine is powered off without
     --power-off or --shutdown, and the source is restored at the end.
 
-    With --json: events of type plan, progress, warning, result, totals, report and error, one a line.
+    With --json: events of type plan, progress, total, result, skipped, totals, report, job_file, warning and error, one
+    a line.
     """
     selection = _selection(machines, flags)
     write_job = flags.pop("write_job")

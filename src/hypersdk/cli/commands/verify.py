@@ -20,7 +20,9 @@ def command(cli: Cli, folders: tuple[Path, ...]) -> None:
 
     Each DIR is the folder of an export, or one with exports below it, which are verified in parallel. Finds a flipped
     bit, a swapped disk, a missing, extra or truncated file and a wrong manifest line, each with its own code. Fails
-    with status 8 if there is a finding. With --json: events of type progress, verified, totals and error.
+    with status 8 if there is a finding.
+
+    With --json: events of type progress, total, verified, totals, warning and error, one a line.
     """
     from hypersdk.cli.verifying import found_in, raise_for_findings, verify_all, verify_folder
 

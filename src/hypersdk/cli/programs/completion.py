@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import get_completion_class
 
-from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.cli.programs.groups import Command, flag, flag_group
 from hypersdk.cli.programs.program import Program, Run
 from hypersdk.cli.programs.shells import register_shells
 from hypersdk.config.folders import config_home, data_home
@@ -18,12 +18,13 @@ from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
-def completion_command(program: Program) -> click.Command:
-    """The command ``completion`` of a program."""
+def completion_command(program: Program, *more: Callable[[Any], Any]) -> click.Command:
+    """The command ``completion`` of a program, with ``more`` flags."""
 
     @click.command("completion", cls=Command, help=_HELP.format(program=program.name))
     @click.argument("shell", required=False, type=click.Choice(SHELLS))
     @flag("--install", is_flag=True, help="Install the script where the shell looks for it.")
+    @flag_group(*more)
     @click.pass_obj
     def command(run: Run, shell: str | None, install: bool) -> None:
         if install:
