@@ -73,6 +73,13 @@ class Server:
                 self._tls.unwrap()
         return self._outgoing.read()
 
+    def alert(self) -> bytes:
+        """The fatal alert that a damaged record from the client provokes."""
+        self._incoming.write(b"\x17\x03\x03\x00\x40" + bytes(64))
+        with pytest.raises(ssl.SSLError):
+            self._tls.read(1)
+        return self._outgoing.read()
+
 
 @contextmanager
 def connection(
@@ -181,6 +188,21 @@ def test_a_damaged_record_is_an_error_that_stays(certificate: Identity, version:
         assert isinstance(error, ssl.SSLError)
         for _ in range(3):
             with pytest.raises(OSError):
+                stream.read(memoryview(bytearray(1000)))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [1000, 65536])
+def test_a_fatal_alert_is_an_error_that_stays(certificate: Identity, version: ssl.TLSVersion, size: int) -> None:
+    """OpenSSL tells it once, and then calls it the end."""
+    with connection(
+        certificate, lambda sock, server: sock.sendall(server.encrypt([DATA[:50_000]]) + server.alert()), version
+    ) as stream:
+        got, error = received(stream, [size])
+        assert got == DATA[:50_000]
+        assert isinstance(error, ssl.SSLError)
+        for _ in range(3):
+            with pytest.raises(ssl.SSLError):
                 stream.read(memoryview(bytearray(1000)))
 
 

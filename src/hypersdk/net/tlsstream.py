@@ -36,6 +36,7 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent = b""
+        self._failed: ssl.SSLError | None = None
 
     def settimeout(self, seconds: float) -> None:
         """Limits each wait for the network."""
@@ -96,8 +97,17 @@ class TlsStream:
             self._exchange()
 
     def _decrypt(self, view: memoryview) -> int:
-        """Decrypts one record, or what is left of it."""
-        count: int = self._tls.read(len(view), view)  # type: ignore[assignment]  # typeshed leaves the count out
+        """Decrypts one record, or what is left of it. An error stays the end: after a fatal alert, OpenSSL itself
+        reports the next read as an end in order."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            count: int = self._tls.read(len(view), view)  # type: ignore[assignment]  # typeshed leaves the count out
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLError as error:
+            self._failed = error
+            raise
         return count
 
     def _exchange(self) -> None:
