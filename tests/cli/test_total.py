@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import partial
 
-from hypersdk.cli.total import DaemonTotal, total_label
+from hypersdk.cli.total import DaemonTotal, MachinesTotal, total_label, total_text
 from hypersdk.client import Client
 from hypersdk.model import ExportProgress, Phase
+from hypersdk.units import GiB
 from tests.support.apiserver import Api, beating
 from tests.support.clock import Clock
 from tests.support.waiting import eventually
@@ -32,6 +34,17 @@ def test_it_counts_all_jobs_and_is_asked_for_every_two_seconds(api: Api) -> None
             clock.pass_(seconds)
             assert total_label(total([RUNNING, RUNNING])) == "0 of 3 done"
             eventually(partial(is_counted, api, asked), 10)
+
+
+def test_a_stopped_run_has_no_time_left() -> None:
+    """What waits for its turn will not get it."""
+    waiting = ExportProgress(machine="web02")
+    running = replace(RUNNING, expected_bytes=GiB, elapsed_s=20.0, copy_s=20.0, eta_s=20.0, rate_bytes_s=5e7)
+    stopped = threading.Event()
+    total = MachinesTotal(stopped.is_set)
+    assert total_text(total([running, waiting])).endswith(" left")
+    stopped.set()
+    assert not total_text(total([running, waiting])).endswith(" left")
 
 
 def test_while_the_daemon_is_away_it_is_the_total_of_what_is_shown() -> None:

@@ -20,6 +20,7 @@ from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error, show_line
 from hypersdk.cli.state import Cli
+from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
 from hypersdk.migration.export import Outcome, export_machines
 from hypersdk.migration.formats import FORMATS
@@ -186,7 +187,8 @@ def carry_out(cli: Cli, session: Session, batch: Batch, plans: Sequence[Plan], s
     cli.resumable = True
     cli.output.keep_going()
     began = time.monotonic()
-    with watching(cli.output, disks=any(plan.spec.show_disks for plan in plans)) as observer:
+    total = MachinesTotal(lambda: cli.cancel.cancelled)
+    with watching(cli.output, disks=any(plan.spec.show_disks for plan in plans), total=total) as observer:
 
         def observe(machines: Sequence[ExportProgress]) -> None:
             for plan, machine in zip(plans, machines, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hypersdk.errors import HyperSDKError
@@ -32,9 +33,11 @@ _STAGES: Final = {
 
 
 class MachinesTotal:
-    """The total of machines that this process knows: it is fed with their progress, and its percentage never falls."""
+    """The total of machines that this process knows: it is fed with their progress, and its percentage never falls.
+    Once the run is ``stopped`` nothing is left to wait for: machines that wait for their turn will not get it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        self._stopped = stopped
         self._width = 1
         self._ended: dict[int, int] = {}
         self._latest: QueueProgress | None = None
@@ -43,7 +46,7 @@ class MachinesTotal:
         jobs = [self._job(at, machine) for at, machine in enumerate(machines)]
         self._width = max(self._width, sum(job.stage in (Stage.RUNNING, Stage.BLOCKED) for job in jobs))
         self._latest = never_falling(estimate(jobs, width=self._width), self._latest)
-        return self._latest
+        return replace(self._latest, rate_bytes_s=None, eta_s=None) if self._stopped() else self._latest
 
     def _job(self, at: int, machine: ExportProgress) -> QueuedJob:
         stage = Stage.BLOCKED if machine.stalled else _STAGES.get(machine.phase, Stage.RUNNING)
