@@ -23,7 +23,7 @@ from hypersdk.cli.live import LiveDisplay
 from hypersdk.cli.output import Output
 from hypersdk.cli.terminal import displayed
 from hypersdk.cli.total import MachinesTotal, Total, total_label, total_text
-from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
+from hypersdk.model import ENDED, Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
 from hypersdk.model.eta import QueueProgress
 from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_rate, format_size
@@ -38,7 +38,6 @@ MAX_DISK_LINES: Final = 12
 """Disks shown one by one; of more, active ones are shown and the others counted."""
 LEASE_WORTH_SHOWING_S: Final = 60.0
 
-ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 ACTIVE: Final = frozenset({Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING})
 _STYLES: Final = {
     Phase.DONE: "green",

@@ -37,7 +37,7 @@ from hypersdk.client.watching import MAX_IDS, Patience, Watch, retry_until_back
 from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.ids import LEAST_PREFIX, whole_id
 from hypersdk.jobs.records import WorkerInfo
-from hypersdk.jobs.states import LEGACY_STATUS
+from hypersdk.jobs.states import LEGACY_STATUS, STATE_WORDS
 from hypersdk.model.eta import QueueProgress
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -52,7 +52,6 @@ MAX_JOB_FILE_BYTES: Final = 4 * MiB
 LOG_WAIT_S: Final = 20
 LOG_ANSWER_S: Final = 10
 """Time for the response after the requested wait."""
-STATE_WORDS: Final = tuple(dict.fromkeys([*LEGACY_STATUS.values(), *LEGACY_STATUS]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
 

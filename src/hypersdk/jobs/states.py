@@ -151,6 +151,8 @@ LEGACY_STATUS: Final[Mapping[JobState, str]] = {
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
 }  # fmt: skip
 """The status in the six legacy routes."""
+STATE_WORDS: Final = tuple(dict.fromkeys([*LEGACY_STATUS.values(), *LEGACY_STATUS]))
+"""All words for states, the legacy ones first."""
 
 
 def after(state: JobState, event: JobEvent) -> JobState:

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.migration.plan import PlannedDisk
-from hypersdk.model import MAX_UNFINISHED_FRACTION, DiskProgress, ExportProgress, Phase
+from hypersdk.model import ENDED, MAX_UNFINISHED_FRACTION, DiskProgress, ExportProgress, Phase
 from hypersdk.model.eta import Pace
 from hypersdk.transfer.progress import Meter
 from hypersdk.vsphere.lease import LeasedExport
 
 _COPYING = frozenset({Phase.TRANSFERRING, Phase.VERIFYING})
-_ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 
 
 class MachineProgress:
@@ -43,7 +42,7 @@ class MachineProgress:
             self._phase, self._note = phase, note
             now = self._clock()
             self._started = now if self._started is None else self._started
-            self._ended = now if phase in _ENDED else None
+            self._ended = now if phase in ENDED else None
 
     @contextmanager
     def ended_by_errors(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ from hypersdk.model.machine import (
     SnapshotNode,
 )
 from hypersdk.model.progress import (
+    ENDED,
     MAX_UNFINISHED_FRACTION,
     Basis,
     Bottleneck,
@@ -46,8 +47,8 @@ from hypersdk.model.progressjson import (
 )
 
 __all__ = [
-    "MAX_UNFINISHED_FRACTION", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary",
-    "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode",
-    "at_rest", "boot_sequence", "event_object", "held", "job_object", "json_fields", "named_boot_disks", "read_fields",
-    "read_job_object", "split_datastore_path", "unit_order", "unmoved", "waits_for",
+    "ENDED", "MAX_UNFINISHED_FRACTION", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress",
+    "DiskSummary", "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power",
+    "SnapshotNode", "at_rest", "boot_sequence", "event_object", "held", "job_object", "json_fields", "named_boot_disks",
+    "read_fields", "read_job_object", "split_datastore_path", "unit_order", "unmoved", "waits_for",
 ]  # fmt: skip

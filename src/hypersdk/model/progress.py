@@ -51,6 +51,7 @@ class Bottleneck(StrEnum):
 MAX_UNFINISHED_FRACTION: Final = 0.994
 """The largest fraction shown of unfinished work: it does not round up to 100 %."""
 _REDONE: Final = "0 to 100: how far the attempt has come while it does again what was done before; else null"
+ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 _AT_WORK: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING})
 """Phases in which work is done."""
 _COPIED: Final = frozenset({Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING})

@@ -61,11 +61,10 @@ def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def complete_status(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:  # noqa: ARG001 - click's
     """States, behind the last comma."""
-    from hypersdk.jobs.states import LEGACY_STATUS
+    from hypersdk.jobs.states import STATE_WORDS
 
     before, comma, word = incomplete.rpartition(",")
-    words = dict.fromkeys([*LEGACY_STATUS.values(), *LEGACY_STATUS])
-    return [CompletionItem(f"{before}{comma}{state}") for state in words if state.startswith(word)]
+    return [CompletionItem(f"{before}{comma}{state}") for state in STATE_WORDS if state.startswith(word)]
 
 
 def complete_context(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:  # noqa: ARG001 - click's
