@@ -23,7 +23,7 @@ from hypersdk.units import MiB
 from tests.support.cli.commandline import run
 from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory
-from tests.support.tls import Authority, Identity
+from tests.support.tls import Identity
 from tests.support.tlsserver import TlsServer, answering
 
 ROUNDS = 24
@@ -57,11 +57,6 @@ COMMANDS = {
     "plan": (["export", "web", "--dry-run", "--json", "-o"], 16),
 }
 """Each with about the number of calls that it makes."""
-
-
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return Authority(tmp_path_factory.mktemp("tls")).identity("server", "127.0.0.1")
 
 
 def ask(port: int, request: bytes) -> bytes:
@@ -150,7 +145,7 @@ class Mangler:
 
 @pytest.mark.slow
 def test_no_answer_ends_a_command_with_an_internal_error(
-    simulator: SimulatorFactory, identity: Identity, tmp_path: Path
+    simulator: SimulatorFactory, tls_certificate: Identity, tmp_path: Path
 ) -> None:
     behind = simulator(
         machines=(MachineSpec("web", (DiskSpec(MiB), DiskSpec(MiB))), MachineSpec("db", (DiskSpec(MiB),)))
@@ -160,7 +155,7 @@ def test_no_answer_ends_a_command_with_an_internal_error(
         draw = random.Random(f"{SEED}/{number}")
         words, calls = COMMANDS[draw.choice(list(COMMANDS))]
         mangler = Mangler(behind, draw.randrange(calls), draw)
-        with TlsServer(identity, answering(mangler)) as server:
+        with TlsServer(tls_certificate, answering(mangler)) as server:
             began = time.monotonic()
             ended = run(
                 *words, *([str(tmp_path / "out")] if words[-1] == "-o" else []), env=environ(behind, server, tmp_path)

@@ -23,7 +23,7 @@ from hypersdk.errors import ConnectError
 from hypersdk.net.certificate import TlsPolicy, ssl_context
 from hypersdk.net.tlsstream import TlsStream
 from tests.support.seeds import examples
-from tests.support.tls import Authority, Identity
+from tests.support.tls import Identity
 from tests.support.tlsserver import PEER
 from tests.support.tools import requires
 
@@ -36,17 +36,12 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 Deliver = Callable[[socket.socket, "Server"], None]
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return Authority(tmp_path_factory.mktemp("tls")).identity("server", "127.0.0.1")
-
-
 class Server:
     """The other end, which hands over its ciphertext instead of sending it."""
 
-    def __init__(self, certificate: Identity, version: ssl.TLSVersion) -> None:
+    def __init__(self, tls_certificate: Identity, version: ssl.TLSVersion) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate.pem)
+        context.load_cert_chain(tls_certificate.pem)
         context.minimum_version = context.maximum_version = version
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -83,7 +78,7 @@ class Server:
 
 @contextmanager
 def connection(
-    certificate: Identity, deliver: Deliver, version: ssl.TLSVersion = VERSIONS[1], tls: TlsPolicy | None = None
+    tls_certificate: Identity, deliver: Deliver, version: ssl.TLSVersion = VERSIONS[1], tls: TlsPolicy | None = None
 ) -> Iterator[TlsStream]:
     """A stream to a server that calls ``deliver`` after the handshake and then hangs up."""
     here, there = socket.socketpair()
@@ -91,7 +86,7 @@ def connection(
     def serve() -> None:
         with there:
             try:
-                server = Server(certificate, version)
+                server = Server(tls_certificate, version)
                 server.handshake(there)
                 deliver(there, server)
             except OSError:
@@ -100,7 +95,7 @@ def connection(
     thread = threading.Thread(target=serve, name=PEER)
     thread.start()
     here.settimeout(5)
-    stream = TlsStream(ssl_context(tls or TlsPolicy(thumbprint=certificate.sha256)), here, "127.0.0.1")
+    stream = TlsStream(ssl_context(tls or TlsPolicy(thumbprint=tls_certificate.sha256)), here, "127.0.0.1")
     try:
         stream.do_handshake()
         yield stream
@@ -141,7 +136,7 @@ SIZES = st.lists(st.integers(1, 40_000), min_size=1, max_size=6)
 @QUICK
 @given(records=SIZES, pieces=SIZES, views=SIZES, closed=st.booleans(), version=st.sampled_from(VERSIONS))
 def test_everything_arrives_however_it_is_cut(
-    certificate: Identity,
+    tls_certificate: Identity,
     records: list[int],
     pieces: list[int],
     views: list[int],
@@ -153,7 +148,7 @@ def test_everything_arrives_however_it_is_cut(
         for piece in cut(cipher, [max(pieces[0], 5000), *pieces]):
             sock.sendall(piece)
 
-    with connection(certificate, deliver, version) as stream:
+    with connection(tls_certificate, deliver, version) as stream:
         got, error = received(stream, [max(views[0], 5000), *views])
     assert got == DATA
     assert error is None if closed else isinstance(error, ssl.SSLEOFError)
@@ -162,11 +157,11 @@ def test_everything_arrives_however_it_is_cut(
 @QUICK
 @given(end=st.integers(0, 200_000), version=st.sampled_from(VERSIONS))
 def test_a_connection_that_drops_gives_its_whole_records_and_an_error(
-    certificate: Identity, end: int, version: ssl.TLSVersion
+    tls_certificate: Identity, end: int, version: ssl.TLSVersion
 ) -> None:
     """Never an end, and never a loop: ``received`` would not return."""
     with connection(
-        certificate, lambda sock, server: sock.sendall(server.encrypt(list(cut(DATA, [1000])))[:end]), version
+        tls_certificate, lambda sock, server: sock.sendall(server.encrypt(list(cut(DATA, [1000])))[:end]), version
     ) as stream:
         got, error = received(stream)
     assert isinstance(error, ssl.SSLEOFError)
@@ -175,14 +170,14 @@ def test_a_connection_that_drops_gives_its_whole_records_and_an_error(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_damaged_record_is_an_error_that_stays(certificate: Identity, version: ssl.TLSVersion) -> None:
+def test_a_damaged_record_is_an_error_that_stays(tls_certificate: Identity, version: ssl.TLSVersion) -> None:
     def deliver(sock: socket.socket, server: Server) -> None:
         good, damaged = server.encrypt([DATA[:50_000]]), bytearray(server.encrypt([DATA[50_000:60_000]]))
         damaged[len(damaged) // 2] ^= 1
         sock.sendall(good + damaged + server.encrypt([DATA[60_000:]]))
         sock.recv(1000)  # the client's alert, or its end
 
-    with connection(certificate, deliver, version) as stream:
+    with connection(tls_certificate, deliver, version) as stream:
         got, error = received(stream)
         assert got == DATA[:50_000]
         assert isinstance(error, ssl.SSLError)
@@ -193,10 +188,10 @@ def test_a_damaged_record_is_an_error_that_stays(certificate: Identity, version:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [1000, 65536])
-def test_a_fatal_alert_is_an_error_that_stays(certificate: Identity, version: ssl.TLSVersion, size: int) -> None:
+def test_a_fatal_alert_is_an_error_that_stays(tls_certificate: Identity, version: ssl.TLSVersion, size: int) -> None:
     """OpenSSL tells it once, and then calls it the end."""
     with connection(
-        certificate, lambda sock, server: sock.sendall(server.encrypt([DATA[:50_000]]) + server.alert()), version
+        tls_certificate, lambda sock, server: sock.sendall(server.encrypt([DATA[:50_000]]) + server.alert()), version
     ) as stream:
         got, error = received(stream, [size])
         assert got == DATA[:50_000]
@@ -206,13 +201,13 @@ def test_a_fatal_alert_is_an_error_that_stays(certificate: Identity, version: ss
                 stream.read(memoryview(bytearray(1000)))
 
 
-def test_a_drip_of_bytes_that_are_no_record_is_silence(certificate: Identity) -> None:
+def test_a_drip_of_bytes_that_are_no_record_is_silence(tls_certificate: Identity) -> None:
     def deliver(sock: socket.socket, server: Server) -> None:
         for byte in cut(server.encrypt([DATA[:10_000]]), [1]):
             sock.sendall(byte)
             time.sleep(0.02)
 
-    with connection(certificate, deliver) as stream:
+    with connection(tls_certificate, deliver) as stream:
         stream.settimeout(0.2)
         started = time.monotonic()
         with pytest.raises(TimeoutError):
@@ -220,17 +215,17 @@ def test_a_drip_of_bytes_that_are_no_record_is_silence(certificate: Identity) ->
         assert time.monotonic() - started < 5
 
 
-def test_what_arrived_before_a_reset_is_read_first(certificate: Identity) -> None:
+def test_what_arrived_before_a_reset_is_read_first(tls_certificate: Identity) -> None:
     def deliver(sock: socket.socket, server: Server) -> None:
         sock.sendall(server.encrypt([DATA[:100_000]]))
 
-    with connection(certificate, deliver) as stream:
+    with connection(tls_certificate, deliver) as stream:
         parts = [bytearray(30_000) for _ in range(3)]
         assert [stream.read(memoryview(part)) for part in parts] == [30_000] * 3
         assert b"".join(parts) == DATA[:90_000]
 
 
-def test_another_certificate_than_the_pinned_one_ends_the_handshake_unanswered(certificate: Identity) -> None:
+def test_another_certificate_than_the_pinned_one_ends_the_handshake_unanswered(tls_certificate: Identity) -> None:
     seen: list[bytes] = []
 
     def deliver(sock: socket.socket, _: Server) -> None:
@@ -238,19 +233,19 @@ def test_another_certificate_than_the_pinned_one_ends_the_handshake_unanswered(c
 
     with (
         pytest.raises(ConnectError) as caught,
-        connection(certificate, deliver, tls=TlsPolicy(thumbprint="ab" * 32)),
+        connection(tls_certificate, deliver, tls=TlsPolicy(thumbprint="ab" * 32)),
     ):
         pytest.fail("the handshake must not succeed")
     assert caught.value.code == "certificate_changed"
     assert not b"".join(seen)
 
 
-def test_a_certificate_of_no_authority_is_refused_with_an_alert(certificate: Identity) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError), connection(certificate, lambda *_: None, tls=TlsPolicy()):
+def test_a_certificate_of_no_authority_is_refused_with_an_alert(tls_certificate: Identity) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError), connection(tls_certificate, lambda *_: None, tls=TlsPolicy()):
         pytest.fail("the handshake must not succeed")
 
 
-def test_a_server_that_hangs_up_before_the_alert_does_not_hide_why(certificate: Identity) -> None:
+def test_a_server_that_hangs_up_before_the_alert_does_not_hide_why(tls_certificate: Identity) -> None:
     class Broken(socket.socket):
         """Sends the client's first message only."""
 
@@ -264,7 +259,7 @@ def test_a_server_that_hangs_up_before_the_alert_does_not_hide_why(certificate: 
 
     here, there = socket.socketpair()
     with there, ThreadPoolExecutor(1) as pool, Broken(fileno=here.detach()) as broken:
-        serving = pool.submit(Server(certificate, VERSIONS[1]).handshake, there)
+        serving = pool.submit(Server(tls_certificate, VERSIONS[1]).handshake, there)
         stream = TlsStream(ssl_context(TlsPolicy()), broken, "127.0.0.1")
         with pytest.raises(ssl.SSLCertVerificationError):
             stream.do_handshake()
@@ -275,18 +270,18 @@ def test_a_server_that_hangs_up_before_the_alert_does_not_hide_why(certificate: 
 
 
 @contextmanager
-def openssl_server(certificate: Identity, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], TlsStream]]:
+def openssl_server(tls_certificate: Identity, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], TlsStream]]:
     """``openssl s_server``, which obeys letters on its standard input and sends lines that are no command."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command: list[str | Path] = [requires("openssl"), "s_server", "-accept", f"127.0.0.1:{port}", *flags]
-    command += ["-cert", certificate.pem, "-key", certificate.pem]
+    command += ["-cert", tls_certificate.pem, "-key", tls_certificate.pem]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             assert process.stdout is not None
             while process.stdout.readline().strip() != b"ACCEPT":
                 assert process.poll() is None
-            context = ssl_context(TlsPolicy(thumbprint=certificate.sha256))
+            context = ssl_context(TlsPolicy(thumbprint=tls_certificate.sha256))
             stream = TlsStream(context, socket.create_connection(("127.0.0.1", port), 5), "127.0.0.1")
             stream.do_handshake()
             yield process, stream
@@ -309,10 +304,10 @@ def line(stream: TlsStream) -> bytes:
     [(["-tls1_3"], [b"K\n", b"k\n", b"K\n"]), (["-tls1_2"], [b"r\n"])],
     ids=["key update", "renegotiation"],
 )
-def test_tls_is_answered_while_data_is_read(certificate: Identity, flags: list[str], commands: list[bytes]) -> None:
+def test_tls_is_answered_while_data_is_read(tls_certificate: Identity, flags: list[str], commands: list[bytes]) -> None:
     """The server asks for new keys; it goes on only when the client has answered, and reads what the client sends with
     them."""
-    with openssl_server(certificate, *flags) as (process, stream):
+    with openssl_server(tls_certificate, *flags) as (process, stream):
         assert process.stdin is not None
         assert process.stdout is not None
         for number, command in enumerate(commands):

@@ -21,7 +21,7 @@ from typing import Final
 import pytest
 
 from tests.support.soapresponses import CONTENT, ENVELOPE, LOGIN, LOGOUT, OBJECT, VERSIONS
-from tests.support.tls import Authority, Identity
+from tests.support.tls import Identity
 from tests.support.tlsserver import TlsServer, answering, http_answer
 
 ADDRESS_SPACE_BYTES: Final = 1_000_000_000
@@ -143,7 +143,7 @@ def stage_of(request: bytes) -> str | None:
     return next((stage for stage, mark in marks.items() if mark in request), None)
 
 
-def server(identity: Identity, attacked: str, attack: Callable[[], Iterator[bytes]]) -> TlsServer:
+def server(tls_certificate: Identity, attacked: str, attack: Callable[[], Iterator[bytes]]) -> TlsServer:
     """Answers as a vCenter does up to the stage that is attacked."""
 
     def answer(request: bytes) -> bytes | Iterator[bytes]:
@@ -165,12 +165,7 @@ def server(identity: Identity, attacked: str, attack: Callable[[], Iterator[byte
         cookie = ['Set-Cookie: vmware_soap_session="c"; Path=/'] if stage == "login" else []
         return http_answer(ENVELOPE.format(texts.get(stage or "", LOGOUT)).encode(), "200 OK", *cookie)
 
-    return TlsServer(identity, answering(answer))
-
-
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return Authority(tmp_path_factory.mktemp("tls")).identity("server", "127.0.0.1")
+    return TlsServer(tls_certificate, answering(answer))
 
 
 def met_by_a_client(ports: list[int]) -> list[tuple[str, float]]:
@@ -185,8 +180,8 @@ def met_by_a_client(ports: list[int]) -> list[tuple[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_answer_takes_more_memory_or_time_than_an_answer_may(identity: Identity, stage: str) -> None:
-    servers = {name: server(identity, stage, attack) for name, attack in FAST.items()}
+def test_no_answer_takes_more_memory_or_time_than_an_answer_may(tls_certificate: Identity, stage: str) -> None:
+    servers = {name: server(tls_certificate, stage, attack) for name, attack in FAST.items()}
     for one in servers.values():
         one.__enter__()
     try:
@@ -202,10 +197,10 @@ def test_no_answer_takes_more_memory_or_time_than_an_answer_may(identity: Identi
 
 
 @pytest.mark.slow
-def test_a_byte_now_and_then_keeps_nobody(identity: Identity) -> None:
+def test_a_byte_now_and_then_keeps_nobody(tls_certificate: Identity) -> None:
     """At all stages at once: each client waits for its own answer."""
     with ThreadPoolExecutor(len(STAGES)) as pool:
-        servers = [server(identity, stage, drops) for stage in STAGES]
+        servers = [server(tls_certificate, stage, drops) for stage in STAGES]
         for one in servers:
             one.__enter__()
         try:
@@ -217,10 +212,10 @@ def test_a_byte_now_and_then_keeps_nobody(identity: Identity) -> None:
     assert max(seconds for _, seconds in fared) < PATIENCE_S
 
 
-def test_the_client_meets_an_honest_server(identity: Identity, tmp_path: Path) -> None:
+def test_the_client_meets_an_honest_server(tls_certificate: Identity, tmp_path: Path) -> None:
     """The control: without an attack the same client works, so that what the attacks meet is the real thing."""
     with server(
-        identity,
+        tls_certificate,
         "list",
         lambda: iter(
             [

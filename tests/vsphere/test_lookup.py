@@ -40,7 +40,7 @@ def session(server: Vcsim) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def machines(session: Session) -> list[MachineSummary]:
-    return list_machines(session, cancel=CancelToken(), disks=False)
+    return list_machines(session, cancel=CancelToken())
 
 
 def answer(session: Session, selector: str, datacenter: str | None = None) -> object:
@@ -145,7 +145,7 @@ def test_many_are_looked_up_in_as_many_calls_as_one(session: Session, machines: 
 
 def test_a_lone_esxi_host() -> None:
     with running_vcsim(esx=True, vm=3) as host, connect(host) as session:
-        for machine in list_machines(session, cancel=CancelToken(), disks=False):
+        for machine in list_machines(session, cancel=CancelToken()):
             for selector in (machine.path, machine.name, machine.moref, str(machine.uuid)):
                 assert look_up_one(session, selector, cancel=CancelToken()) == machine
 
@@ -163,7 +163,7 @@ def test_a_bios_uuid_of_two_machines_is_ambiguous(simulator: SimulatorFactory) -
 def test_blanks_at_the_end_of_a_path_are_those_of_the_name(simulator: SimulatorFactory) -> None:
     server = simulator(machines=(MachineSpec("web"), MachineSpec("web "), MachineSpec("db ")))
     with log_in_to(server) as session:
-        machines = {machine.name: machine for machine in list_machines(session, cancel=CancelToken(), disks=False)}
+        machines = {machine.name: machine for machine in list_machines(session, cancel=CancelToken())}
         for name in ("web", "web ", "db "):
             machine = machines[name]
             for selectors in ([machine.path], [machine.path] * MAX_PATHS + ["/none"]):

@@ -34,17 +34,16 @@ class NewLogin:
 class SessionStore:
     """Thread-safe; every method is one transaction."""
 
-    def __init__(self, database: Database, lifetime_s: float, *, idle_s: float = IDLE_S) -> None:
+    def __init__(self, database: Database, lifetime_s: float) -> None:
         self._database: Final = database
         self._lifetime_s: Final = lifetime_s
-        self._idle_s: Final = idle_s
 
     def begin(self, user_id: str) -> NewLogin:
         """Starts a session; deletes expired ones and those over ``MAX_SESSIONS``."""
         cookie, csrf = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(32))
         with self._database.write() as connection:
             now = self._database.now(connection)
-            ended = sa.or_(logins.c.expires_at <= now, logins.c.used_at <= now - self._idle_s)
+            ended = sa.or_(logins.c.expires_at <= now, logins.c.used_at <= now - IDLE_S)
             connection.execute(sa.delete(logins).where(ended))
             of_user = sa.select(logins.c.digest).where(logins.c.user_id == user_id).order_by(logins.c.used_at.desc())
             surplus = list(connection.execute(of_user.offset(MAX_SESSIONS - 1)).scalars())
@@ -75,9 +74,9 @@ class SessionStore:
         )
         with self._database.read() as connection:
             row = connection.execute(query).first()
-        if row is None or row.expires_at <= row.now or row.used_at + self._idle_s <= row.now:
+        if row is None or row.expires_at <= row.now or row.used_at + IDLE_S <= row.now:
             return None
-        if row.now - row.used_at > min(USED_EVERY_S, self._idle_s / 2):
+        if row.now - row.used_at > min(USED_EVERY_S, IDLE_S / 2):
             note_use(self._database, sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
         csrf = Secret(row.csrf)
         return Identity(row.user_id, row.name, Role(row.role), row.role, csrf=csrf, expires_at=row.expires_at)

@@ -262,7 +262,7 @@ class ExportRun:
 def _sizes(session: Session, due: Sequence[Unsized], cancel: CancelToken) -> Mapping[str, int]:
     """The data of each machine in bytes, by job; without those whose name is none or several."""
     named: dict[str, list[int]] = {}
-    for machine in list_machines(session, cancel=cancel, disks=False):
+    for machine in list_machines(session, cancel=cancel):
         for name in {machine.path, machine.path.lstrip("/"), machine.name, machine.moref}:
             named.setdefault(name, []).append(_data_bytes(machine))
     found = {unsized.id: named.get(unsized.subject, []) for unsized in due}
