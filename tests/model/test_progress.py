@@ -17,8 +17,8 @@ from hypersdk.model import (
     Phase,
     at_rest,
     event_object,
-    held,
     job_object,
+    never_below,
     read_job_object,
 )
 
@@ -111,25 +111,25 @@ def test_nothing_moves_at_rest(progress: ExportProgress) -> None:
 
 @given(machines, machines)
 def test_another_attempt_shows_no_less_than_the_one_before_it(before: ExportProgress, now: ExportProgress) -> None:
-    shown = held(now, before)
+    shown = never_below(now, before)
     assert shown.fraction >= min(before.fraction, MAX_UNFINISHED_FRACTION)
     labels = {disk.label: disk.fraction for disk in before.disks}
     for was, disk in zip(now.disks, shown.disks, strict=True):
         assert disk.fraction >= min(labels.get(disk.label, 0.0), MAX_UNFINISHED_FRACTION)
         assert disk.fraction == was.fraction or disk.redone is not None, "what is really done is told"
-    assert held(shown, before) == shown
+    assert never_below(shown, before) == shown
 
 
 def test_what_is_done_again_is_told_until_it_is_passed() -> None:
     disk = DiskProgress(label="Hard disk 1", phase=Phase.TRANSFERRING, fraction=0.1)
     before = ExportProgress(fraction=0.6, disks=(replace(disk, fraction=0.6),))
     now = ExportProgress(phase=Phase.TRANSFERRING, fraction=0.1, disks=(disk,))
-    again = held(now, before)
+    again = never_below(now, before)
     assert (again.fraction, again.redone) == (0.6, 0.1)
     assert (again.disks[0].fraction, again.disks[0].redone) == (0.6, 0.1)
     assert job_object(again)["percent_redone"] == 10.0
     passed = replace(now, fraction=0.61, disks=(replace(disk, fraction=0.61),))
-    assert held(passed, before) == passed
+    assert never_below(passed, before) == passed
     assert at_rest(again, Phase.QUEUED).redone is None
 
 

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any, Final
 
 from hypersdk.jobs.claims import Claim, Unsaved
-from hypersdk.model import DiskProgress, ExportProgress, Phase, held, job_object, unmoved
+from hypersdk.model import DiskProgress, ExportProgress, Phase, job_object, never_below, without_rate
 from hypersdk.text import clean
 from hypersdk.units import format_duration, format_size
 
@@ -45,7 +45,7 @@ class JobProgress:
         """One snapshot: a job is one machine."""
         for machine in machines:
             stalled = self._stalled(machine)
-            shown = held(unmoved(machine) if stalled else machine, self._before)
+            shown = never_below(without_rate(machine) if stalled else machine, self._before)
             with self._lock:
                 self._latest = job_object(replace(shown, method=self.method, stalled=stalled))
             self._note_changes(machine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Final
 
 from hypersdk.errors import Cancelled
@@ -59,7 +58,7 @@ class DiskSet:
     def copy(
         self, pairs: Sequence[tuple[DiskRecord, DiskSource]], identity: Callable[[int], str], cancel: CancelToken
     ) -> None:
-        """Copies the disks, several at once; the first failure ends the others and is raised.
+        """Copies the disks, several at once. A failure ends the others and is raised.
 
         ``identity`` returns the point in time of a disk, by its key.
         """
@@ -71,7 +70,7 @@ class DiskSet:
                 pool.submit(self._copy_one, record, source, identity(record.key), group) for record, source in pairs
             ]
             wait(futures, timeout=IMPORT_AFTER_S)
-            import_module("hypersdk.migration.publish")
+            import hypersdk.migration.publish  # noqa: F401 - see IMPORT_AFTER_S
         errors = [error for future in futures if (error := future.exception())]
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])

@@ -113,7 +113,8 @@ def _real(disk: DiskProgress) -> float:
 
 
 def _data_bytes(disk: PlannedDisk) -> int:
-    return min(disk.capacity_bytes, disk.capacity_bytes if disk.allocated_bytes is None else disk.allocated_bytes)
+    """The data that the disk is expected to hold."""
+    return disk.capacity_bytes if disk.allocated_bytes is None else min(disk.capacity_bytes, disk.allocated_bytes)
 
 
 def _phase_of(phase: Phase, disks: Sequence[DiskProgress]) -> Phase:

@@ -34,9 +34,9 @@ from hypersdk.model.progress import (
     ExportProgress,
     Phase,
     at_rest,
-    held,
-    unmoved,
+    never_below,
     waits_for,
+    without_rate,
 )
 from hypersdk.model.progressjson import (
     event_object,
@@ -49,6 +49,7 @@ from hypersdk.model.progressjson import (
 __all__ = [
     "ENDED", "MAX_UNFINISHED_FRACTION", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress",
     "DiskSummary", "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power",
-    "SnapshotNode", "at_rest", "boot_sequence", "event_object", "held", "job_object", "json_fields", "named_boot_disks",
-    "read_fields", "read_job_object", "split_datastore_path", "unit_order", "unmoved", "waits_for",
+    "SnapshotNode", "at_rest", "boot_sequence", "event_object", "job_object", "json_fields", "named_boot_disks",
+    "never_below", "read_fields", "read_job_object", "split_datastore_path", "unit_order", "waits_for",
+    "without_rate",
 ]  # fmt: skip

@@ -155,9 +155,9 @@ P = TypeVar("P", "ExportProgress", "DiskProgress")
 def at_rest(progress: ExportProgress, phase: Phase) -> ExportProgress:
     """The progress of a job that is not running: without rates, ETAs and notes."""
     return replace(
-        unmoved(progress),
+        without_rate(progress),
         phase=phase,
-        disks=tuple(replace(unmoved(disk), note="", redone=None) for disk in progress.disks),
+        disks=tuple(replace(without_rate(disk), note="", redone=None) for disk in progress.disks),
         lease_age_s=None,
         note="",
         stalled=None,
@@ -165,7 +165,7 @@ def at_rest(progress: ExportProgress, phase: Phase) -> ExportProgress:
     )
 
 
-def unmoved(progress: P) -> P:
+def without_rate(progress: P) -> P:
     """Without rate and ETA: nothing moves."""
     return replace(progress, rate_bytes_s=None, eta_s=None)
 
@@ -176,7 +176,7 @@ def waits_for(progress: ExportProgress) -> str:
     return next((note for note in [*notes, progress.note] if note), "")
 
 
-def held(now: ExportProgress, before: ExportProgress) -> ExportProgress:
+def never_below(now: ExportProgress, before: ExportProgress) -> ExportProgress:
     """The progress of another attempt: no fraction is below that of the attempt ``before`` it. What is really done
     again is in ``redone`` until it passes what is shown."""
     floors = {disk.label: disk.fraction for disk in before.disks}
