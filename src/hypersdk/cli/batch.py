@@ -34,7 +34,7 @@ class Failure:
         output.event("error", {"machine": self.machine, **error_dict(self.error)})
 
 
-class Fate(StrEnum):
+class ExportStatus(StrEnum):
     """How the export of a machine ended."""
 
     EXPORTED = "exported"
@@ -51,7 +51,7 @@ class Row:
     disks hold, ``holes_bytes`` the rest of them: it takes no space."""
 
     machine: str
-    status: Fate
+    status: ExportStatus
     folder: str
     format: str = ""
     power: str = ""
@@ -90,6 +90,18 @@ class Totals:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
+
+    def counts(self) -> dict[ExportStatus, int]:
+        """Machines by status: exported ones, and the others where there are any."""
+        found = {
+            ExportStatus.EXPORTED: self.exported,
+            ExportStatus.EARLIER: self.exported_earlier,
+            ExportStatus.FAILED: self.failed,
+            ExportStatus.STOPPED: self.stopped,
+            ExportStatus.SKIPPED: self.skipped,
+            ExportStatus.NOT_STARTED: self.not_started,
+        }
+        return {status: number for status, number in found.items() if number or status is ExportStatus.EXPORTED}
 
 
 @dataclass(slots=True)
@@ -136,7 +148,7 @@ class Batch:
     def rows(self) -> list[Row]:
         """One row for each machine, sorted by name."""
         rows = [*self._planned(), *map(_skipped_row, self.skipped)]
-        for status, machines in ((Fate.EARLIER, self.earlier), (Fate.NOT_STARTED, self.unplanned)):
+        for status, machines in ((ExportStatus.EARLIER, self.earlier), (ExportStatus.NOT_STARTED, self.unplanned)):
             rows += [
                 Row(machine=name, status=status, folder=_folder(spec), format=spec.format.value)
                 for name, spec in machines
@@ -146,16 +158,16 @@ class Batch:
     def totals(self) -> Totals:
         """The sums."""
         rows = self.rows()
-        fates = [row.status for row in rows]
+        statuses = [row.status for row in rows]
         wire = _sum(rows, "wire_bytes")
         return Totals(
             machines=len(rows),
-            exported=fates.count(Fate.EXPORTED),
-            failed=fates.count(Fate.FAILED),
-            stopped=fates.count(Fate.STOPPED),
-            skipped=fates.count(Fate.SKIPPED),
-            exported_earlier=fates.count(Fate.EARLIER),
-            not_started=fates.count(Fate.NOT_STARTED),
+            exported=statuses.count(ExportStatus.EXPORTED),
+            failed=statuses.count(ExportStatus.FAILED),
+            stopped=statuses.count(ExportStatus.STOPPED),
+            skipped=statuses.count(ExportStatus.SKIPPED),
+            exported_earlier=statuses.count(ExportStatus.EARLIER),
+            not_started=statuses.count(ExportStatus.NOT_STARTED),
             wire_bytes=wire,
             data_bytes=_sum(rows, "data_bytes"),
             holes_bytes=_sum(rows, "holes_bytes"),
@@ -185,7 +197,7 @@ def _plan_row(plan: Plan, outcome: Outcome | None, wire_bytes: int | None) -> Ro
         "wire_bytes": wire_bytes,
     }
     if outcome is None:
-        return Row(status=Fate.NOT_STARTED, **facts)
+        return Row(status=ExportStatus.NOT_STARTED, **facts)
     if result := outcome.result:
         facts |= {
             "wire_bytes": result.wire_bytes,
@@ -196,16 +208,16 @@ def _plan_row(plan: Plan, outcome: Outcome | None, wire_bytes: int | None) -> Ro
             "proof": result.proof,
         }
     if outcome.error is None:
-        return Row(status=Fate.EXPORTED, **facts)
+        return Row(status=ExportStatus.EXPORTED, **facts)
     stopped = isinstance(outcome.error, Cancelled)
-    return Row(status=Fate.STOPPED if stopped else Fate.FAILED, **facts, **_error_facts(outcome.error))
+    return Row(status=ExportStatus.STOPPED if stopped else ExportStatus.FAILED, **facts, **_error_facts(outcome.error))
 
 
 def _skipped_row(failure: Failure) -> Row:
     summary, spec = failure.summary, failure.spec
     return Row(
         machine=failure.machine,
-        status=Fate.SKIPPED,
+        status=ExportStatus.SKIPPED,
         folder="" if spec is None else _folder(spec),
         format="" if spec is None else spec.format.value,
         power="" if summary is None else summary.power.value,

@@ -244,21 +244,11 @@ def show_totals(cli: Cli, batch: Batch) -> None:
         cli.output.event("totals", totals.as_dict())
         return
     good = totals.exported + totals.exported_earlier == totals.machines
-    heading = f"{'✔' if good else '✘'} {count(totals.machines, 'machine')}: {_fates_text(totals)}"
+    counts = ", ".join(f"{number:,} {status}" for status, number in totals.counts().items())
+    heading = f"{'✔' if good else '✘'} {count(totals.machines, 'machine')}: {counts}"
     cli.output.print(Text(heading, style=f"bold {'green' if good else 'yellow'}"))
     for label, text in _totals_facts(totals, batch):
         _show_fact(cli, label, text)
-
-
-def _fates_text(totals: Totals) -> str:
-    counts = {
-        "exported": totals.exported,
-        "exported earlier": totals.exported_earlier,
-        "failed": totals.failed,
-        "stopped": totals.stopped,
-        "skipped": totals.skipped,
-    }
-    return ", ".join(f"{number:,} {word}" for word, number in counts.items() if number or word == "exported")
 
 
 def _totals_facts(totals: Totals, batch: Batch) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk import __version__
-from hypersdk.cli.batch import Batch, Fate, Row, Totals
+from hypersdk.cli.batch import Batch, ExportStatus, Row, Totals
 from hypersdk.cli.columns import size_text
 from hypersdk.cli.state import Cli
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
@@ -165,15 +165,15 @@ _PAGE: Final = """<!doctype html>
 </body>
 </html>
 """
-_CLASSES: Final[Mapping[Fate, str]] = {
-    Fate.EXPORTED: "good",
-    Fate.EARLIER: "good",
-    Fate.FAILED: "bad",
-    Fate.STOPPED: "warn",
-    Fate.SKIPPED: "warn",
-    Fate.NOT_STARTED: "",
+_CLASSES: Final[Mapping[ExportStatus, str]] = {
+    ExportStatus.EXPORTED: "good",
+    ExportStatus.EARLIER: "good",
+    ExportStatus.FAILED: "bad",
+    ExportStatus.STOPPED: "warn",
+    ExportStatus.SKIPPED: "warn",
+    ExportStatus.NOT_STARTED: "",
 }
-_PROBLEMS: Final = (Fate.FAILED, Fate.STOPPED, Fate.SKIPPED)
+_PROBLEMS: Final = (ExportStatus.FAILED, ExportStatus.STOPPED, ExportStatus.SKIPPED)
 
 
 def html_text(batch: Batch) -> str:
@@ -193,15 +193,7 @@ def html_text(batch: Batch) -> str:
 
 
 def _cards(totals: Totals) -> Iterator[tuple[str, str]]:
-    counts = {
-        "Exported": totals.exported,
-        "Exported earlier": totals.exported_earlier,
-        "Failed": totals.failed,
-        "Stopped": totals.stopped,
-        "Skipped": totals.skipped,
-        "Not started": totals.not_started,
-    }
-    yield from ((label, f"{number:,}") for label, number in counts.items() if number or label == "Exported")
+    yield from ((status.capitalize(), f"{number:,}") for status, number in totals.counts().items())
     yield "Received", format_size(totals.wire_bytes)
     yield "Rate", format_rate(totals.rate_bytes_s)
     yield "Data", format_size(totals.data_bytes)

@@ -233,6 +233,6 @@ def _show_totals(cli: Cli, reports: Sequence[VerifyReport], elapsed_s: float) ->
         return
     took = f"{format_size(read)} read in {format_duration(elapsed_s)}"
     rate = f" ({format_rate(read / elapsed_s)})" if elapsed_s else ""
-    fates = f"{len(reports) - bad:,} as written" + (f", {bad:,} not" if bad else "")
-    text = f"{'✘' if bad else '✔'} {count(len(reports), 'export')}: {fates}; {took}{rate}"
+    counts = f"{len(reports) - bad:,} as written" + (f", {bad:,} not" if bad else "")
+    text = f"{'✘' if bad else '✔'} {count(len(reports), 'export')}: {counts}; {took}{rate}"
     cli.output.print(Text(text, style=f"bold {'red' if bad else 'green'}"))

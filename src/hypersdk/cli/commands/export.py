@@ -187,10 +187,10 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **fla
     flags = with_defaults(cli, given)
     choices = _choices(cli, flags)
     if selection.given == bool(job_file):
-        raise UsageError(
-            "say which machines, or name a job file with -f" + (", not both" if job_file else ""),
-            next_step="Like `hyper2kvm export web01 -o /srv/images`; see `hyper2kvm export --help`.",
-        )
+        from hypersdk.cli.selection import NAME_MACHINES
+
+        both = ", not both" if job_file else ""
+        raise UsageError(f"say which machines, or name a job file with -f{both}", next_step=NAME_MACHINES)
     if job_file is not None:
         from hypersdk.cli.jobs import check_flags, export_jobs
 

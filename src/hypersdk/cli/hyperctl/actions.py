@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hypersdk.cli.hyperctl.ctl import Ctl, for_each, pass_ctl, raise_failures, tell_failure
-from hypersdk.cli.hyperctl.selection import Which, check_answerable, takes_jobs
+from hypersdk.cli.hyperctl.selection import JobSelection, check_answerable, takes_jobs
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.text import count
@@ -45,7 +45,7 @@ class Outcome:
     failed: list[HyperSDKError] = field(default_factory=list)
 
 
-def _act(ctl: Ctl, which: Which, verb: Verb) -> list[str]:
+def _act(ctl: Ctl, which: JobSelection, verb: Verb) -> list[str]:
     """Acts on the jobs. Prints ``Cancelled N job(s)`` and the like; raises the errors of those that failed. Returns the
     ids of jobs that may be unfinished."""
     if which.where is not None:
@@ -73,7 +73,7 @@ def _say_done(ctl: Ctl, verb: Verb, number: int) -> None:
 # Selected jobs
 
 
-def _act_on_selected(ctl: Ctl, which: Which, verb: Verb) -> list[str]:
+def _act_on_selected(ctl: Ctl, which: JobSelection, verb: Verb) -> list[str]:
     assert which.where is not None
     check_answerable(ctl, which)
     found = ctl.client.select(verb.action, which.where)
@@ -176,7 +176,7 @@ def _list(ctl: Ctl, ids: tuple[str, ...], skipped: int, verb: Verb) -> None:
 @flag("--wait", is_flag=True, help="Wait until the sources are restored.")
 @takes_jobs
 @pass_ctl
-def cancel(ctl: Ctl, which: Which, keep_partial: bool, wait: bool) -> None:
+def cancel(ctl: Ctl, which: JobSelection, keep_partial: bool, wait: bool) -> None:
     """Cancel jobs: those with the given ids, or those that are selected by --all, --status or --filter.
 
     Copying stops within two seconds. A job is cancelled once its export lease is closed and its source is restored.
@@ -195,7 +195,7 @@ def cancel(ctl: Ctl, which: Which, keep_partial: bool, wait: bool) -> None:
 @click.command("pause", cls=Command)
 @takes_jobs
 @pass_ctl
-def pause(ctl: Ctl, which: Which) -> None:
+def pause(ctl: Ctl, which: JobSelection) -> None:
     """Pause jobs at their next checkpoint until they are resumed."""
     _act(ctl, which, Verb("pause", "Paused", ctl.client.pause))
 
@@ -203,7 +203,7 @@ def pause(ctl: Ctl, which: Which) -> None:
 @click.command("resume", cls=Command)
 @takes_jobs
 @pass_ctl
-def resume(ctl: Ctl, which: Which) -> None:
+def resume(ctl: Ctl, which: JobSelection) -> None:
     """Resume paused jobs from their checkpoints."""
     _act(ctl, which, Verb("resume", "Resumed", ctl.client.resume))
 
@@ -212,7 +212,7 @@ def resume(ctl: Ctl, which: Which) -> None:
 @flag("--discard", is_flag=True, help="Start over instead of continuing from the last checkpoint.")
 @takes_jobs
 @pass_ctl
-def retry(ctl: Ctl, which: Which, discard: bool) -> None:
+def retry(ctl: Ctl, which: JobSelection, discard: bool) -> None:
     """Requeue failed or cancelled jobs. They continue from their last checkpoint."""
     one = partial(ctl.client.retry, discard=discard)
     _act(ctl, which, Verb("retry", "Retried", one, {"discard": discard}))
@@ -226,7 +226,7 @@ def retry(ctl: Ctl, which: Which, discard: bool) -> None:
 )
 @takes_jobs
 @pass_ctl
-def delete(ctl: Ctl, which: Which, give_up: bool) -> None:
+def delete(ctl: Ctl, which: JobSelection, give_up: bool) -> None:
     """Delete finished jobs and their logs. The exported files are kept."""
     if give_up and which.where is not None:
         raise UsageError(

@@ -28,7 +28,7 @@ STATUS_HELP: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class JobSelection:
     """The jobs that were asked for. ``where`` is None if they are named by ``ids``."""
 
     ids: tuple[str, ...]
@@ -85,7 +85,7 @@ def takes_jobs(command: Callable[..., Any]) -> Callable[..., Any]:
         selected = everything or bool(statuses or filters)
         _check(bool(ids or named), selected=selected, dry_run=dry_run)
         where = job_conditions(statuses, filters) if selected else None
-        return command(Which((*ids, *named), where, yes, dry_run), **more)
+        return command(JobSelection((*ids, *named), where, yes, dry_run), **more)
 
     return _flags(call)
 
@@ -105,7 +105,7 @@ def _check(named: bool, *, selected: bool, dry_run: bool) -> None:
         raise UsageError("--dry-run is for --all, --status and --filter", next_step="`hyperctl get ID` shows a job.")
 
 
-def check_answerable(ctl: Ctl, which: Which) -> None:
+def check_answerable(ctl: Ctl, which: JobSelection) -> None:
     """Raises UsageError if the jobs are to be confirmed and nobody can be asked. Before the daemon is asked for them:
     a script must not fail only in the nights when there are any."""
     if not (which.yes or which.dry_run or ctl.output.can_ask):
