@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.progress import FolderProgress, JsonProgress, LogProgress, draw, log_line, watching
@@ -143,10 +145,26 @@ def test_bars_of_all_lines_end_in_one_column() -> None:
         assert len(ends) == 1, width
 
 
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_phases_are_whole_and_end_in_one_column(width: int) -> None:
+    names = ("a", "web-01", "Büro Zürich – Drucker", "監視サーバー", "x" * 70)
+    phases = (Phase.QUEUED, Phase.PREPARING, Phase.PUBLISHING, Phase.FAILED, Phase.QUEUED)
+    shown = [
+        replace(MACHINE, machine=name, phase=phase, fraction=0.0) for name, phase in zip(names, phases, strict=True)
+    ]
+    lines = list(draw(shown, width, 40, disks=False))
+    ends = set()
+    for phase in phases:
+        line = next(line for line in lines if f"  {phase} " in line.plain)
+        ends.add(Text(line.plain.partition(f"  {phase} ")[0]).cell_len + len(phase))
+        lines.remove(line)
+    assert len(ends) == 1
+
+
 def test_the_phase_of_a_disk_is_whole_at_80_columns() -> None:
     verifying = replace(MACHINE, phase=Phase.VERIFYING, disks=(replace(DISK, phase=Phase.VERIFYING),))
     text = "\n".join(line.plain for line in draw([verifying], 80, 24))
-    assert f"  {DISK.label}  verifying " in text
+    assert re.search(rf"^  {DISK.label} +verifying ", text, re.MULTILINE)
 
 
 def test_a_total_is_shown_for_several_machines() -> None:

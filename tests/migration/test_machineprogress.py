@@ -52,6 +52,21 @@ def test_the_time_left_is_that_of_all_disks(machine: MachineProgress, clock: Clo
     assert (now.expected_bytes, now.copy_s) == (200 * MiB, 4)
 
 
+def test_a_machine_is_not_done_before_its_slowest_disk(machine: MachineProgress, clock: Clock) -> None:
+    machine.meters[2].tried()
+    machine.meters[2].begin_stream(None, 100 * MiB)
+    machine.snapshot()
+    for _ in range(5):
+        clock.pass_(1)
+        machine.meters[1].add_decoded(18 * MiB, None)
+        machine.meters[2].add_decoded(2 * MiB, None)
+        machine.snapshot()
+    now = machine.snapshot()
+    assert now.fraction == pytest.approx(0.5)
+    assert now.disks[1].eta_s == pytest.approx(45, rel=0.01)
+    assert now.eta_s == pytest.approx(45, rel=0.01), "not 5 s, as at the speed of both"
+
+
 def test_its_time_begins_with_its_turn_and_stops_at_its_end(machine: MachineProgress, clock: Clock) -> None:
     assert machine.snapshot().elapsed_s == 5
     copy(machine, clock, 1, 4)

@@ -272,14 +272,16 @@ def _first_blocks(blocks: Sequence[Block], room: int, width: int) -> Iterator[Te
 def _total_line(total: QueueProgress, machines: Sequence[ExportProgress], width: int) -> Text:
     received = sum(machine.wire_bytes for machine in machines)
     left = _left(total.eta_s, about=total.about)
-    return _bar_line(total_label(total), Figures(total.fraction, received, total.rate_bytes_s, left), width, "bold")
+    figures = Figures(total.fraction, received, total.rate_bytes_s, left)
+    return _bar_line(Label(total_label(total)), figures, width, "bold")
 
 
 def _machine_line(machine: ExportProgress, width: int) -> Text:
     when = f"took {format_duration(machine.elapsed_s)}" if machine.phase in ENDED else _left(machine.eta_s)
     rate = None if machine.phase in ENDED else machine.rate_bytes_s
     figures = Figures(machine.fraction, machine.wire_bytes, rate, when)
-    return _bar_line(_label(machine.machine, machine.phase), figures, width, _STYLES.get(machine.phase, "bold"))
+    label = _label(machine.machine, machine.phase)
+    return _bar_line(label, figures, width, _STYLES.get(machine.phase, "bold"))
 
 
 def _machine_lines(machine: ExportProgress, width: int, room: int, *, disks: bool) -> list[Text]:
@@ -301,15 +303,15 @@ def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterato
         figures = Figures(
             disk.fraction, disk.wire_bytes, disk.rate_bytes_s if active else None, _left(disk.eta_s if active else None)
         )
-        yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
+        label = _label(disk.label, disk.phase, indent="  ")
+        yield _bar_line(label, figures, width, _STYLES.get(disk.phase, ""))
     if room > 0 and 0 < len(shown) < len(disks):
         yield _dim(f"  and {count(len(disks) - len(shown), 'more disk')}", width)
 
 
-def _label(name: str, phase: Phase) -> str:
+def _label(name: str, phase: Phase, indent: str = "") -> Label:
     """The name with its phase, except for transfers, which the bar shows."""
-    label = displayed(clean(name, 80))
-    return label if phase is Phase.TRANSFERRING else f"{label}  {phase}"
+    return Label(indent + displayed(clean(name, 80)), "" if phase is Phase.TRANSFERRING else phase.value)
 
 
 def _left(eta_s: float | None, *, about: bool = False) -> str:
@@ -373,14 +375,30 @@ GOOD_BAR: Final = 20
 MAX_BAR: Final = 80
 
 
-def _bar_line(label: str, figures: Figures, width: int, style: str) -> Text:
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The text before a bar."""
+
+    name: str
+    phase: str = ""
+
+    def text(self, width: int, style: str) -> Text:
+        """Exactly ``width`` cells: the phase ends at the bar and stays whole; a name too long for the rest is cut."""
+        phase = f"  {self.phase}" if self.phase else ""
+        name = Text(self.name, style=style, no_wrap=True)
+        name.truncate(max(width - len(phase), 1), overflow="ellipsis", pad=True)
+        line = Text.assemble(name, (phase, style), no_wrap=True)
+        line.truncate(width, overflow="ellipsis")
+        return line
+
+
+def _bar_line(label: Label, figures: Figures, width: int, style: str) -> Text:
     """Label, bar and figures in exactly one line; on a narrow terminal the bar is left out first, then the figures."""
     facts = figures.text(width)
     room = width - len(facts) - 2
     label_width = min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL, max(room, 1))
     bar_width = min(room - label_width, MAX_BAR)
-    line = Text(label, style=style, no_wrap=True)
-    line.truncate(label_width, overflow="ellipsis", pad=True)
+    line = label.text(label_width, style)
     if bar_width >= MIN_BAR:
         line = Text.assemble(line, " ", bar(figures.fraction, bar_width, style))
     line = Text.assemble(line, " ", facts, no_wrap=True)

@@ -30,6 +30,7 @@ class MachineProgress:
         self._note = ""
         self._lease: LeasedExport | None = None
         self._pace = Pace()
+        self._disk_paces: Mapping[int, Pace] = {disk.key: Pace() for disk in disks}
         self._data_bytes = sum(_data_bytes(disk) for disk in disks)
         self.expected_bytes: Mapping[int, int] = {disk.key: max(disk.expected_bytes, 1) for disk in disks}
         self.meters: Mapping[int, Meter] = {
@@ -65,14 +66,15 @@ class MachineProgress:
 
     def snapshot(self) -> ExportProgress:
         """The current state. The fraction is that of the disks, weighted by their expected bytes, and 1 only when all
-        is done. The remaining time is that of all disks together, also of those that are still to come."""
+        is done. The remaining time is that of all disks together, also of those that are still to come, and at least
+        that of the slowest."""
         now = self._clock()
         disks = tuple(meter.snapshot(now) for meter in self.meters.values())
         with self._lock:
             phase, note, lease = _phase_of(self._phase, disks), self._note, self._lease
             real = self._fraction([_real(disk) for disk in disks])
             copying = phase in _COPYING and any(disk.phase in _COPYING for disk in disks)
-            self._pace.sample(now, self._parts(disks), copying=copying)
+            self._sample(now, disks, copying=copying)
             elapsed_s = 0.0 if self._started is None else (self._ended or now) - self._started
         fraction = 1.0 if phase is Phase.DONE else self._fraction([disk.fraction for disk in disks])
         if lease is not None:
@@ -84,7 +86,7 @@ class MachineProgress:
             wire_bytes=sum(disk.wire_bytes for disk in disks),
             fraction=fraction,
             rate_bytes_s=_sum_known([disk.rate_bytes_s for disk in disks if disk.phase is Phase.TRANSFERRING]),
-            eta_s=self._pace.left_s(1 - real) if copying else None,
+            eta_s=self._left_s(disks, real) if copying else None,
             elapsed_s=elapsed_s,
             lease_age_s=lease.age_s if lease else None,
             note=note,
@@ -97,6 +99,20 @@ class MachineProgress:
         weights = self.expected_bytes.values()
         weighted = sum(fraction * weight for fraction, weight in zip(fractions, weights, strict=True))
         return min(weighted / max(sum(weights), 1), MAX_UNFINISHED_FRACTION)
+
+    def _sample(self, now: float, disks: Sequence[DiskProgress], *, copying: bool) -> None:
+        parts = self._parts(disks)
+        self._pace.sample(now, parts, copying=copying)
+        for disk, pace, (part, done) in zip(disks, self._disk_paces.values(), parts.items(), strict=True):
+            pace.sample(now, {part: done}, copying=disk.phase in _COPYING)
+
+    def _left_s(self, disks: Sequence[DiskProgress], real: float) -> float | None:
+        """Disks that are copied side by side do not hand on their speed: when one is done, others go on as before."""
+        whole = max(sum(self.expected_bytes.values()), 1)
+        left = [self._pace.left_s(1 - real)]
+        for disk, pace, weight in zip(disks, self._disk_paces.values(), self.expected_bytes.values(), strict=True):
+            left += [pace.left_s((1 - _real(disk)) * weight / whole)] if disk.phase in _COPYING else []
+        return max((seconds for seconds in left if seconds is not None), default=None)
 
     def _parts(self, disks: Sequence[DiskProgress]) -> Mapping[Hashable, float]:
         """What is done of each disk, as a share of the machine's work. A retry, and what an earlier run copied, make
