@@ -420,7 +420,7 @@ class MachineExport:
         with ExitStack() as stack:
             watch = None
             if self._plan.temporary_snapshot:
-                stack.enter_context(self._resources.snapshot_slots(stores, self._cancel))
+                stack.enter_context(self._resources.snapshot_slots(stores, self._cancel, self._progress.note))
                 watch = SnapshotWatch(
                     self._session,
                     work.run.record.moref,

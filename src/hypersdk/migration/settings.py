@@ -96,14 +96,17 @@ class RunResources:
         return SpaceGate(folder, max_wait_s=self.settings.space_wait_s)
 
     @contextmanager
-    def snapshot_slots(self, datastores: Sequence[str], cancel: CancelToken) -> Iterator[None]:
-        """Waits until another snapshot may be created on each of ``datastores``."""
+    def snapshot_slots(
+        self, datastores: Sequence[str], cancel: CancelToken, note: Callable[[str], None]
+    ) -> Iterator[None]:
+        """Waits until another snapshot may be created on each of ``datastores``; ``note`` is told of a wait."""
         with ExitStack() as stack:
             # Always in the same order, to avoid a deadlock between two machines.
             for name in sorted(set(datastores)):
                 with self._lock:
                     slot = self._slots.setdefault(name, threading.Semaphore(SNAPSHOTS_PER_DATASTORE))
                 while not slot.acquire(timeout=0.2):
+                    note(f"waits for its turn: {SNAPSHOTS_PER_DATASTORE} temporary snapshots exist on '{name}'")
                     cancel.check()
                 stack.callback(slot.release)
             yield

@@ -44,6 +44,10 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
     def _resource_pool(self) -> Ref | None:
         return None if self.template else self.host.resource.pool.ref
 
+    @operation("RefreshStorageInfo")
+    def _refresh(self, _call: Call) -> None:
+        """Does nothing: the sizes of files are always current."""
+
     # Power
 
     def check_power_on(self) -> None:

@@ -644,6 +644,7 @@ VmwareDistributedVirtualSwitch(DistributedVirtualSwitch):
 Datastore(ManagedEntity): info=DatastoreInfo summary=DatastoreSummary host=DatastoreHostMount* vm=&VirtualMachine* browser=&HostDatastoreBrowser
     capability=DatastoreCapability
   .RefreshDatastore()
+  .RefreshDatastoreStorageInfo()
 HostDatastoreBrowser: datastore=&Datastore* supportedType=FileQuery*
   .SearchDatastore_Task(datastorePath=string searchSpec=HostDatastoreBrowserSearchSpec?) -> &Task
   .SearchDatastoreSubFolders_Task(datastorePath=string searchSpec=HostDatastoreBrowserSearchSpec?) -> &Task?
@@ -651,6 +652,7 @@ VirtualMachine(ManagedEntity): capability=VirtualMachineCapability config=Virtua
     storage=VirtualMachineStorageInfo? environmentBrowser=&EnvironmentBrowser resourcePool=&ResourcePool? parentVApp=&ManagedEntity?
     resourceConfig=ResourceConfigSpec? runtime=VirtualMachineRuntimeInfo guest=GuestInfo? summary=VirtualMachineSummary datastore=&Datastore*
     network=&Network* snapshot=VirtualMachineSnapshotInfo? rootSnapshot=&VirtualMachineSnapshot* guestHeartbeatStatus=%ManagedEntityStatus
+  .RefreshStorageInfo()
   .PowerOnVM_Task(host=&HostSystem?) -> &Task
   .PowerOffVM_Task() -> &Task
   .SuspendVM_Task() -> &Task

@@ -178,6 +178,7 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         self.touch()
         return old is None
 
+    @operation("RefreshDatastoreStorageInfo")
     @operation("RefreshDatastore", privilege="Datastore.Browse")
     def _refresh(self, _call: Call) -> None:
         """Does nothing: the values are always current."""

@@ -98,13 +98,13 @@ def delta_bytes(session: Session, moref: str, *, cancel: CancelToken = NEVER) ->
     vCenter caches the sizes of files and the free space of datastores for up to half an hour, so a refresh is requested
     first.
     """
-    machine = session.ref("VirtualMachine", moref)
     stores = read_one(session, "VirtualMachine", moref, ["datastore"], cancel=cancel).items("datastore")
-    session.call(machine.RefreshStorageInfo)
-    for store in stores:
+    refreshes = [session.ref("VirtualMachine", moref).RefreshStorageInfo]
+    refreshes += [session.ref("Datastore", store.text or "").RefreshDatastoreStorageInfo for store in stores]
+    for refresh in refreshes:
         # Without the privilege, or on a server without the call, the cached figures are used.
         with suppress(AccessError, Refused, LookupFailed):
-            session.call(session.ref("Datastore", store.text or "").RefreshDatastoreStorageInfo)
+            session.call(refresh)
     layout = read_one(session, "VirtualMachine", moref, ["layoutEx"], cancel=cancel).values.get("layoutEx")
     return written_bytes(layout)
 
