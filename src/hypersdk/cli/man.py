@@ -107,6 +107,6 @@ completion = completion_command(
         is_flag=True,
         expose_value=False,
         callback=_forget_machines,
-        help="Remove these lists. They are written again whenever machines are listed.",
+        help="Remove the lists of machine names. They are written again whenever machines are listed.",
     ),
 )

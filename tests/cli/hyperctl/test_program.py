@@ -15,6 +15,7 @@ from hypersdk.cli.hyperctl import app as hyperctl
 from hypersdk.cli.hyperctl.man import MANUAL as HYPERCTL
 from hypersdk.cli.hypervisord import app as hypervisord
 from hypersdk.cli.hypervisord.man import MANUAL as HYPERVISORD
+from hypersdk.cli.programs import completion
 from hypersdk.cli.programs.groups import Flag, Group
 from hypersdk.cli.programs.pages import Manual, all_pages
 from hypersdk.cli.programs.program import Program
@@ -90,6 +91,22 @@ def test_completion_is_printed_for_each_shell(
     installed = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(installed) == 1
     assert program.name in installed[0].name
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_reads_the_completion_of_bash_is_told_where_it_is_missing(
+    there: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "bash_completion"
+    if there:
+        package.touch()
+    monkeypatch.setattr(completion, "_BASH_COMPLETION", package)
+    environ = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    program = PROGRAMS[0]
+    assert program.main(["completion", "--install"], sys.stdout, sys.stderr, sys.stdin, environ) == 0
+    told = capsys.readouterr().err
+    assert ("The package bash-completion is missing" in told) is not there
+    assert ("in ~/.bashrc instead" in told) is not there
 
 
 def test_completion_knows_commands_and_flags(tmp_path: Path) -> None:

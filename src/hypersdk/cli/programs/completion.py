@@ -56,6 +56,8 @@ def install_completion(program: Program, run: Run, shell: str | None = None) -> 
     run.output.line(f"Completion for {shell} installed in {path}. Start a new shell to use it.")
     if shell == "zsh":
         run.output.note(f"zsh must look there: put `fpath+=({path.parent})` before compinit in ~/.zshrc.")
+    elif shell == "bash" and not _BASH_COMPLETION.exists():
+        run.output.note(f"The package bash-completion is missing, which reads it: put `. {path}` in ~/.bashrc instead.")
 
 
 def _user_shell(program: Program, environ: Mapping[str, str]) -> str:
@@ -78,6 +80,8 @@ def _script_path(program: str, shell: str, environ: Mapping[str, str]) -> Path:
         "fish": config_home(environ) / "fish" / "completions" / f"{program}.fish",
     }[shell]
 
+
+_BASH_COMPLETION: Final = Path("/usr/share/bash-completion/bash_completion")
 
 _HELP: Final = """Print or install shell completion for bash, zsh or fish (default: your shell).
 
