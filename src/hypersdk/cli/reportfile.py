@@ -128,7 +128,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap }
 td.number, th.number { text-align: right; white-space: nowrap }
-td.name { font-weight: 600 } td.name, td.text { overflow-wrap: anywhere; min-width: 7rem }
+td.name { font-weight: 600 } td.name, td.text { overflow-wrap: anywhere; min-width: 10rem }
 .good { color: var(--good) } .bad { color: var(--bad) } .warn { color: var(--warn) } td.status { white-space: nowrap }
 code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, monospace; color: var(--soft) }
 footer { margin-top: 2rem; font-size: .85rem; color: var(--soft) }

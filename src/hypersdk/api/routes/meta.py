@@ -14,9 +14,10 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from hypersdk.api.context import Use
 from hypersdk.api.front import facts, front_page
+from hypersdk.api.headers import CSP
 from hypersdk.api.metrics import CONTENT_TYPE
 from hypersdk.api.openapi import document
-from hypersdk.api.page import STYLE, page
+from hypersdk.api.page import STYLE, STYLE_SOURCE, page
 from hypersdk.api.queries import WorkerQuery
 from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
@@ -221,12 +222,13 @@ def openapi(request: Request, _: Viewer) -> Response:
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request, _: Viewer) -> HTMLResponse:
     """The OpenAPI document as a page without scripts, as the Content-Security-Policy requires."""
-    return HTMLResponse(page(document(request.app)))
+    policy = f"{CSP}; style-src {STYLE_SOURCE}"
+    return HTMLResponse(page(document(request.app)), headers={"content-security-policy": policy})
 
 
 @router.get("/docs/style.css", include_in_schema=False)
 def style() -> Response:
-    """The style sheet of both pages."""
+    """The style sheet of the page at ``/``."""
     return Response(STYLE, media_type="text/css")
 
 
