@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.model.eta import Pace, QueuedJob, QueueProgress, Span, Stage, estimate, never_falling, slots_of
-from hypersdk.units import GiB, MiB
+from hypersdk.units import GiB, KiB, MiB
 from tests.support.seeds import examples
 
 
@@ -269,3 +269,13 @@ def test_slots_are_those_that_were_used_and_their_gap_is_measured() -> None:
     assert slots_of([*ended, *lost, Span(50, None), Span(53, None)], 60) == (2, 2)
     assert slots_of([], 60) == (0, 0)
     assert slots_of([Span(0, 10), Span(500, None)], 505) == (1, 0), "the queue was empty in between"
+
+
+@pytest.mark.parametrize("stage", [Stage.RUNNING, Stage.WAITING])
+def test_small_jobs_that_ended_at_once_do_not_tell_how_long_a_large_one_takes(stage: Stage) -> None:
+    small = QueuedJob(0, Stage.COMPLETED, 64 * KiB, 1.0, slot_s=0.9, copy_s=0.1, ended_at=1)
+    other = replace(small, id=1, stage=stage, fraction=0.0, slot_s=0.0, copy_s=0.0, ended_at=0)
+    large = replace(other, expected_bytes=GiB)
+    assert estimate([small, large]).eta_s is None, "not 0.8 s"
+    assert estimate([small, other]).eta_s == pytest.approx(0.8), "that of another small one is known"
+    assert estimate([small, replace(small, expected_bytes=GiB, copy_s=10, slot_s=11), large]).eta_s is not None

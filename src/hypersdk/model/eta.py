@@ -86,6 +86,7 @@ class Stage(StrEnum):
 
 
 _ENDED: Final = frozenset({Stage.COMPLETED, Stage.FAILED})
+_TO_DO: Final = frozenset({Stage.RUNNING, Stage.BLOCKED, Stage.WAITING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +245,9 @@ class _Cost:
         recent = sorted(filter(_measured, jobs), key=lambda job: job.ended_at)[-RECENT:]
         running = [job for job in jobs if job.stage is Stage.RUNNING]
         rate = _rate(recent, running, size)
-        if rate is None and not recent:
-            return None
+        seen_bytes = max((size.of_job(job) for job in recent), default=0.0)
+        if rate is None and any(size.of_job(job) > seen_bytes for job in jobs if job.stage in _TO_DO):
+            return None  # small jobs that ended at once do not tell how long a large one takes
         moving = [job for job in running if job.copy_s > 0]
         return cls(_middle([job.slot_s - job.copy_s for job in (recent or moving)]), rate)
 
