@@ -205,7 +205,7 @@ def test_a_failure_in_between_tells_what_was_done(api: Api, ctl: Hyperctl, monke
     monkeypatch.setattr(Client, "act", once)
     done = ctl("cancel", "--all", "--yes")
     assert done.status == 2
-    assert done.out == "Cancelled 2 job(s)\nNot reached: 3 job(s); the same command continues with them\n"
+    assert done.out == "Cancelled 2 job(s)\nNot confirmed: 3 job(s); the same command continues with them\n"
     monkeypatch.undo()
     assert ctl.ok("cancel", "--all", "--yes").startswith("Cancelled 3 job(s)\n")
 
@@ -274,3 +274,13 @@ def test_times_of_conditions() -> None:
         with pytest.raises(UsageError, match="is not a time"):
             moment(wrong, now)
     assert conditions(JOBS, ["name=b=c", "x"], searched=True) == {"name": "b=c", "text": "x"}
+
+
+@pytest.mark.parametrize("empty", [("--status", ""), ("--status", ","), ("--filter", ""), ("--filter", "text= ")])
+def test_an_empty_condition_is_not_every_job(api: Api, ctl: Hyperctl, empty: tuple[str, str]) -> None:
+    """As an unset variable of a script makes it."""
+    api.add_job()
+    done = ctl("cancel", *empty, "--yes")
+    assert done.status == 2
+    assert "leave the flag out" in done.err
+    assert set(states(api).values()) == {"queued"}

@@ -37,7 +37,7 @@ class Verb:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of selected jobs. ``skipped``: their state did not allow it; ``pending``: not reached yet."""
+    """What became of selected jobs. ``skipped``: their state did not allow it; ``pending``: the daemon has not answered."""
 
     skipped: int
     pending: int
@@ -144,7 +144,7 @@ def _print(ctl: Ctl, outcome: Outcome, verb: Verb) -> None:
     if outcome.failed:
         ctl.say(f"Refused {len(outcome.failed)} job(s); the reasons are above", "bold red")
     if outcome.pending:
-        ctl.say(f"Not reached: {outcome.pending} job(s); the same command continues with them", "bold red")
+        ctl.say(f"Not confirmed: {outcome.pending} job(s); the same command continues with them", "bold red")
 
 
 def _reason(verb: Verb) -> str:

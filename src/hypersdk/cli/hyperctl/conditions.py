@@ -18,8 +18,12 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 
 def split_words(given: Iterable[str]) -> list[str]:
-    """The words of a flag that may be given more than once, each time with several words."""
-    return [word for text in given for word in text.split(",") if word]
+    """The words of a flag that may be given more than once, each time with several words. Raises UsageError for a text
+    without any."""
+    words = [[word for word in text.split(",") if word.strip()] for text in given]
+    if not all(words):  # an unset variable of a script must not mean every row
+        raise UsageError("a status is empty", next_step="Give one, or leave the flag out.")
+    return [word for found in words for word in found]
 
 
 def conditions(
@@ -40,6 +44,8 @@ def conditions(
             name, value = TEXT, expression
         if name not in kinds:
             raise _unknown(name, kinds)
+        if not value.strip():  # an unset variable of a script must not mean every row
+            raise UsageError(f"--filter '{expression[:60]}' has no value", next_step="Give one, or leave the flag out.")
         if kinds[name] is FilterKind.VALUES:
             found.setdefault(name, []).append(value)
         elif name in found:
