@@ -97,6 +97,7 @@ def test_a_machine_by_its_name_alone_gets_the_folder_itself(shell: Shell, tmp_pa
         (["--all", "--write-job", "x.yaml", "--resume"], 2, "usage"),
         (["--all", "--report", "x.txt"], 2, "usage"),
         (["--all", "--report", "/nonexistent/x.csv"], 9, "target_denied"),
+        (["--all", "--report", "x" * 300 + ".csv"], 9, "target_failed"),
     ],
 )
 def test_a_selection_that_means_nothing_is_refused_before_anything_starts(
@@ -105,6 +106,11 @@ def test_a_selection_that_means_nothing_is_refused_before_anything_starts(
     done = shell("export", *arguments, "-o", tmp_path / "x", "--json", stdin="{}")
     assert (done.status, done.error["code"]) == (status, code)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_cannot_exist_is_an_error_of_each_machine(shell: Shell, tmp_path: Path) -> None:
+    done = shell("export", "web-*", "-o", tmp_path / ("x" * 300), "--resume", "--json")
+    assert (done.status, done.error["code"]) == (10, "partly_failed")
 
 
 def test_machines_with_a_tag_are_exported(vcsim: Callable[..., Vcsim], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.model import ExportProgress, Firmware, MachineSummary, boot_sequence
 from hypersdk.remedies import of_source
 from hypersdk.text import clean, count, shell_line, shell_word
+from hypersdk.transfer.files import exists
 from hypersdk.units import MiB, format_duration, format_rate, format_size
 from hypersdk.vsphere.inventory import find_machine
 from hypersdk.vsphere.session import Session
@@ -73,7 +74,7 @@ def _still_to_do(
 
 def holds_run(folder: Path) -> bool:
     """Whether ``folder`` has an unfinished export."""
-    return (folder / RUN_FILE).exists()
+    return exists(folder / RUN_FILE)
 
 
 def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:

@@ -23,6 +23,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.spec import Method, SourceState
 from hypersdk.text import clean, count
+from hypersdk.transfer.files import exists
 from hypersdk.units import format_size
 
 MAX_NAMED: Final = 5
@@ -226,4 +227,4 @@ def places_of(plans: Iterable[Plan]) -> list[Place]:
 
 def device_of(folder: Path) -> int:
     """The file system of a folder that may not exist yet."""
-    return next(parent for parent in (folder, *folder.parents) if parent.exists()).stat().st_dev
+    return next(parent for parent in (folder, *folder.parents) if exists(parent)).stat().st_dev

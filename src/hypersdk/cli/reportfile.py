@@ -24,7 +24,7 @@ from hypersdk.cli.columns import size_text
 from hypersdk.cli.state import Cli
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 from hypersdk.text import clean, count
-from hypersdk.transfer.files import write_atomic
+from hypersdk.transfer.files import is_folder, target_errors, write_atomic
 from hypersdk.units import format_duration, format_rate, format_size
 
 FORMULA: Final = ("=", "+", "-", "@")
@@ -54,14 +54,16 @@ def _check(path: Path) -> None:
         raise UsageError(
             f"--report {path}: unknown kind of file", next_step=f"Give it a name that ends in {', '.join(WRITERS)}."
         )
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--report {path}: not a file", next_step="Give the name of a file.")
-    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+    folder = path.absolute().parent
+    if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise TargetError(
             f"the report {path} cannot be written: its folder does not exist or is not writable",
             code=TARGET_DENIED,
             next_step="Create the folder, or choose another one for --report.",
         )
+    with target_errors(f"checking {path}"):  # a name can be too long
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--report {path}: not a file", next_step="Give the name of a file.")
 
 
 def _write(cli: Cli, path: Path, batch: Batch) -> None:

@@ -25,7 +25,7 @@ from hypersdk.client.watching import Patience
 from hypersdk.errors import TARGET_DENIED, ConnectError, IntegrityError, LookupFailed, TargetError
 from hypersdk.resource import ListRecord
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import open_output, publish, remove_own, target_errors
+from hypersdk.transfer.files import exists, open_output, publish, remove_own, target_errors
 from hypersdk.transfer.treehash import tree_digest
 
 
@@ -104,7 +104,7 @@ def download(
 
 
 def _check_absent(path: Path) -> None:
-    if path.exists() or path.is_symlink():
+    if exists(path, follow_links=False):
         raise TargetError(f"{path} exists", code=TARGET_DENIED, next_step="Name a file that does not exist yet.")
 
 

@@ -80,6 +80,24 @@ def target_errors(doing: str) -> Iterator[None]:
         raise target_error(error, doing) from error
 
 
+def exists(path: Path, *, follow_links: bool = True) -> bool:
+    """Whether the path exists; False, not an error, where that cannot be known (no permission, a name that is too
+    long): opening it says why."""
+    try:
+        path.stat(follow_symlinks=follow_links)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_folder(path: Path) -> bool:
+    """The same for folders."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def open_output(path: Path, *, fresh: bool) -> int:
     """Opens ``path`` for reading and writing: a new, empty file that replaces an old one or, not ``fresh``, the
     existing file.

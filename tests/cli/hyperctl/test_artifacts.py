@@ -89,6 +89,13 @@ def test_an_image_is_told_by_its_tree_digest(api: Api, ctl: Hyperctl, tmp_path: 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_name_that_no_file_can_have_is_an_error_of_the_output(api: Api, ctl: Hyperctl, tmp_path: Path) -> None:
+    job = finished(api)
+    done = ctl("artifacts", job.id, NAME, "-o", tmp_path / ("x" * 300))
+    assert done.status == 9
+    assert "File name too long" in done.err
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_download_continues_after_a_broken_connection(
     api: Api, ctl: Hyperctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool

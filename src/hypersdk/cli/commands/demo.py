@@ -16,6 +16,7 @@ from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import TARGET_DENIED, TargetError
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.text import shell_word
+from hypersdk.transfer.files import exists
 from hypersdk.units import MiB, format_duration
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
 def _folder(cli: Cli, output: Path | None) -> Iterator[Path]:
     """The output folder. Says at the end, also after an error, what was left there and how to remove it."""
     folder = output.absolute() if output is not None else _new_folder()
-    is_ours = output is None or not folder.exists()
+    is_ours = output is None or not exists(folder)
     try:
         yield folder
     finally:
-        if folder.exists():
+        if exists(folder):
             cli.output.line(f"The images are in {folder}")
             if is_ours:  # else it held something before
                 cli.output.line(f"To remove them: rm -r {shell_word(str(folder))}")

@@ -37,7 +37,7 @@ class Verb:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of selected jobs. ``skipped``: their state did not allow it; ``pending``: the daemon has not answered."""
+    """What became of selected jobs. ``skipped``: their state did not allow it; ``pending``: no answer yet."""
 
     skipped: int
     pending: int

@@ -13,6 +13,7 @@ from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
 from hypersdk.text import clean
+from hypersdk.transfer.files import is_folder
 from hypersdk.units import format_size
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _download(ctl: Ctl, job_id: str, artifact: Artifact, target: Path | None) ->
 def _path(name: str, target: Path | None) -> Path:
     """The file to write. The name comes from the daemon: it must not lead to another folder."""
     folder = target or Path()
-    if not folder.is_dir():
+    if not is_folder(folder):
         return folder
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UsageError(

@@ -29,7 +29,7 @@ from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, check_state, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import exists, target_errors
 from hypersdk.units import format_size
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def command(daemon: Daemon, file: Path, with_key: bool, force: bool) -> None:
     """
     settings = daemon.state_settings
     source = database_of(settings)
-    if file.exists() and not force:
+    if exists(file) and not force:
         raise UsageError(f"{file} exists", next_step="Choose another file, or pass --force.")
     key = key_path(settings) if with_key else None
     with target_errors(f"writing {file}"):
