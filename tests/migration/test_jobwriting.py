@@ -32,7 +32,7 @@ def named(names: list[str]) -> list[MachineSummary]:
 @example(names=["line\nfeed", "vm-0"], as_json=False)
 def test_each_machine_is_found_again_whatever_its_name(names: list[str], as_json: bool) -> None:
     machines = named(names)
-    specs = [ExportSpec(machine=one.moref, output_dir=Path("/srv/images") / one.moref) for one in machines]
+    specs = [ExportSpec(machine=row.moref, output_dir=Path("/srv/images") / row.moref) for row in machines]
     entries = load_jobs(job_text(specs, machines, as_json=as_json, heading="a\n\x1bb: [c"), environ={})
     for spec, entry in zip(specs, entries, strict=True):
         assert entry.definition is not None, entry.error
@@ -65,7 +65,7 @@ def test_what_is_asked_for_is_what_is_read(changes: dict[str, object], as_json: 
 
 def test_more_jobs_than_a_file_may_have_are_refused() -> None:
     machines = named([str(number) for number in range(MAX_JOBS + 1)])
-    specs = [ExportSpec(machine=one.moref, output_dir=Path("/x")) for one in machines]
+    specs = [ExportSpec(machine=row.moref, output_dir=Path("/x")) for row in machines]
     with pytest.raises(UsageError, match="more than"):
         job_text(specs, machines, as_json=True)
 
