@@ -226,6 +226,19 @@ def test_a_worker_that_may_not_write_for_a_moment_ends_the_copy(bench: Bench, ki
     assert bench.copy(source(), range_streams=streams).content == bench.disk.content
 
 
+def test_data_of_an_earlier_run_where_the_disk_has_none_is_noticed(bench: Bench) -> None:
+    with pytest.raises(TransientError):
+        bench.copy(stream_of(bench.disk, breaks_at(PART)), retry=RetryPolicy(retries=0))
+    first = min(index for index in bench.recorded() if any(bench.disk.raw[index * BLOCK : (index + 1) * BLOCK]))
+    behind = (first + 1) * BLOCK
+    source = MemoryRanges(bench.disk.raw, areas=[(behind, bench.disk.capacity - behind)])
+    with pytest.raises(IntegrityError) as raised:
+        bench.copy(source)
+    assert raised.value.code == "content_differs"
+    assert raised.value.fields["offset"] == first * BLOCK
+    assert source.reads == []
+
+
 def test_ranges_that_were_not_stored_are_no_success(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever loses them."""
     store = Sink.store

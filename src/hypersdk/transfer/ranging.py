@@ -17,7 +17,7 @@ from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.policies import PolicedRanges, Policies
 from hypersdk.transfer.progress import Meter, Waiting, unseen
-from hypersdk.transfer.sink import Block, Sink
+from hypersdk.transfer.sink import Block, Sink, differs_now
 from hypersdk.transfer.source import RangeSource
 from hypersdk.transfer.workergroup import WorkerGroup
 from hypersdk.units import MiB
@@ -52,8 +52,11 @@ class RangePass:
         self._none_left = group.token.child()
 
     def run(self) -> None:
-        """Returns when nothing is missing, which is checked at the end. Raises the first error of any thread."""
+        """Returns when nothing is missing, which is checked at the end. Raises the first error of any thread, and
+        IntegrityError ``content_differs`` where data of an earlier stream lies outside of the source's extents."""
         wanted = _blocks_of(self._source.extents(self._group.token), self._ledger)
+        if (index := self._ledger.data_outside(wanted)) is not None:
+            raise differs_now(self._source.label, index)  # of a stream that broke, and the disk has nothing there
         missing = sum(len(run) for run in _missing(wanted, self._ledger))
         self._meter.begin_ranges(wanted.count * BLOCK, (wanted.count - missing) * BLOCK)
         self._pieces = enumerate(cut(_missing(wanted, self._ledger), self._piece_blocks))
