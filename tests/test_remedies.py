@@ -39,8 +39,9 @@ from hypersdk.remedies import (
 )
 
 SOURCES: Final = Path(hypersdk.__file__).parent
-FACES: Final = ("cli", "simulator", "jobs/remedies.py")
-"""Where programs are spoken of by their flags: the simulator is a program of its own."""
+FACES: Final = ("cli", "simulator", "jobs/remedies.py", "api/front.py")
+"""Where programs are spoken of by their flags: the simulator is a program of its own, the front page of the API says
+what to type."""
 PAGES: Final = ("api/page.py",)
 """Style sheets, whose variables look like flags."""
 FLAG: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]+|(?<=[\s`(])-o\b|hyperctl [a-z ]*-[a-z]")
