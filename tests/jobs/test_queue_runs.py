@@ -57,10 +57,15 @@ def follow(made: Site, watch: QueueWatch, seen: list[Look], until_ended: int) ->
 @pytest.mark.slow
 def test_the_eta_of_a_queue_is_right_and_nothing_falls_through_a_workers_death(site: SiteFactory) -> None:
     size = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
-    made = site(machines=machines(COUNT, (size,)), rate_bytes_s=RATE, options={"jobs_per_worker": SLOTS})
+    made = site(
+        machines=machines(COUNT, (size,)),
+        rate_bytes_s=RATE,
+        options={"jobs_per_worker": SLOTS, "streams_per_host": SLOTS},
+    )
     watch = QueueWatch(made.database)
     worker = made.worker()
-    jobs = made.submit(*({"vm_path": f"web-{number}"} for number in range(COUNT)))
+    # Of ranges, progress is seen by pieces of 4 MiB, which take half a minute at this rate.
+    jobs = made.submit(*({"vm_path": f"web-{number}", "export_method": "lease"} for number in range(COUNT)))
     seen: list[Look] = []
     follow(made, watch, seen, 1)
     assert_sized(made)

@@ -20,7 +20,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate
-from statistics import median
+from statistics import fmean, median
 from typing import Annotated, Any, Final
 
 from hypersdk.model.progress import MAX_UNFINISHED_FRACTION
@@ -249,7 +249,9 @@ class _Cost:
         if rate is None and any(size.of_job(job) > seen_bytes for job in jobs if job.stage in _TO_DO):
             return None  # small jobs that ended at once do not tell how long a large one takes
         moving = [job for job in running if job.copy_s > 0]
-        return cls(_middle([job.slot_s - job.copy_s for job in (recent or moving)]), rate)
+        # The mean, not the median: where fewer jobs can copy at a time than there are slots (streams of a host,
+        # snapshots of a datastore), a few of them wait long, and that is what the queue as a whole waits for.
+        return cls(_mean([job.slot_s - job.copy_s for job in (recent or moving)]), rate)
 
     def of(self, size_bytes: float) -> float:
         return self.fixed_s + self.copy_s(size_bytes)
@@ -272,6 +274,10 @@ def _rate(recent: Sequence[QueuedJob], running: Sequence[QueuedJob], size: _Size
 
 def _middle(values: Sequence[float]) -> float:
     return max(0.0, median(values)) if values else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return max(0.0, fmean(values)) if values else 0.0
 
 
 def _end(jobs: Sequence[QueuedJob], size: _Sizes, width: int, gap_s: float) -> float | None:
