@@ -177,6 +177,26 @@ def test_keepalive_asks_by_itself_and_renews(server: Vcsim) -> None:
         assert session.keepalive.is_alive()
 
 
+def test_keepalive_outlives_a_guard_that_refuses_for_a_moment(server: Vcsim) -> None:
+    """A worker whose heartbeat is late may not call; once it is confirmed it may again."""
+    late = threading.Event()
+    refused: list[str] = []
+
+    def guard() -> None:
+        if late.is_set():
+            refused.append(threading.current_thread().name)
+            raise Cancelled("the heartbeat is late")
+
+    with Session.connect(endpoint_of(server), cancel=CancelToken(), keepalive_s=0.05, guard=guard) as session:
+        late.set()
+        eventually(lambda: len(refused) >= 2)
+        late.clear()
+        assert session.keepalive.is_alive()
+        old = session.key
+        _end(server, session)
+        eventually(lambda: session.key != old)
+
+
 def test_keepalive_outlives_a_server_that_is_away_and_close_does_not_wait_for_it() -> None:
     with running_vcsim(vm=0, standalone_host=0) as gone:
         session = connect(gone, keepalive_s=0.05)

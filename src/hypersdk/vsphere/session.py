@@ -218,12 +218,12 @@ class Session(AbstractContextManager["Session"]):
 
     def _keep_alive(self) -> None:
         """Asks for the server's time at intervals. An unreachable server is reported by the next real call; a refused
-        login is not retried."""
+        login is not retried. A guard that raises now may allow the next call: only ``close`` ends it otherwise."""
         while not self._closing.wait(self._keepalive_s):
             try:
-                with suppress(ConnectError):
+                with suppress(ConnectError, Cancelled):
                     self.server_time()
-            except (AccessError, Cancelled):
+            except AccessError:
                 return
 
 
