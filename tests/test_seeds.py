@@ -24,10 +24,11 @@ def test_property(number):
 """
 
 
-def drawn(suite: Path, seed: int) -> list[str]:
+def drawn(suite: Path, seed: int, **more: str) -> list[str]:
     """The examples that a run draws."""
     plugins = ["-p", "_hypothesis_pytestplugin", "-p", "tests.support.seeds"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HYPERSDK_SEED": str(seed)}
+    env |= more
     env.pop("PYTEST_ADDOPTS", None)
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, *plugins, "-q", "-s", str(suite)]
     done = subprocess.run(command, cwd=suite.parent, env=env, capture_output=True, text=True, check=False)
@@ -42,6 +43,7 @@ def test_the_seed_draws_the_same_again(tmp_path: Path) -> None:
     assert len(first) == 10
     assert drawn(suite, 7) == first
     assert drawn(suite, 8) != first
+    assert drawn(suite, 8, CI="true") != first
 
 
 def test_each_seed_runs_a_third_of_the_kills_and_the_seeds_together_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ SEED: Final = int(os.environ.setdefault("HYPERSDK_SEED", str(random.SystemRandom
 """Kept in the environment, so that all processes of one run have the same."""
 THIRDS: Final = 3
 COMMON: Final = settings(
+    settings.get_profile("default"),  # where the variable CI is set another one is loaded, which ignores every seed
     deadline=None,  # a busy machine decides no test
     suppress_health_check=[
         HealthCheck.too_slow,

@@ -88,6 +88,10 @@ class TooSmall(Screen[None]):
         """One sentence."""
         yield Static(id="small")
 
+    def on_unmount(self) -> None:
+        """What was kept from the collector while the picker ran is given back."""
+        gc.unfreeze()
+
     def on_resize(self, event: events.Resize) -> None:
         """The sentence has the current size."""
         width, height = event.size
