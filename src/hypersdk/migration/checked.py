@@ -6,6 +6,9 @@ data, and the import with the schemas takes as long as all calls of the API unti
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,11 @@ def first_problem(error: ValidationError) -> str:
     """The first invalid field and why, without its value."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def checksum_of(data: Mapping[str, Any]) -> str:
+    """Checksum of the content of a JSON document, whatever the layout of its text."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -6,7 +6,6 @@ interrupted conversion starts again.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.proof import with_checks
 from hypersdk.migration.publish import ExportResult, Publishing
-from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
+from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, held_folder
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.migration.ticking import ticking
@@ -67,12 +66,7 @@ def convert_file(
         _check(machine, spec)
         with target_errors(f"creating {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        with (
-            OutputFolder.opened(folder, folder, settings.locate) as held,
-            locked_folder(held.path, owner=f"process {os.getpid()}") as lock,
-            held.locked_by(*lock),
-            held.explaining(),
-        ):
+        with held_folder(folder, settings.locate) as held:
             return _convert(machine, spec, held, settings, cancel, observer)
 
 

@@ -2,9 +2,10 @@
 finished.
 
 It is the contract with guest-conversion tools, so its fields are fixed. Further facts are under one key, ``hypersdk``,
-in ``disks[]`` and in ``metadata``; readers that do not know it ignore it::
+in ``disks[]``, ``nics[]`` and ``metadata``; readers that do not know it ignore it::
 
     manifest_version  source  vm  disks[]  nics[]  notes[]  warnings[]  pipeline  output
+                                  │        └ hypersdk: adapter
                                   └ hypersdk: capacity, content, tree and stream digests, verdict, place inside an OVA
     metadata
     └ hypersdk: point in time, proof, every file with size and digest, digest of this manifest itself
@@ -20,7 +21,16 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+)
 
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
@@ -146,12 +156,19 @@ class DiskPart(_ManifestPart):
     hypersdk: DiskFacts | None = None
 
 
+class NicFacts(_ManifestPart):
+    """Facts of a network card beyond the fixed fields. ``adapter`` is empty where it is not known."""
+
+    adapter: str = ""
+
+
 class NicPart(_ManifestPart):
     """One network card."""
 
     id: str
     mac: str
     network: str
+    hypersdk: NicFacts | None = None
 
 
 class WarningPart(_ManifestPart):
@@ -172,12 +189,16 @@ class FilePart(_ManifestPart):
 
 
 class MetadataFacts(_ManifestPart):
-    """``manifest_digest`` is over the manifest without it (see ``seal``)."""
+    """``manifest_digest`` is over the manifest without it (see ``seal``). Manifests of earlier releases lack
+    ``cores_per_socket``, ``guest_id`` and ``tpm``."""
 
     job_name: str | None = None
     point_in_time: str = ""
     proof: str = ""
     memory_bytes: Count = 0
+    cores_per_socket: Count = 1
+    guest_id: str | None = None
+    tpm: bool = False
     files: tuple[FilePart, ...] = Field(default=(), max_length=4096)
     manifest_digest: str | None = None
 
@@ -198,12 +219,44 @@ class StepPart(_ManifestPart):
     enabled: bool = False
 
 
+class DriversPart(_ManifestPart):
+    """What the converted guest can use (``model.guestplan.GuestDrivers``)."""
+
+    disk_bus: str
+    nic_model: str
+    os_id: str | None = None
+    os_name: str | None = None
+    rng: bool = False
+    balloon: bool = False
+    video: str = "vga"
+
+
+class ConvertPart(StepPart):
+    """The guest conversion. ``received`` are the image files as the export wrote them, ``received_manifest`` the digest
+    of its manifest; times as in ``metadata``."""
+
+    tool: str = ""
+    version: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    drivers: DriversPart | None = None
+    warnings: tuple[str, ...] = Field(default=(), max_length=4096)
+    received: tuple[FilePart, ...] = Field(default=(), max_length=4096)
+    received_manifest: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A conversion that was not done has no further fields."""
+        found: dict[str, Any] = fields(self) if self.enabled else {"enabled": False}
+        return found
+
+
 class PipelinePart(_ManifestPart):
     """Steps after the export. An export alone does none of them."""
 
     inspect: StepPart = StepPart()
     fix: StepPart = StepPart()
-    convert: StepPart = StepPart()
+    convert: ConvertPart = ConvertPart()
     validate_: StepPart = Field(default=StepPart(), alias="validate")
 
 

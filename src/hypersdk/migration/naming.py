@@ -16,6 +16,8 @@ from hypersdk.text import file_name
 from hypersdk.transfer.files import shown_path
 
 MANIFEST_NAME: Final = "artifact-manifest.json"
+LANDING_FILE: Final = ".hypersdk-landing.json"
+"""The record of what was done with an export afterwards (``landing.record``)."""
 PARTIAL: Final = ".partial"
 BLOCKS: Final = ".blocks"
 _MAX_STEM_BYTES: Final = 180

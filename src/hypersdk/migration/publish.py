@@ -34,6 +34,7 @@ from hypersdk.migration.manifest import (
     MemberPart,
     MetadataFacts,
     MetadataPart,
+    NicFacts,
     NicPart,
     OutputPart,
     PipelinePart,
@@ -254,7 +255,12 @@ class Publishing:
                 for number, record in enumerate(self.run.disks)
             ),
             nics=tuple(
-                NicPart(id=f"nic-{number}", mac=nic.mac or "", network=nic.network or "")
+                NicPart(
+                    id=f"nic-{number}",
+                    mac=nic.mac or "",
+                    network=nic.network or "",
+                    hypersdk=NicFacts(adapter=nic.adapter),
+                )
                 for number, nic in enumerate(machine.nics)
             ),
             notes=(),
@@ -278,6 +284,9 @@ class Publishing:
             point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
             proof=self._proof,
             memory_bytes=self.machine.summary.memory_bytes,
+            cores_per_socket=self.machine.cores_per_socket,
+            guest_id=self.machine.guest_id or self.machine.guest.os_id,
+            tpm=self.machine.has_vtpm,
             files=tuple(
                 FilePart(name=file.name, bytes=file.size_bytes, checksum=file.checksum, tree=_tree_part(file))
                 for file in files

@@ -14,7 +14,6 @@ Every change writes a new file, syncs it and renames it. The record is small (so
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -30,7 +29,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
-from hypersdk.migration.checked import validated
+from hypersdk.migration.checked import checksum_of, validated
 from hypersdk.migration.point import PointInTime
 from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of, is_held
 from hypersdk.migration.spec import Compression, ExportSpec, FileHash, OutputFormat
@@ -47,7 +46,7 @@ from hypersdk.transfer.files import (
     write_atomic,
     write_held,
 )
-from hypersdk.transfer.folder import OutputFolder
+from hypersdk.transfer.folder import Locate, OutputFolder, locate
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import CdromChange
@@ -64,7 +63,7 @@ _ATTEMPT_SUFFIX: Final = re.compile(r"(?:\.[0-9]{1,19})?")
 
 RUN_ACTIVE: Final = register(
     "run_active",
-    "Another process is exporting into this folder.",
+    "Another process is exporting into this folder, or landing the machine in it.",
     First("wait until it has finished"),
     Retry(),
     ChooseFolder(),
@@ -452,6 +451,19 @@ def locked_folder(folder: Path, attempt_suffix: str = "", owner: str = "") -> It
         os.close(descriptor)
 
 
+@contextmanager
+def held_folder(folder: Path, locate: Locate = locate) -> Iterator[OutputFolder]:
+    """Opens and locks the existing ``folder`` for this process. Raises TargetError, ``run_active`` when another process
+    has locked it."""
+    with (
+        OutputFolder.opened(folder, folder, locate) as held,
+        locked_folder(held.path, owner=f"process {os.getpid()}") as lock,
+        held.locked_by(*lock),
+        held.explaining(),
+    ):
+        yield held
+
+
 def _locked(path: Path) -> int | None:
     """A descriptor that holds the lock; None when its file was removed between opening and locking, and would lock
     nobody out."""
@@ -464,9 +476,7 @@ def _locked(path: Path) -> int | None:
     except BaseException as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise TargetError(
-                f"another process is exporting into {shown_path(path.parent)}", code=RUN_ACTIVE
-            ) from error
+            raise TargetError(f"another process is using {shown_path(path.parent)}", code=RUN_ACTIVE) from error
         raise
     os.close(descriptor)
     return None
@@ -519,7 +529,7 @@ def _encode(record: RunRecord) -> dict[str, Any]:
     del data["folder"]
     data["version"] = _VERSION
     data["lane"] = data.pop("attempt_suffix")  # its name in the file
-    data[_CHECKSUM] = _checksum_of(data)
+    data[_CHECKSUM] = checksum_of(data)
     return data
 
 
@@ -532,11 +542,6 @@ def _id_in(record: bytes | None) -> Any:
     return data.get("run_id") if isinstance(data, dict) else None
 
 
-def _checksum_of(data: Mapping[str, Any]) -> str:
-    """Checksum of the content, whatever the layout of the text."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
 def _decode(data: Any, folder: Path) -> RunRecord:
     """Reads a record. Others may write in the output folder, so values that become part of a path or that numbers are
     calculated from are checked. Raises ValueError, KeyError or TypeError."""
@@ -544,7 +549,7 @@ def _decode(data: Any, folder: Path) -> RunRecord:
     # One wrong bit in a name would make two disks share a file, in a snapshot's id remove another snapshot. Earlier
     # releases wrote no checksum.
     checksum = fields.pop(_CHECKSUM, None)
-    if checksum is not None and checksum != _checksum_of(fields):
+    if checksum is not None and checksum != checksum_of(fields):
         raise ValueError("its checksum differs")
     if fields.pop("version") != _VERSION:
         raise ValueError("it was written by another version")

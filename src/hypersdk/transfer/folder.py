@@ -106,6 +106,11 @@ class OutputFolder:
             self._lock = before
 
     @property
+    def is_locked(self) -> bool:
+        """Whether this run has locked it (``locked_by``)."""
+        return self._lock is not None
+
+    @property
     def has_lock(self) -> bool:
         """Whether this run's lock file is still in the folder."""
         return self._lock is None or has_name(self._lock[1], self._lock[0])

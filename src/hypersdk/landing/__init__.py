@@ -1,0 +1,1 @@
+"""What happens to an export on its way to KVM: guest conversion, landing, proof, report, and their order."""

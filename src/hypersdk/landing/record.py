@@ -1,0 +1,297 @@
+"""The record of a landing in the export's folder, from which a later run continues, undoes or cleans up.
+
+::
+
+    DIR/artifact-manifest.json     the export; what a finished conversion changed is in its ``pipeline``
+    DIR/.hypersdk-landing.json     this record: steps, state of the conversion, changes at the target
+    DIR/.hypersdk-run.lock         locked while the record is written (``migration.runfile.held_folder``)
+
+Every change writes a new file, syncs it and renames it. Whatever is done outside of the record is recorded before it
+begins, so a record that was written last before a kill names everything that may be half done.
+
+A record belongs to one export, by the digest of its manifest: images that a later export put in its place are not
+converted and not landed, whatever an earlier record says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from hypersdk.errors import HyperSDKError, IntegrityError, TargetError, register
+from hypersdk.formats.names import is_bare_name
+from hypersdk.landing.guests import open_manifest
+from hypersdk.migration.checked import checksum_of, validated
+from hypersdk.migration.manifest import ArtifactManifest
+from hypersdk.migration.naming import LANDING_FILE
+from hypersdk.migration.readback import read_small
+from hypersdk.transfer.files import shown_path, target_errors, write_held
+from hypersdk.transfer.folder import OutputFolder
+from hypersdk.units import MiB
+
+LOG: Final = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES: Final = 4 * MiB
+_VERSION: Final = 1
+_CHECKSUM: Final = "checksum"
+_ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
+_KNOWN_ONLY: Final = {"extra": "forbid", "allow_inf_nan": False}
+"""For pydantic. A field that is not known here would be lost when the record is saved."""
+
+LANDING_UNREADABLE: Final = register(
+    "landing_unreadable",
+    "The record of a landing cannot be read.",
+    "Check the hypervisor for a domain and volumes that an interrupted landing left, then remove"
+    " .hypersdk-landing.json from the folder of the export.",
+    "A guest conversion may have been interrupted: verify the export before its images are used.",
+)
+
+
+class StepState(StrEnum):
+    """State of a step: ``waiting -> running -> done | failed``; ``done`` and ``failed`` become ``undone`` when what the
+    step did was undone, and ``running`` again when it is repeated. ``running`` without a process that holds the folder
+    means that the process was killed."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    UNDONE = "undone"
+
+
+class ConversionState(StrEnum):
+    """How far the guest conversion is; each is recorded before it begins. A record without one: not begun, or its
+    overlays were dropped."""
+
+    CONVERTING = "converting"  # into overlays; the images are as exported. After a kill: drop the overlays
+    COMMITTING = "committing"  # the overlays are written into the images. After a kill: commit them again
+    CONVERTED = "converted"  # the images are committed and the manifest is written anew
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step. ``result`` is the step's own (JSON), of its last success; ``error`` the code and the message of its
+    last failure."""
+
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
+    state: StepState = StepState.WAITING
+    started_at: str | None = None
+    ended_at: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Conversion:
+    """The guest conversion. ``overlays`` maps the file of each image to that of its overlay; ``report`` is what goes
+    into the manifest, complete when ``state`` is ``committing``."""
+
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
+    state: ConversionState
+    overlays: dict[str, str] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TargetChange:
+    """A change at the target: recorded before it is made (``made`` False), again after that, and when it is undone.
+    ``kind`` and ``data`` are of the step that made it and knows the undo."""
+
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
+    kind: str
+    data: dict[str, Any]
+    made: bool = False
+    undone: bool = False
+
+
+@dataclass(slots=True)
+class LandingRecord:
+    """One landing of the export with the id ``export`` (``export_id``). ``target`` is the URI of the hypervisor, empty
+    before it is known. ``steps`` are in their order."""
+
+    __pydantic_config__: ClassVar = _KNOWN_ONLY
+    landing_id: str
+    export: str
+    machine: str
+    started_at: str
+    target: str = ""
+    steps: dict[str, StepRecord] = field(default_factory=dict)
+    conversion: Conversion | None = None
+    changes: list[TargetChange] = field(default_factory=list)
+
+    @property
+    def open_changes(self) -> list[TargetChange]:
+        """Changes that are not undone, oldest first."""
+        return [change for change in self.changes if not change.undone]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return bool(self.steps) and all(step.state is StepState.DONE for step in self.steps.values())
+
+
+def export_id(manifest: ArtifactManifest) -> str:
+    """Identifies an export: the digest of the manifest that the export wrote, also after a conversion replaced it."""
+    facts, convert = manifest.metadata.hypersdk, manifest.pipeline.convert
+    own = facts.manifest_digest if facts else None
+    return convert.received_manifest or own or f"sha256:{checksum_of(manifest.model_dump(mode='json'))}"
+
+
+def read_landing(folder: Path) -> LandingRecord | None:
+    """The record in ``folder``, for a look at it: nothing is locked. None where there is none. Raises IntegrityError
+    ``landing_unreadable``, TargetError."""
+    path = folder / LANDING_FILE
+    with target_errors(f"reading {shown_path(path)}"):
+        try:
+            text = read_small(path, MAX_RECORD_BYTES)
+        except FileNotFoundError:
+            return None
+    try:
+        return _decode(json.loads(text[:MAX_RECORD_BYTES]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(
+            f"the record of the landing in {shown_path(folder)} is damaged: {error}", code=LANDING_UNREADABLE
+        ) from error
+
+
+class LandingFile:
+    """The record of the landing in a folder that this process has locked; each change is durable when the method
+    returns. For one thread."""
+
+    def __init__(self, record: LandingRecord, folder: OutputFolder) -> None:
+        if not folder.is_locked:
+            raise ValueError("the folder of a landing is locked before its record is used")
+        self.record = record
+        self.folder = folder
+
+    @classmethod
+    def opened(cls, folder: OutputFolder) -> LandingFile:
+        """The landing of the export in ``folder``, or a new one, which is saved with its first change.
+
+        The record of another export that lay there before is replaced. Changes at the target that an unfinished landing
+        of it left stay open. Raises IntegrityError, TargetError.
+        """
+        manifest = open_manifest(folder.path)
+        export, found = export_id(manifest), read_landing(folder.path)
+        if found is not None and found.export == export:
+            return cls(found, folder)
+        now = datetime.now(UTC)
+        record = LandingRecord(
+            landing_id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+            export=export,
+            machine=manifest.source.vm_name,
+            started_at=_time(now),
+        )
+        if found is not None and not found.finished:
+            record.changes = found.open_changes
+        return cls(record, folder)
+
+    def save(self) -> None:
+        """Writes the record. Raises TargetError, also where this process has lost the lock."""
+        self.folder.check_lock()  # and again just before the rename: syncing the data takes a while
+        text = json.dumps(_encode(self.record), indent=1).encode()
+        if len(text) > MAX_RECORD_BYTES:
+            raise TargetError(f"the record of the landing would have {len(text)} bytes, more than {MAX_RECORD_BYTES}")
+        os.close(write_held(self.folder.path / LANDING_FILE, text, 0o600, self.folder.check_lock))
+
+    @contextmanager
+    def changing(self) -> Iterator[LandingRecord]:
+        """The record, for changes; saved at the end of the block."""
+        yield self.record
+        self.save()
+
+    # Steps
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[StepRecord]:
+        """Records that the step runs, and at the end of the block that it is done or failed. The block sets
+        ``result``."""
+        with self.changing() as record:
+            step = record.steps.setdefault(name, StepRecord())
+            step.state, step.started_at = StepState.RUNNING, _time()
+            step.ended_at = step.error = None
+        try:
+            yield step
+        except BaseException as error:
+            step.state, step.ended_at, step.error = StepState.FAILED, _time(), _told(error)
+            self._save_anyway()
+            raise
+        step.state, step.ended_at = StepState.DONE, _time()
+        self.save()
+
+    def done(self, name: str) -> Mapping[str, Any] | None:
+        """The result of a step that is done; None for another one."""
+        step = self.record.steps.get(name)
+        return step.result if step is not None and step.state is StepState.DONE else None
+
+    # The journal
+
+    @contextmanager
+    def change(self, kind: str, data: Mapping[str, Any]) -> Iterator[TargetChange]:
+        """Records a change at the target before the block, and after it that it was made. A failed block leaves it
+        planned, to be undone."""
+        change = TargetChange(kind, dict(data))
+        with self.changing() as record:
+            record.changes.append(change)
+        yield change
+        change.made = True
+        self.save()
+
+    def note_undone(self, change: TargetChange) -> None:
+        """Records the undo. A failure to save does not keep the next change from being undone: undoing this one again
+        does nothing."""
+        change.undone = True
+        self._save_anyway()
+
+    def _save_anyway(self) -> None:
+        try:
+            self.save()
+        except TargetError as error:
+            LOG.info("the record of the landing could not be written: %s", error.message)
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    if isinstance(error, HyperSDKError):
+        return {"code": error.code, "message": error.message}
+    return {"code": "internal", "message": type(error).__name__}
+
+
+def _time(moment: datetime | None = None) -> str:
+    return (moment or datetime.now(UTC)).isoformat(timespec="seconds")
+
+
+def _encode(record: LandingRecord) -> dict[str, Any]:
+    data = asdict(record)
+    data["version"] = _VERSION
+    data[_CHECKSUM] = checksum_of(data)
+    return data
+
+
+def _decode(data: Any) -> LandingRecord:
+    """Reads a record. Others may write in the folder, so what becomes part of a path is checked. Raises ValueError,
+    KeyError or TypeError."""
+    fields = dict(data)
+    if fields.pop(_CHECKSUM) != checksum_of(fields):
+        raise ValueError("its checksum differs")
+    if fields.pop("version") != _VERSION:
+        raise ValueError("it was written by another version")
+    record: LandingRecord = validated(LandingRecord, fields)
+    if not _ID.fullmatch(record.landing_id):
+        raise ValueError("its id is not that of a landing")
+    overlays = record.conversion.overlays if record.conversion else {}
+    names = [*overlays, *overlays.values()]
+    if not all(is_bare_name(name) for name in names):
+        raise ValueError("a file name leads to another folder")
+    if len(set(names)) < len(names):
+        raise ValueError("two files have the same name")
+    return record
