@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("source", "power-off"): "use --power-off",
+    ("source", "shutdown"): "use --shutdown",
+    ("disconnect_source", True): "use --disconnect-source, which disconnects its network cards",
+    ("keep_source_running", True): "use --keep-source-running, which gives the landed machine new MAC addresses",
     ("export_method", "lease"): "use --source lease",
     ("export_method", "auto"): "omit --source",
     ("compress", True): "use --compress",

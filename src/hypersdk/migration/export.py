@@ -41,6 +41,7 @@ from hypersdk.migration.prepare import (
     check_undone_here,
     endpoint_name,
     freeze_source,
+    held_kinds,
     take_over,
     undo_after,
 )
@@ -322,6 +323,8 @@ class MachineExport:
             remove_cdrom=spec.remove_cdrom,
             quiesce=spec.quiesce,
             file_hash=spec.file_hash,
+            hold=spec.hold,
+            disconnect=spec.disconnect,
         )
 
     def _work_on(self, run: RunFile, stack: ExitStack) -> SourceWork:
@@ -378,9 +381,10 @@ class MachineExport:
         return self._publishing(work).published()
 
     def _restore_source(self, work: SourceWork) -> None:
-        """Undoes all open changes to the source, also where the run is cancelled by now. Failures become warnings."""
+        """Undoes all open changes to the source but those that are held, also where the run is cancelled by now.
+        Failures become warnings."""
         self._progress.phase(Phase.PUBLISHING, "restoring the source")
-        self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
+        self._not_undone = work.journal.undo(keep=held_kinds(self._plan.spec), cancel=CancelToken())
         self._warnings += [
             f"not undone at the source: {problem.change}: {problem.error.message}" for problem in self._not_undone
         ]
@@ -401,13 +405,14 @@ class MachineExport:
         )
 
     def _ended(self, work: SourceWork) -> NotRestored | None:
-        """Removes the run, unless changes to the source are still to be undone; returns that as an error."""
-        if not self._not_undone:
+        """Removes the run, unless changes to the source are still to be undone; returns those that failed as an error.
+        Held changes are undone or kept later."""
+        if not work.run.record.open_changes:
             work.run.remove()
             return None
         with work.run.changing() as record:
             record.published = True
-        return not_restored(self._plan.machine.name, self._not_undone)
+        return not_restored(self._plan.machine.name, self._not_undone) if self._not_undone else None
 
     def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
         """Prepares the source and copies it; a temporary snapshot is watched meanwhile. Where all is copied the machine

@@ -5,6 +5,7 @@
     change      recorded before it is made                     undo
     power       that it was on, when the guest was asked       power on; before that, wait for a guest that shuts down
     cdrom       the drives with their media                    re-insert the media
+    network     the network cards that are disconnected        reconnect them
     snapshot    its name, which contains the run's id          remove it, found by its name
     lease       session key, lease, export task                cancel the task, or end the session, or wait for expiry
 
@@ -37,6 +38,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
 from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.nic import NicChange, disconnect_nics, reconnect_nics
 from hypersdk.vsphere.power import (
     SHUTDOWN_TIMEOUT,
     ask_guest_down,
@@ -130,6 +132,17 @@ class SourceJournal:
                 making.enter_context(self._change(ChangeKind.CDROM, data))
 
             remove_isos(self._session, machine, before=write, cancel=cancel)
+
+    def disconnect(self, cancel: CancelToken) -> None:
+        """Disconnects the network cards."""
+        self._note("disconnecting the network cards")
+        with ExitStack() as making:
+
+            def write(cards: list[NicChange]) -> None:
+                data: dict[str, object] = {"cards": [asdict(card) for card in cards]}
+                making.enter_context(self._change(ChangeKind.NETWORK, data))
+
+            disconnect_nics(self._session, self._moref, before=write, cancel=cancel)
 
     def snapshot(self, *, quiesce: bool, cancel: CancelToken) -> str:
         """Makes the temporary snapshot (no memory) and returns its moref."""
@@ -241,6 +254,9 @@ class SourceJournal:
                     f"{drive['label']} without {drive['iso']}" for drive in change.data.get("drives", ())
                 )
                 return f"drives of {machine}, where their image was not re-inserted: {drives}"
+            case ChangeKind.NETWORK:
+                cards = ", ".join(str(card["label"]) for card in change.data.get("cards", ()))
+                return f"network cards of {machine}, where they are still disconnected: {cards}"
             case ChangeKind.SNAPSHOT:
                 return (
                     f"snapshot {change.data.get('name', record.snapshot_name)} of {machine}, whose delta grows until"
@@ -259,6 +275,12 @@ class SourceJournal:
                     wait_for_no_task(self._session, self._moref, RECONFIGURE_TASK, timeout_s=LATE_S, cancel=cancel)
                 drives = [CdromChange(**drive) for drive in change.data["drives"]]
                 restore_isos(self._session, self._moref, drives, cancel=cancel)
+            case ChangeKind.NETWORK:
+                self._note("reconnecting the network cards")
+                if not change.made:
+                    wait_for_no_task(self._session, self._moref, RECONFIGURE_TASK, timeout_s=LATE_S, cancel=cancel)
+                cards = [NicChange(**card) for card in change.data["cards"]]
+                reconnect_nics(self._session, self._moref, cards, cancel=cancel)
             case ChangeKind.SNAPSHOT:
                 self._remove_snapshot(change, cancel)
             case ChangeKind.LEASE:
@@ -318,6 +340,7 @@ class SourceJournal:
 _DESCRIPTIONS = {
     ChangeKind.POWER: "power the machine on again",
     ChangeKind.CDROM: "re-insert the ISO images",
+    ChangeKind.NETWORK: "reconnect the network cards",
     ChangeKind.SNAPSHOT: "remove the temporary snapshot",
     ChangeKind.LEASE: "release the export lease",
 }

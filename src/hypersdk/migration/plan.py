@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import CODES, TARGET_DENIED, IntegrityError, LookupFailed, Refused, TargetError, register
@@ -38,6 +38,7 @@ RESUMABLE_STATE = register(
     Resume(),
     Discard(),
 )
+HELD: Final = "; undone only if the migration fails"
 NOTHING_TO_RESUME = register(
     "nothing_to_resume", "There is no unfinished export in this folder.", SetOption("resume", False)
 )
@@ -298,6 +299,8 @@ def _changes(found: _Found, resumption: Resumption | None) -> Iterator[str]:
     yield from _power_changes(machine, spec)
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
         yield "eject ISO images; re-insert them at the end"
+    if spec.disconnect and machine.nics:
+        yield f"disconnect the network cards{HELD}"
     if found.temporary:
         held = resumption is not None and not resumption.from_start
         first = "continue from the temporary snapshot" if held else "make a temporary snapshot"
@@ -309,7 +312,8 @@ def _changes(found: _Found, resumption: Resumption | None) -> Iterator[str]:
 def _power_changes(machine: Machine, spec: ExportSpec) -> Iterator[str]:
     if machine.power is not Power.ON:
         return
+    end = HELD if spec.hold else "; power it on again at the end"
     if spec.state is SourceState.POWER_OFF:
-        yield "power the machine off; power it on again at the end"
+        yield f"power the machine off{end}"
     if spec.state is SourceState.SHUTDOWN:
-        yield "shut the guest down; power the machine on again at the end"
+        yield f"shut the guest down{end.replace(' it ', ' the machine ')}"

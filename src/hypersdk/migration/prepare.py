@@ -23,7 +23,7 @@ from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import SOURCE_CHANGED, PointKind, point_of
 from hypersdk.migration.runfile import ChangeKind, DiskRecord, RunFile
-from hypersdk.migration.spec import ResumeMode, SourceState
+from hypersdk.migration.spec import ExportSpec, ResumeMode, SourceState
 from hypersdk.model import Machine, Power
 from hypersdk.remedies import Discard, First, RestoreSource, Retry
 from hypersdk.transfer.cancel import CancelToken
@@ -120,7 +120,7 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
     """
     discard = work.plan.spec.resume is ResumeMode.DISCARD
     copied = work.run.record.copied and not discard
-    keep: tuple[ChangeKind, ...] = () if discard else (ChangeKind.SNAPSHOT,)
+    keep: tuple[ChangeKind, ...] = () if discard else (ChangeKind.SNAPSHOT, *held_kinds(work.plan.spec))
     wants_off = work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
     if wants_off and work.journal.guest_may_go_down and not (discard or copied):
         # The machine is to be off anyway, and asking its guest again may take an hour.
@@ -146,6 +146,8 @@ def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: Cancel
     made = len(work.run.record.changes)
     if machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN):
         work.journal.shut_down(guest=spec.state is SourceState.SHUTDOWN, timeout_s=shutdown_timeout_s, cancel=cancel)
+    if spec.disconnect:
+        work.journal.disconnect(cancel)
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
         work.journal.eject_isos(machine, cancel)
     snapshot = _snapshot(work, machine, cancel)
@@ -157,6 +159,11 @@ def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: Cancel
     point = point_of(at_point, snapshot)
     with work.run.changing() as record:
         record.point = point
+
+
+def held_kinds(spec: ExportSpec) -> tuple[ChangeKind, ...]:
+    """The kinds of changes that outlast the export: those that keep the source off the network."""
+    return (ChangeKind.POWER, ChangeKind.NETWORK) if spec.hold else ()
 
 
 def _check_disks(plan: Plan, now: Machine) -> None:
@@ -231,10 +238,12 @@ def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -
     ``not_undone``) and stay in the run file.
 
     A cancelled run keeps its snapshot, and so does one that ended before the copy: it can be resumed at that point in
-    time; ``error`` names it (field ``kept_snapshot``). After a failure everything is undone.
+    time; ``error`` names it (field ``kept_snapshot``). After a failure everything is undone. So it is where the network
+    cards were disconnected: what others write to the machine from now on would be missing in that snapshot.
     """
     cancel = CancelToken()  # that of the run is cancelled
-    keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
+    resumable = (isinstance(error, Cancelled) or not copied) and not work.plan.spec.disconnect
+    keep = (ChangeKind.SNAPSHOT,) if resumable else ()
     still = _may_resume(work, cancel)
     try:
         problems = work.journal.undo(keep=keep, cancel=cancel)

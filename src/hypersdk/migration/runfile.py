@@ -50,6 +50,7 @@ from hypersdk.transfer.folder import Locate, OutputFolder, locate
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import CdromChange
+from hypersdk.vsphere.nic import NicChange
 from hypersdk.vsphere.stale import LeaseRecord
 
 RUN_FILE: Final = ".hypersdk-run.json"
@@ -89,17 +90,20 @@ class ChangeKind(StrEnum):
     CDROM = "cdrom"
     SNAPSHOT = "snapshot"
     LEASE = "lease"
+    NETWORK = "network"
 
 
 @dataclass(slots=True)
 class Change:
-    """A change to the source: recorded before it is made (``made`` False), again after that, and when it is undone."""
+    """A change to the source: recorded before it is made (``made`` False), again after that, and when it is undone.
+    ``kept``: it is not undone any more, as the migrated machine runs in place of the source."""
 
     __pydantic_config__: ClassVar = _KNOWN_ONLY
     kind: ChangeKind
     data: dict[str, Any]
     made: bool = False
     undone: bool = False
+    kept: bool = False
 
 
 @dataclass(slots=True)
@@ -140,7 +144,7 @@ class RunRecord:
     ``proof`` and ``descriptor`` are set by the copy; ``published``: only the source is still to be restored.
     ``attempt_suffix`` ends the names of lock and partial files where an earlier process that was declared dead still
     holds those without it. ``source`` and the fields after it are the options of the export, for a resume; records of
-    earlier releases do not have them."""
+    earlier releases do not have them. ``hold``, ``disconnect``: see ExportSpec."""
 
     __pydantic_config__: ClassVar = _KNOWN_ONLY
     run_id: str
@@ -166,6 +170,8 @@ class RunRecord:
     remove_cdrom: bool = False
     quiesce: bool = True
     file_hash: FileHash = FileHash.TREE
+    hold: bool = False
+    disconnect: bool = False
 
     @property
     def copied(self) -> bool:
@@ -174,8 +180,8 @@ class RunRecord:
 
     @property
     def open_changes(self) -> list[Change]:
-        """Changes that are not undone, oldest first."""
-        return [change for change in self.changes if not change.undone]
+        """Changes that are still to be undone, oldest first."""
+        return [change for change in self.changes if not (change.undone or change.kept)]
 
     def as_started(self, spec: ExportSpec) -> ExportSpec:
         """``spec`` with the format and compression of this run, on which the names and the layout of its files
@@ -596,6 +602,11 @@ class _Ejected:
 
 
 @dataclass(frozen=True, slots=True)
+class _Disconnected:
+    cards: list[NicChange]
+
+
+@dataclass(frozen=True, slots=True)
 class _Snapshot:
     name: str
     moref: str = ""
@@ -606,6 +617,7 @@ _DATA: Final[Mapping[ChangeKind, Any]] = {
     ChangeKind.CDROM: _Ejected,
     ChangeKind.SNAPSHOT: _Snapshot,
     ChangeKind.LEASE: LeaseRecord,
+    ChangeKind.NETWORK: _Disconnected,
 }
 
 

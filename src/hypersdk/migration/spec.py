@@ -77,6 +77,10 @@ class ExportSpec:
 
     ``show_disks``: the display has a line for each disk in addition to the machine's. ``exclude_disks`` are disk labels
     (``Hard disk 2``), device keys, or numbers from 1 in unit order.
+
+    ``disconnect``: the machine's network cards are disconnected before its point in time. ``hold``: what keeps the
+    source off the network (powered off, disconnected) is not undone at the end of the export, but by what comes after
+    it: see ``migration.hold``.
     """
 
     machine: str
@@ -94,6 +98,8 @@ class ExportSpec:
     resume: ResumeMode = ResumeMode.REFUSE
     retries: int = 3
     quiesce: bool = True
+    disconnect: bool = False
+    hold: bool = False
     job_id: str | None = None
     job_name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)

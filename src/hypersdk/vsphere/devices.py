@@ -80,11 +80,7 @@ def read_hardware(
     disks = sorted((device for device in devices if kind_of(device) == "VirtualDisk"), key=unit_order)
     return VirtualDevices(
         disks=tuple(_disk(device, controllers, datastores, used) for device in disks),
-        nics=tuple(
-            _nic(device, networks)
-            for device in devices
-            if kind_of(device) in _ADAPTERS or child(device, "macAddress") is not None
-        ),
+        nics=tuple(_nic(device, networks) for device in devices if is_nic(device)),
         cdroms=tuple(_cdrom(device) for device in devices if kind_of(device) == "VirtualCdrom"),
         has_vtpm=any(kind_of(device) == "VirtualTPM" for device in devices),
     )
@@ -106,6 +102,11 @@ def _boot_device(entry: Element) -> str | None:
 
 def _key(device: Element) -> int | None:
     return to_int(child_text(device, "key"))
+
+
+def is_nic(device: Element) -> bool:
+    """Whether the device is a network card."""
+    return kind_of(device) in _ADAPTERS or child(device, "macAddress") is not None
 
 
 def label_of(device: Element) -> str:

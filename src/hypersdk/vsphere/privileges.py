@@ -3,7 +3,7 @@
 The names are those that the API reference gives for each method ("Required Privileges"); the two for datastore files
 are those that the reference names for ``/folder`` access. ``VirtualMachine.Config.EditDevice`` is needed with
 ``SetCDMedia`` because a drive is changed by ReconfigVM_Task, and ``DeviceConnection`` because it is disconnected, and
-connected again if it was.
+connected again if it was. The same two are needed to disconnect a network card.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Operation(StrEnum):
     SNAPSHOT = "snapshot"
     POWER = "power"
     CDROM = "cdrom"
+    NETWORK = "network"
     DATASTORE = "datastore ranges"
     CHANGED_AREAS = "changed areas"
     CLEANUP = "cleanup after a crash"
@@ -39,6 +40,7 @@ REQUIRED: Final[dict[Operation, tuple[str, ...]]] = {
         "VirtualMachine.Interact.DeviceConnection",
         "VirtualMachine.Config.EditDevice",
     ),
+    Operation.NETWORK: ("VirtualMachine.Interact.DeviceConnection", "VirtualMachine.Config.EditDevice"),
     Operation.DATASTORE: ("Datastore.Browse", "Datastore.FileManagement"),
     Operation.CHANGED_AREAS: ("VirtualMachine.Provisioning.DiskRandomRead",),
     Operation.CLEANUP: ("Sessions.TerminateSession",),

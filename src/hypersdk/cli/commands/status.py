@@ -118,8 +118,14 @@ def run_object(run: UnfinishedRun) -> dict[str, Any]:
         "disks": [{"label": disk.label, "file": disk.file_name, "done": disk.done} for disk in record.disks],
         "left_on_source": [change.kind.value for change in record.open_changes],
         "error": run.error,
-        "resume_command": shell_line(_resume_command(run.folder, record)) if record.moref else None,
+        "resume_command": shell_line(_resume_command(run.folder, record)) if _is_export(record) else None,
     }
+
+
+def _is_export(record: RunRecord) -> bool:
+    """Whether `export --resume` continues it: an image conversion cannot be resumed, a migration is more than an
+    export."""
+    return bool(record.moref) and not record.hold
 
 
 def _other_object(other: Registered) -> dict[str, Any]:
@@ -195,7 +201,9 @@ def _hint(cli: Cli, run: UnfinishedRun) -> None:
             cli.output.note("Remove what it left: hyper2kvm cleanup --stray")
         cli.output.note(f"Forget it: hyper2kvm status --forget {run.run_id}")
         return
-    if record.moref:  # else an image conversion, which cannot be resumed
+    if record.hold:
+        cli.output.note(f"Continue {clean(record.machine)}: run its `hyper2kvm migrate` command again.")
+    if _is_export(record):
         command = shell_line(_resume_command(run.folder, record))
         cli.output.notes.print(clean(f"Resume {record.machine}: {command}"), markup=False, soft_wrap=True)
     kinds = {change.kind.value for change in record.open_changes}
