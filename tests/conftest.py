@@ -15,4 +15,6 @@ pytest_plugins: list[str] = [
     "tests.support.services",
     "tests.support.apiserver",
     "tests.support.servedapi",
+    "tests.support.libvirtd",
+    "tests.support.guests.fixtures",
 ]

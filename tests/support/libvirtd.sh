@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs virtlogd and libvirtd in the namespaces of this process: libvirtd.sh STATE CAPABILITIES
+#
+# libvirt's folders are compiled in, and the daemons lock them. So folders below STATE are mounted over them: daemons of
+# several tests, and the system's own, know nothing of each other. CAPABILITIES is shared: libvirt asks each qemu binary what
+# it can do, which takes 10 s, and remembers it there.
+set -eu
+state=$1 capabilities=$2
+for folder in /etc/libvirt /run/libvirt /var/cache/libvirt /var/lib/libvirt /var/log/libvirt; do
+  mkdir -p "$state$folder" "$folder"
+  mount --bind "$state$folder" "$folder"
+done
+mkdir -p /var/cache/libvirt/qemu/capabilities
+mount --bind "$capabilities" /var/cache/libvirt/qemu/capabilities
+virtlogd -d -p "$state/virtlogd.pid"
+# Not exec: process 1 of a namespace has to reap the orphans, and libvirtd does not.
+libvirtd -f "$state/libvirtd.conf" -p "$state/libvirtd.pid" &
+wait $!
