@@ -131,7 +131,7 @@ class UsageError(HyperSDKError):
 
 
 class ConnectError(HyperSDKError):
-    """vCenter or ESXi cannot be reached or trusted."""
+    """vCenter, ESXi or libvirt cannot be reached or trusted."""
 
     exit_status = 3
     default_code = register(

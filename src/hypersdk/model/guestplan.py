@@ -117,7 +117,9 @@ class GuestNic:
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """The domain. ``name`` is safe for libvirt, ``title`` the original where it differs."""
+    """The domain. ``name`` is safe for libvirt, ``title`` the original where it differs. ``virt_type`` is ``kvm``,
+    ``qemu`` (emulated) or ``test`` (libvirt's test driver); ``cpu_mode`` is empty for libvirt's own choice. ``windows``
+    guests have their clock in local time, and what QEMU does for them."""
 
     name: str
     title: str | None
@@ -136,6 +138,8 @@ class GuestPlan:
     rng: bool = False
     balloon: bool = False
     agent: bool = True
+    virt_type: str = "kvm"
+    windows: bool = False
 
 
 class Verdict(StrEnum):
