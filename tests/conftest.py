@@ -6,6 +6,7 @@ pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins: list[str] = [
     "tests.support.seeds",
+    "tests.support.garbage",
     "tests.support.peers",
     "tests.support.tlsserver",
     "tests.support.sessions",

@@ -63,6 +63,8 @@ def serve_part(daemon: Daemon, name: str) -> int:
     except HyperSDKError as error:
         liveness.failed(error.code)
         raise
+    finally:
+        gc.enable()
     raise UsageError(f"there is no process '{name[:40]}'")
 
 
