@@ -1,0 +1,202 @@
+"""Converts a guest in place: drivers, boot loader, initramfs, by virt-v2v-in-place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import UsageError
+from hypersdk.guest.acceleration import use_kvm
+from hypersdk.guest.domainxml import domain_xml
+from hypersdk.guest.environment import environment
+from hypersdk.guest.failures import NO_VIRTIO_WIN, failure
+from hypersdk.guest.faults import ConversionError
+from hypersdk.guest.findings import drivers_of, read_facts, system_of
+from hypersdk.guest.messages import MessageReader
+from hypersdk.guest.processgroup import private_folder, run_in_group
+from hypersdk.guest.report import ConversionEvent, ConversionReport
+from hypersdk.guest.request import ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.tools import V2V, GuestTools
+from hypersdk.model.guestplan import DiskBus
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import FILE_MODE, target_errors
+from hypersdk.units import MiB
+
+LOG_NAME: Final = "virt-v2v.log"
+_KEY_MODE: Final = 0o600
+_MAC: Final = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+_DEVICE: Final = re.compile(r"/dev/[\w/.+-]{1,200}|[0-9a-fA-F-]{36}|all")
+_ROOT: Final = re.compile(r"first|single|/dev/[\w/.+-]{1,200}")
+CUSTOMIZATIONS: Final = frozenset({
+    "chmod", "chown", "copy", "copy-in", "delete", "edit", "firstboot", "firstboot-command", "firstboot-install",
+    "hostname", "install", "link", "mkdir", "move", "run", "run-command", "ssh-inject", "tar-in", "timezone", "touch",
+    "truncate", "uninstall", "update", "upload", "write",
+})  # fmt: skip
+"""Operations whose values are no secrets: every user of the host can read an argument list."""
+
+
+def convert_in_place(
+    request: ConversionRequest,
+    tools: GuestTools,
+    *,
+    folder: Path,
+    cancel: CancelToken,
+    on_event: Callable[[ConversionEvent], None] = lambda _event: None,
+    environ: Mapping[str, str] = os.environ,
+) -> ConversionReport:
+    """Converts the guest on the disks of ``request``, which are changed also when it fails. The log is
+    ``folder/virt-v2v.log``. When it returns or raises, no process has the disks open.
+
+    Raises Refused where a program or an option is missing, UsageError for a request that is not valid, both before
+    anything begins; ConversionError; Cancelled.
+    """
+    v2v = tools.v2v()
+    check_request(request, v2v)
+    accelerated = use_kvm(request.acceleration, tools, cancel=cancel, environ=environ)
+    log = _new_log(folder)
+    messages = MessageReader(on_event)
+    with private_folder() as private:
+        arguments = _arguments(request, private)
+        status = run_in_group(
+            lambda lines: [v2v.path, "-v", f"--machine-readable=fd:{lines}", *arguments],
+            folder=private,
+            environment=environment(tools, private, accelerated=accelerated, environ=environ),
+            log=log,
+            cancel=cancel,
+            on_line=messages.read,
+        )
+    if status != 0:
+        raise failure(messages.errors, log, status)
+    return _report(request, v2v, messages, log, accelerated)
+
+
+def check_request(request: ConversionRequest, v2v: V2V) -> None:
+    """Raises Refused ``guest_option_unsupported`` for what this virt-v2v does not have, UsageError for values that are
+    not valid. Nothing is started."""
+    _check_values(request)
+    v2v.require(_options(request))
+
+
+def _options(request: ConversionRequest) -> Iterator[str]:
+    """The options of virt-v2v that are needed."""
+    yield "--root"
+    if request.keys:
+        yield "--key"
+    if request.static_addresses:
+        yield "--mac"
+    if request.appliance_memory_bytes is not None:
+        yield "--memsize"
+    if request.appliance_vcpus is not None:
+        yield "--smp"
+    yield from (f"--{customization.operation}" for customization in request.customizations)
+
+
+def _check_values(request: ConversionRequest) -> None:
+    wrong = [
+        *(f"'{address.mac}' is not a MAC address" for address in request.static_addresses if not _is_mac(address.mac)),
+        *(
+            f"'{key.device}' is neither a device nor a UUID"
+            for key in request.keys
+            if not _DEVICE.fullmatch(key.device)
+        ),
+        *(
+            f"'{item.operation}' is not an operation on guests that is supported"
+            for item in request.customizations
+            if item.operation not in CUSTOMIZATIONS
+        ),
+    ]
+    if request.root is not None and not _ROOT.fullmatch(request.root):
+        wrong.append(f"'{request.root}' is not a root device")
+    if not request.guest.disks:
+        wrong.append("the guest has no disks")
+    if wrong:
+        raise UsageError(f"the guest cannot be converted as requested: {'; '.join(wrong)}")
+
+
+def _is_mac(text: str) -> bool:
+    return _MAC.fullmatch(text) is not None
+
+
+def _arguments(request: ConversionRequest, private: Path) -> Sequence[str]:
+    """The arguments of virt-v2v-in-place. What they name is written to ``private``."""
+    source = private / "source.xml"
+    _write_private(source, domain_xml(request.guest))
+    arguments = ["--root", request.root or "single"]
+    for index, key in enumerate(request.keys):
+        arguments += ["--key", f"{key.device}:file:{_key_file(key, private / f'key{index}')}"]
+    for address in request.static_addresses:
+        arguments += ["--mac", f"{address.mac}:ip:{_address_fields(address)}"]
+    if request.appliance_memory_bytes is not None:
+        arguments += ["--memsize", str(request.appliance_memory_bytes // MiB)]
+    if request.appliance_vcpus is not None:
+        arguments += ["--smp", str(request.appliance_vcpus)]
+    for customization in request.customizations:
+        arguments += _customization(customization)
+    return [*arguments, "-i", "libvirtxml", str(source)]
+
+
+def _customization(item: Customization) -> Sequence[str]:
+    return [f"--{item.operation}"] if item.operation == "update" else [f"--{item.operation}", item.value]
+
+
+def _address_fields(address: StaticAddress) -> str:
+    """``ADDRESS[,GATEWAY[,LENGTH[,SERVER,...]]]``; a field before a given one may be empty."""
+    fields = [
+        str(address.address),
+        str(address.gateway or ""),
+        "" if address.prefix_length is None else str(address.prefix_length),
+        *map(str, address.nameservers),
+    ]
+    return ",".join(fields).rstrip(",")
+
+
+def _key_file(key: DiskKey, path: Path) -> Path:
+    """A file that only this user may read, in the folder that is removed with the processes."""
+    if isinstance(key.secret, Path):
+        with target_errors(f"reading {key.secret.name}"):
+            _write_private(path, key.secret.read_bytes())
+    else:
+        _write_private(path, key.secret.reveal().encode())
+    return path
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    with (
+        target_errors(f"writing {path.name}"),
+        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _KEY_MODE), "wb") as file,
+    ):
+        file.write(data)
+
+
+def _new_log(folder: Path) -> Path:
+    """An empty log; that of an earlier attempt is replaced."""
+    log = folder / LOG_NAME
+    with target_errors(f"writing {log.name}"):
+        log.unlink(missing_ok=True)
+        log.touch(mode=FILE_MODE)
+    return log
+
+
+def _report(
+    request: ConversionRequest, v2v: V2V, messages: MessageReader, log: Path, accelerated: bool
+) -> ConversionReport:
+    facts = read_facts(log)
+    system, drivers = system_of(facts), drivers_of(facts, messages.infos)
+    required = system.type == "windows" if request.require_virtio is None else request.require_virtio
+    if required and drivers.disk_bus is DiskBus.SATA:
+        raise ConversionError(
+            f"no virtio drivers for {drivers.os_name or 'this guest'} were installed", code=NO_VIRTIO_WIN, log=str(log)
+        )
+    return ConversionReport(
+        system=system,
+        drivers=drivers,
+        warnings=messages.warnings,
+        stages=messages.stages(),
+        seconds=messages.elapsed_s(),
+        accelerated=accelerated,
+        log=log,
+        versions={"virt-v2v": v2v.version},
+    )

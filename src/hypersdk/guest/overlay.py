@@ -1,0 +1,92 @@
+"""qcow2 overlays: a conversion changes an overlay, and the image below it stays as it is until the overlay is
+committed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.errors import TargetError, register
+from hypersdk.guest.tools import QEMU_IMG, GuestTools
+from hypersdk.text import clean
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import shown_path, target_errors
+
+OVERLAY_FORMAT: Final = "qcow2"
+OVERLAY_FAILED: Final = register(
+    "overlay_failed",
+    "qemu-img could not create, read or commit the overlay of an image.",
+    "Check that no other program uses the image, and that its folder is writable and has free space.",
+)
+_LOOK_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class OverlaySize:
+    """``capacity_bytes`` is the guest's; ``allocated_bytes`` what the overlay's own file takes on the file system."""
+
+    capacity_bytes: int
+    allocated_bytes: int
+
+
+def create_overlay(
+    tools: GuestTools, overlay: Path, base: Path, base_format: str, cancel: CancelToken | None = None
+) -> None:
+    """Creates ``overlay`` over ``base``, which is named by its full path. Raises TargetError, also when ``overlay``
+    exists."""
+    with target_errors(f"creating {overlay.name}"):
+        overlay.touch(mode=0o640, exist_ok=False)
+    try:
+        _run(
+            tools, "create", "-q", "-f", OVERLAY_FORMAT, "-F", base_format, "-b", str(base.absolute()), str(overlay),
+            doing=f"creating an overlay of {base.name}", cancel=cancel,
+        )  # fmt: skip
+    except BaseException:
+        remove_overlay(overlay)
+        raise
+
+
+def commit_overlay(tools: GuestTools, overlay: Path, cancel: CancelToken | None = None) -> None:
+    """Writes the changes in ``overlay`` into the image below. Idempotent: after a crash it is done again. The overlay
+    stays, with its content. Raises TargetError."""
+    _run(
+        tools, "commit", "-q", "-d", "-f", OVERLAY_FORMAT, str(overlay),
+        doing=f"committing {overlay.name}", cancel=cancel,
+    )  # fmt: skip
+
+
+def remove_overlay(overlay: Path) -> None:
+    """Removes it if it exists. Raises TargetError."""
+    with target_errors(f"removing {overlay.name}"):
+        overlay.unlink(missing_ok=True)
+
+
+def overlay_size(tools: GuestTools, overlay: Path) -> OverlaySize:
+    """Fails while another program writes to the image. Raises TargetError."""
+    output = _run(
+        tools, "info", "--output=json", "-f", OVERLAY_FORMAT, str(overlay), doing=f"reading {overlay.name}", cancel=None
+    )
+    facts: dict[str, Any] = json.loads(output)
+    return OverlaySize(int(facts["virtual-size"]), int(facts["actual-size"]))
+
+
+def _run(tools: GuestTools, *arguments: str, doing: str, cancel: CancelToken | None) -> bytes:
+    """qemu-img leaves no process behind. When cancelled it is ended, and Cancelled is raised."""
+    command = [tools.path(QEMU_IMG), *arguments]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while True:
+            try:
+                output, errors = process.communicate(timeout=_LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if cancel is not None and cancel.cancelled:
+                    process.terminate()
+    if cancel is not None:
+        cancel.check()
+    if process.returncode != 0:
+        reason = clean(errors.decode(errors="replace").strip().removeprefix("qemu-img: "), 400)
+        raise TargetError(f"{doing} failed: {reason}", code=OVERLAY_FAILED, path=str(shown_path(Path(arguments[-1]))))
+    return output

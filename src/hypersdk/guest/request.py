@@ -1,0 +1,74 @@
+"""What a conversion is asked to do. Sizes in bytes; secrets are never in an argument list."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from hypersdk.model.guestplan import SourceGuest
+from hypersdk.secret import Secret
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Acceleration(StrEnum):
+    """What runs the appliance in which a guest is converted. ``AUTO``: KVM where it works, else software emulation."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+ANY_DEVICE: Final = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskKey:
+    """A LUKS passphrase or key file. ``device`` is a libguestfs device (``/dev/sda2``), the UUID of the LUKS header, or
+    ``all``."""
+
+    secret: Secret | Path
+    device: str = ANY_DEVICE
+
+
+@dataclass(frozen=True, slots=True)
+class StaticAddress:
+    """An address that a network card keeps. virt-v2v sets it in Windows guests; Linux guests keep theirs anyway."""
+
+    mac: str
+    address: IPAddress
+    gateway: IPAddress | None = None
+    prefix_length: int | None = None
+    nameservers: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Customization:
+    """An operation of virt-customize, by the name of its option without dashes: ``firstboot``, ``run-command``. The
+    order is kept."""
+
+    operation: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRequest:
+    """``guest`` is the source, its disks with the files that are to be changed in place: overlays. ``root`` chooses one
+    of several operating systems (``first``, ``/dev/sda2``); None refuses such guests.
+
+    ``require_virtio``: end with ``no_virtio_win`` where virt-v2v could not install virtio drivers; None means for
+    Windows only. ``appliance_memory_bytes`` and ``appliance_vcpus`` are for the appliance, not for the guest.
+    """
+
+    guest: SourceGuest
+    keys: tuple[DiskKey, ...] = ()
+    static_addresses: tuple[StaticAddress, ...] = ()
+    customizations: tuple[Customization, ...] = ()
+    root: str | None = None
+    require_virtio: bool | None = None
+    acceleration: Acceleration = Acceleration.AUTO
+    appliance_memory_bytes: int | None = None
+    appliance_vcpus: int | None = None

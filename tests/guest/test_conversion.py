@@ -1,0 +1,173 @@
+"""A conversion with a stand-in for virt-v2v: what it is given, and what becomes of what it says."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hypersdk.errors import Cancelled, Refused, UsageError
+from hypersdk.guest.conversion import LOG_NAME, convert_in_place
+from hypersdk.guest.failures import NO_VIRTIO_WIN
+from hypersdk.guest.faults import OPTION_UNSUPPORTED, ConversionError
+from hypersdk.guest.findings import HAS_VIRTIO
+from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind
+from hypersdk.guest.request import Acceleration, ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.tools import GuestTools
+from hypersdk.model.guestplan import DiskBus
+from hypersdk.secret import Secret
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import GiB
+from tests.support.guestprograms import HELP, fake_v2v, own_processes
+from tests.support.guestrequests import source_disk, source_guest
+
+GOOD = f"""
+say message "Setting up the source: -i libvirtxml x"
+say warning "could not determine a way to update the configuration of Grub2"
+printf 'i_type = %s\\ni_distro = x\\n' "${{system:-linux}}" >&2
+echo "gcaps_net_bus = virtio-net" >&2
+say info "{HAS_VIRTIO}"
+"""
+WITHOUT_VIRTIO = GOOD.replace(HAS_VIRTIO, "This guest does not have virtio drivers installed.")
+NEWER = HELP + "--firstboot <SCRIPT>\n --memsize <mb> \n --smp <n>\n --update\n --run-command <CMD>\n"
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> ConversionRequest:
+    return ConversionRequest(source_guest(source_disk(tmp_path / "o.qcow2")), acceleration=Acceleration.TCG)
+
+
+def convert(
+    request: ConversionRequest, tools: GuestTools, folder: Path, cancel: CancelToken | None = None
+) -> ConversionReport:
+    return convert_in_place(request, tools, folder=folder, cancel=cancel or CancelToken())
+
+
+def test_a_conversion(tmp_path: Path, request_: ConversionRequest) -> None:
+    events: list[ConversionEvent] = []
+    tools = fake_v2v(tmp_path, GOOD)
+    report = convert_in_place(request_, tools, folder=tmp_path, cancel=CancelToken(), on_event=events.append)
+    assert report.system.type == "linux"
+    assert report.drivers.disk_bus is DiskBus.VIRTIO
+    assert report.warnings == ("could not determine a way to update the configuration of Grub2",)
+    assert [stage.text for stage in report.stages] == ["Setting up the source"]
+    assert [event.kind for event in events] == [EventKind.STAGE, EventKind.WARNING, EventKind.INFO]
+    assert (report.accelerated, report.log, report.versions["virt-v2v"]) == (False, tmp_path / LOG_NAME, "2.2.0")
+    assert "i_type = linux" in report.log.read_text()
+
+
+def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
+    look = f'printf "%s\\n" "$@" >{tmp_path}/arguments; env >{tmp_path}/environment; cp "$TMPDIR"/key* {tmp_path};'
+    look += f' stat -c %a "$TMPDIR"/key0 "$TMPDIR"/key1 >{tmp_path}/modes; eval cp \\"\\${{$#}}\\" {tmp_path}/in.xml;'
+    (tmp_path / "key file").write_bytes(b"from a file\n")
+    asked = replace(
+        request_,
+        keys=(DiskKey(Secret("open sesame")), DiskKey(tmp_path / "key file", "/dev/sda3")),
+        static_addresses=(
+            StaticAddress("00:50:56:ab:cd:01", ipaddress.ip_address("192.0.2.7"), ipaddress.ip_address("192.0.2.1"), 24,
+                          (ipaddress.ip_address("192.0.2.2"), ipaddress.ip_address("192.0.2.3"))),
+            StaticAddress("00:50:56:ab:cd:02", ipaddress.ip_address("2001:db8::7"), None, 64),
+            StaticAddress("00:50:56:ab:cd:03", ipaddress.ip_address("192.0.2.8")),
+        ),
+        customizations=(Customization("firstboot", "/srv/setup.sh"), Customization("update", "")),
+        appliance_memory_bytes=2 * GiB, appliance_vcpus=2, root="first",
+    )  # fmt: skip
+    convert(asked, fake_v2v(tmp_path, look + GOOD, options=NEWER), tmp_path)
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    environment = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines())
+    private = environment["TMPDIR"]
+    assert arguments[2:] == [
+        "--root", "first",
+        "--key", f"all:file:{private}/key0", "--key", f"/dev/sda3:file:{private}/key1",
+        "--mac", "00:50:56:ab:cd:01:ip:192.0.2.7,192.0.2.1,24,192.0.2.2,192.0.2.3",
+        "--mac", "00:50:56:ab:cd:02:ip:2001:db8::7,,64",
+        "--mac", "00:50:56:ab:cd:03:ip:192.0.2.8",
+        "--memsize", "2048", "--smp", "2", "--firstboot", "/srv/setup.sh", "--update",
+        "-i", "libvirtxml", f"{private}/source.xml",
+    ]  # fmt: skip
+    assert (tmp_path / "key0").read_bytes() == b"open sesame"
+    assert (tmp_path / "key1").read_bytes() == b"from a file\n"
+    assert (tmp_path / "modes").read_text() == "600\n600\n"
+    assert b"o.qcow2" in (tmp_path / "in.xml").read_bytes()
+    assert not Path(private).exists()
+    assert environment["LIBGUESTFS_BACKEND_SETTINGS"] == "force_tcg"
+    assert environment["LIBGUESTFS_APPEND"] == "norandmaps"
+    assert environment["LIBGUESTFS_CACHEDIR"] == "/var/tmp"
+
+
+def test_secrets_of_this_process_are_not_passed_on(
+    tmp_path: Path, request_: ConversionRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERSDK_PASSWORD", "swordfish")
+    convert(request_, fake_v2v(tmp_path, f"env >{tmp_path}/environment\n{GOOD}"), tmp_path)
+    assert "swordfish" not in (tmp_path / "environment").read_text()
+
+
+def test_options_that_this_virt_v2v_lacks_are_refused_before_it_starts(
+    tmp_path: Path, request_: ConversionRequest
+) -> None:
+    tools = fake_v2v(tmp_path, f"touch {tmp_path}/started")
+    asked = replace(request_, customizations=(Customization("firstboot", "x"),), appliance_vcpus=2)
+    with pytest.raises(Refused, match="'--firstboot', '--smp'") as caught:
+        convert(asked, tools, tmp_path)
+    assert caught.value.code == OPTION_UNSUPPORTED
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"root": "--help"},
+        {"root": "/dev/sda1 x"},
+        {"keys": (DiskKey(Secret("x"), "a:b"),)},
+        {"static_addresses": (StaticAddress("x", ipaddress.ip_address("192.0.2.1")),)},
+        {"customizations": (Customization("password", "root:password:x"),)},
+        {"customizations": (Customization("-v", ""),)},
+        {"guest": source_guest()},
+    ],
+)
+def test_values_that_are_not_valid(tmp_path: Path, request_: ConversionRequest, wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        convert(replace(request_, **wrong), fake_v2v(tmp_path, "", options=NEWER), tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_failure_has_the_code_of_its_message_and_the_log(tmp_path: Path, request_: ConversionRequest) -> None:
+    with pytest.raises(ConversionError, match="no bootloader detected") as caught:
+        convert(request_, fake_v2v(tmp_path, 'say error "no bootloader detected"; exit 1'), tmp_path)
+    assert caught.value.code == "guest_no_boot_loader"
+    assert caught.value.fields["log"] == str(tmp_path / LOG_NAME)
+
+
+def test_windows_without_virtio_drivers_is_an_error_unless_it_is_allowed(
+    tmp_path: Path, request_: ConversionRequest
+) -> None:
+    tools = fake_v2v(tmp_path, f"system=windows\n{WITHOUT_VIRTIO}")
+    with pytest.raises(ConversionError) as caught:
+        convert(request_, tools, tmp_path)
+    assert caught.value.code == NO_VIRTIO_WIN
+    allowed = convert(replace(request_, require_virtio=False), tools, tmp_path)
+    assert allowed.drivers.disk_bus is DiskBus.SATA
+
+
+def test_linux_without_virtio_drivers_gets_emulated_disks(tmp_path: Path, request_: ConversionRequest) -> None:
+    tools = fake_v2v(tmp_path, WITHOUT_VIRTIO)
+    assert convert(request_, tools, tmp_path).drivers.disk_bus is DiskBus.SATA
+    with pytest.raises(ConversionError):
+        convert(replace(request_, require_virtio=True), tools, tmp_path)
+
+
+def test_a_cancel(tmp_path: Path, request_: ConversionRequest) -> None:
+    cancel = CancelToken()
+    tools = fake_v2v(tmp_path, 'say message "Opening the source"; sleep 600')
+    with pytest.raises(Cancelled):
+        convert_in_place(
+            request_, tools, folder=tmp_path, cancel=cancel, on_event=lambda event: cancel.cancel("enough")
+        )
+    assert own_processes(str(tmp_path / "virt-v2v-in-place")) == []
+
+
+def test_the_log_of_an_earlier_attempt_is_replaced(tmp_path: Path, request_: ConversionRequest) -> None:
+    (tmp_path / LOG_NAME).write_text("i_type = windows\n")
+    assert convert(request_, fake_v2v(tmp_path, GOOD), tmp_path).system.type == "linux"
