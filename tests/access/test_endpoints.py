@@ -224,3 +224,39 @@ def test_a_kind_is_one_object_in_the_registry(endpoints: EndpointStore, monkeypa
     assert [login.password for login in Libvirt.asked] == [Secret("planted")] * 2
     with pytest.raises(UsageError, match="kind libvirt, not vsphere"):
         endpoints.login_of("kvm1", kind="vsphere")
+
+
+def test_a_hypervisor_is_tested_by_what_its_guests_can_have(endpoints: EndpointStore, vcenter: Simulator) -> None:
+    made = endpoints.create(NewEndpoint(name="lab", url="test:///default", kind="libvirt"))
+    assert made.is_default, "the first of its kind"
+    about = endpoints.probe("lab")
+    assert (about.api_type, about.full_name.startswith("QEMU")) == ("test", True)
+    other = endpoints.create(new(vcenter, insecure=True))
+    assert other.is_default, "a hypervisor is not the default of jobs that export"
+    assert {found.name for found in (endpoints.default(), endpoints.default("libvirt")) if found} == {"vc1", "lab"}
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"url": "qemu+ssh://host/system?command=/bin/sh"}, "libvirt_address"),
+        ({"url": "qemu+tcp://192.0.2.1/system"}, "libvirt_plain_tcp"),
+        ({"username": "root"}, "endpoint_invalid"),
+        ({"password": Secret("planted")}, "endpoint_invalid"),
+        ({"insecure": True}, "endpoint_invalid"),
+    ],
+)
+def test_the_uri_alone_says_how_to_log_in_to_a_hypervisor(
+    endpoints: EndpointStore, more: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        endpoints.create(NewEndpoint(**{"name": "kvm1", "url": "qemu:///system", "kind": "libvirt", **more}))
+    assert caught.value.code == code
+
+
+def test_a_hypervisor_that_does_not_answer_is_not_stored(endpoints: EndpointStore, tmp_path: Path) -> None:
+    url = f"qemu+unix:///system?socket={tmp_path}/nobody"
+    with pytest.raises(HyperSDKError) as caught:
+        endpoints.create(NewEndpoint(name="kvm1", url=url, kind="libvirt"))
+    assert caught.value.code == "libvirt_unreachable"
+    assert endpoints.page(EVERYTHING, PageRequest("name")).rows == ()

@@ -205,3 +205,14 @@ def test_an_odd_terminal_encoding_does_not_end_it(shell: Shell, tmp_path: Path) 
     done = subprocess.run(program("list"), capture_output=True, text=True, env=env, check=True)
     assert "R&D / prototype" in done.stdout
     assert "\\u76e3" in done.stdout
+
+
+def test_doctor_examines_a_target_layer_by_layer(shell: Shell, tmp_path: Path) -> None:
+    found = shell.good("doctor", "--json", "--to", "test:///default").events
+    names = [check["name"] for check in found if check["type"] == "check"]
+    assert names == ["connection", "permission", "versions", "acceleration", "firmware"]
+    dead = shell("doctor", "--to", f"qemu+unix:///system?socket={tmp_path}/nobody")
+    assert dead.status == 3
+    assert "✘ connection: cannot connect" in dead.out
+    assert "permission" not in dead.out
+    assert shell("doctor", "--to", "https://vcenter.example.com").status == 2

@@ -15,6 +15,7 @@ import pytest
 
 from hypersdk.cli.remedies import next_step
 from hypersdk.errors import Cancelled
+from hypersdk.model.check import CheckStatus, DoctorCheck
 from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.simulator import Fault, FaultKind, Simulator
@@ -22,7 +23,7 @@ from hypersdk.simulator.hosts import Host
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, TiB
 from hypersdk.vsphere import doctor
-from hypersdk.vsphere.doctor import CheckStatus, DoctorCheck, run_doctor, snapshot_floor
+from hypersdk.vsphere.doctor import run_doctor, snapshot_floor
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.machine import DatastoreFacts
 from hypersdk.vsphere.privileges import REQUIRED, Operation, missing_privileges

@@ -63,7 +63,7 @@ class EndpointStore:
         self._vault: Final = vault
 
     def create(self, new: NewEndpoint) -> EndpointInfo:
-        """Connects to check the certificate, then stores the endpoint; the first becomes the default.
+        """Connects to check the certificate, then stores the endpoint; the first of its kind becomes its default.
 
         Raises CertificateNotTrusted where the certificate must be pinned, ConnectError where it is not the pinned one
         or the server does not answer, UsageError ``endpoint_invalid`` and Conflict ``endpoint_exists``.
@@ -76,9 +76,9 @@ class EndpointStore:
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             self._check_room(connection)
-            default = new.default or self._default_id(connection) is None
+            default = new.default or self._default_id(connection, new.kind) is None
             if default:
-                self._unset_default(connection)
+                self._unset_default(connection, new.kind)
             try:
                 connection.execute(
                     sa.insert(endpoints).values(
@@ -112,19 +112,19 @@ class EndpointStore:
         with self._database.read() as connection:
             return ENDPOINT_LIST.page(connection, query, ENDPOINT_LIST.conditions(where), part)
 
-    def default(self) -> EndpointInfo | None:
-        """The endpoint for jobs that name none."""
-        query = ENDPOINT_LIST.select().where(endpoints.c.is_default)
+    def default(self, kind: str = VSPHERE) -> EndpointInfo | None:
+        """The endpoint of that kind for jobs that name none."""
+        query = ENDPOINT_LIST.select().where(endpoints.c.is_default, endpoints.c.kind == kind)
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else ENDPOINT_LIST.record(row)
 
     def make_default(self, endpoint_id: str) -> EndpointInfo:
-        """Makes an endpoint the default. Raises LookupFailed ``endpoint_unknown``."""
+        """Makes an endpoint the default of its kind. Raises LookupFailed ``endpoint_unknown``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             endpoint = _get(connection, endpoint_id)
-            self._unset_default(connection)
+            self._unset_default(connection, endpoint.kind)
             revision = self._database.revision(connection)
             change = (
                 sa.update(endpoints).where(endpoints.c.id == endpoint.id).values(is_default=True, revision=revision)
@@ -191,14 +191,16 @@ class EndpointStore:
         if connection.execute(sa.select(sa.func.count()).select_from(endpoints)).scalar_one() >= MAX_ENDPOINTS:
             raise UsageError(f"there are {MAX_ENDPOINTS} endpoints already", code=ENDPOINT_INVALID)
 
-    def _default_id(self, connection: sa.Connection) -> str | None:
-        return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
+    def _default_id(self, connection: sa.Connection, kind: str) -> str | None:
+        query = sa.select(endpoints.c.id).where(endpoints.c.is_default, endpoints.c.kind == kind)
+        return connection.execute(query).scalars().first()
 
-    def _unset_default(self, connection: sa.Connection) -> None:
-        """There is at most one default. The caller serializes this, or two calls would each keep the other's
+    def _unset_default(self, connection: sa.Connection, kind: str) -> None:
+        """There is at most one default of a kind. The caller serializes this, or two calls would each keep the other's
         default."""
         values = {"is_default": False, "revision": self._database.revision(connection)}
-        connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
+        query = sa.update(endpoints).where(endpoints.c.is_default, endpoints.c.kind == kind)
+        connection.execute(query.values(**values))
 
 
 def _checked(new: NewEndpoint) -> EndpointLogin:

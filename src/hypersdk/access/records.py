@@ -45,7 +45,7 @@ class ApiToken(ListRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointInfo(ListRecord):
-    """A vCenter or ESXi host that the daemon knows. Its password is never returned."""
+    """A vCenter, ESXi host or hypervisor that the daemon knows. Its password is never returned."""
 
     id: Annotated[str, ListColumn(table=TableColumn("ID", 6, optional=True, style="dim"))]
     name: Annotated[str, ListColumn(table=TableColumn("Name", 1, style="bold"))]

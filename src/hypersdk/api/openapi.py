@@ -23,7 +23,7 @@ accepts an `Idempotency-Key`: the same key with the same request gets the first 
 TAGS: Final = (
     ("jobs", "Exports: submit, follow, control, results."),
     ("events", "One stream of changes."),
-    ("endpoints", "vCenters and ESXi hosts."),
+    ("endpoints", "vCenters, ESXi hosts and hypervisors."),
     ("workers", "The processes that copy."),
     ("statistics", "Statistics of the daemon, now and over time."),
     ("auth", "Login, users, tokens, audit trail."),

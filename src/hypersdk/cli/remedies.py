@@ -12,7 +12,7 @@ from hypersdk.remedies import Remedy, text_of
 
 if TYPE_CHECKING:
     from hypersdk.migration.findings import Finding
-    from hypersdk.vsphere.doctor import DoctorCheck
+    from hypersdk.model.check import DoctorCheck
 
 _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("source", "power-off"): "use --power-off",

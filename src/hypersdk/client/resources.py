@@ -47,9 +47,10 @@ class Endpoints:
         insecure: bool = False,
         datacenter: str | None = None,
         default: bool = False,
+        kind: str | None = None,
     ) -> EndpointInfo:
-        """Registers an endpoint. ``secret_ref`` is a reference to the password that the daemon resolves (``vault:``,
-        ``env:``, ``file:``).
+        """Registers an endpoint; without a ``kind``, a vCenter or ESXi host. ``secret_ref`` is a reference to the
+        password that the daemon resolves (``vault:``, ``env:``, ``file:``).
 
         Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields if it is
         not
@@ -61,6 +62,7 @@ class Endpoints:
             "insecure": insecure,
             "datacenter": datacenter,
             "default": default,
+            "kind": kind,
         }
         body: dict[str, Any] = {"name": name, "url": url, "username": username}
         body |= {key: value for key, value in more.items() if value}

@@ -9,7 +9,7 @@
       └──< job_log               its log, by byte offset
     workers                      heartbeats, on the database's clock
     nfc_hosts ──< nfc_streams    streams that each ESXi host allows, and those in use
-    endpoints                    vCenters and ESXi hosts; passwords sealed
+    endpoints                    vCenters, ESXi hosts, hypervisors; passwords sealed
     users ──< logins, api_tokens authentication
     outbox                       events of jobs and endpoints
     audit, idempotency, counters, meta

@@ -8,17 +8,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.model.check import CheckStatus, DoctorCheck
 from hypersdk.net.address import HTTPS_PORT, ip_address
 from hypersdk.net.certificate import PeerCertificate, format_fingerprint, peer_certificate
 from hypersdk.net.proxy import Proxy, dial
-from hypersdk.remedies import Advice, ChooseFolder, Remedy, TrustCertificate
+from hypersdk.remedies import Advice, ChooseFolder, TrustCertificate
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, format_duration, format_size
 from hypersdk.vsphere.connection import open_connection
@@ -38,24 +37,6 @@ MAX_SKEW: Final = timedelta(minutes=5)
 EXPIRES_SOON: Final = timedelta(days=30)
 FREE_LICENCE: Final = "esxBasic"
 """Edition key of the free ESXi licence, which does not include the export API."""
-
-
-class CheckStatus(StrEnum):
-    """How a check ended."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class DoctorCheck:
-    """One finding. ``remedies`` are empty when there is nothing to do."""
-
-    name: str
-    status: CheckStatus
-    detail: str
-    remedies: tuple[Remedy, ...] = ()
 
 
 def run_doctor(

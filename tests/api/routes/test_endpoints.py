@@ -65,7 +65,7 @@ def test_who_may_what_and_what_is_refused(api: Api) -> None:
     _refused(client.post(PATH, json={**body, "colour": "red"}), 422, "request_invalid")
     _refused(client.post(PATH, json={**body, "name": "a/b"}), 422, "request_invalid")
     refused = _refused(client.post(PATH, json={**body, "kind": "other"}), 400, "endpoint_invalid")
-    assert "kind: must be vsphere" in refused["detail"]
+    assert "kind: must be libvirt or vsphere" in refused["detail"]
     _refused(client.get(f"{PATH}/%00%ff"), 404, "endpoint_unknown")
     answer = client.post(PATH, json={**body, "password": [PASSWORD]})
     assert answer.status_code == 422

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from hypersdk.access.kinds.base import ENDPOINT_INVALID, EndpointKind
+from hypersdk.access.kinds.libvirt import Libvirt
 from hypersdk.access.kinds.vsphere import Vsphere
 from hypersdk.errors import UsageError
 
-KINDS: Final[dict[str, EndpointKind]] = {kind.name: kind for kind in (Vsphere(),)}
+KINDS: Final[dict[str, EndpointKind]] = {kind.name: kind for kind in (Vsphere(), Libvirt())}
 
 
 def kind_of(name: str) -> EndpointKind:

@@ -61,7 +61,7 @@ class EndpointBody(BaseModel):
     )
     insecure: bool = Field(default=False, description="Trust any certificate")
     datacenter: Line | None = None
-    default: bool = Field(default=False, description="Jobs that name no endpoint use this one")
+    default: bool = Field(default=False, description="Jobs that name no endpoint of this kind use this one")
     kind: str = Field(default=VSPHERE, max_length=64, json_schema_extra={"enum": [*sorted(KINDS)]})
 
 
@@ -83,7 +83,7 @@ async def _dial(call: Callable[..., T], *arguments: Any) -> T:
 @router.post(
     "",
     operation_id="create_endpoint",
-    summary="Register a vCenter or ESXi host",
+    summary="Register a vCenter, ESXi host or hypervisor",
     status_code=201,
     responses=problems(409, 502),
 )

@@ -1,7 +1,8 @@
-"""`hyper2kvm doctor`: checks the connection between this machine and vSphere."""
+"""`hyper2kvm doctor`: checks the connection between this machine and vSphere, or a target."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from hypersdk.remedies import as_json
 from hypersdk.text import clean
 
 if TYPE_CHECKING:
-    from hypersdk.vsphere.doctor import DoctorCheck
+    from hypersdk.model.check import DoctorCheck
 
 DOCTOR_FAILED: Final = register(
     "doctor_failed",
@@ -39,26 +40,43 @@ _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘"
     metavar="DIR",
     help="Also check the free space of this folder.",
 )
+@click.option(
+    "--to",
+    "target",
+    metavar="URI",
+    help="Check a target of `migrate` instead, like qemu:///system: libvirt, permission, versions, KVM, firmware.",
+)
 @output_options
 @connection_options
 @pass_cli
-def command(cli: Cli, machine: str | None, output: Path | None) -> None:
+def command(cli: Cli, machine: str | None, output: Path | None, target: str | None) -> None:
     """Check the connection: name, port, certificate, login, privileges by operation, route to each ESXi host, space,
     clock.
 
     Nothing is changed. With --json: an event of type check for each. Fails with status 3 if a check fails.
     """
-    from hypersdk.cli.connect import endpoint_of, with_password
-    from hypersdk.vsphere.doctor import run_doctor
-
-    endpoint = with_password(cli, endpoint_of(cli))
     failed = []
-    for check in run_doctor(endpoint, cancel=cli.cancel, machine=machine, output_dir=output):
+    for check in _vsphere(cli, machine, output) if target is None else _target(cli, target):
         _show(cli, check)
         if check.status == "fail":
             failed.append(check.name)
     if failed:
         raise ConnectError(f"{len(failed)} of the checks failed: {', '.join(failed)}", code=DOCTOR_FAILED)
+
+
+def _vsphere(cli: Cli, machine: str | None, output: Path | None) -> Iterator[DoctorCheck]:
+    from hypersdk.cli.connect import endpoint_of, with_password
+    from hypersdk.vsphere.doctor import run_doctor
+
+    endpoint = with_password(cli, endpoint_of(cli))
+    return run_doctor(endpoint, cancel=cli.cancel, machine=machine, output_dir=output)
+
+
+def _target(cli: Cli, target: str) -> Iterator[DoctorCheck]:
+    from hypersdk.kvm.address import parse_libvirt_address
+    from hypersdk.kvm.doctor import examine_target
+
+    return examine_target(parse_libvirt_address(target), cancel=cli.cancel)
 
 
 def _show(cli: Cli, check: DoctorCheck) -> None:

@@ -1,9 +1,9 @@
-"""`hyperctl endpoints`: vCenter and ESXi hosts registered with the daemon."""
+"""`hyperctl endpoints`: vCenter and ESXi hosts, and hypervisors, registered with the daemon."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from hypersdk.client import EndpointInfo
 
 
+HYPERVISORS: Final = ("qemu:", "qemu+", "test:")
+"""Beginnings of the addresses of libvirt."""
+
+
 @click.group("endpoints", cls=Group)
 def command() -> None:
-    """vCenter and ESXi hosts that jobs can use. Stored passwords are never returned."""
+    """vCenter and ESXi hosts, and libvirt hypervisors, that jobs can use. Stored passwords are never returned."""
 
 
 @command.command("add")
@@ -57,29 +61,34 @@ def add(
 ) -> None:
     """Register an endpoint. An untrusted certificate is shown and trusted only after you confirm it.
 
-    The password comes from a file, standard input or the prompt, never from the command line.
+    The password comes from a file, standard input or the prompt, never from the command line. A URL like qemu:///system
+    or qemu+ssh://user@host/system is a hypervisor: the daemon logs in there with its own SSH keys or TLS certificates.
     """
     from hypersdk.cli.programs.certificates import offers_certificate
 
     if secret_ref is not None and (password_file is not None or password_stdin):
         raise UsageError("--secret-ref cannot be combined with a password", next_step="Give one of them.")
-    if username is None:
+    kind = "libvirt" if address.startswith(HYPERVISORS) else None
+    if username is None and kind is None:
         if not ctl.output.can_ask:
             raise UsageError("--username is missing", next_step="Give the account that the daemon logs in with.")
         username = ctl.ask(f"User name at {address}: ").strip()
     password = None
-    if secret_ref is None:
+    if secret_ref is None and (kind is None or password_file is not None or password_stdin):
         password = ctl.password(f"Password of {username}: ", password_file, from_stdin=password_stdin)
     settings: dict[str, Any] = {
         "secret_ref": secret_ref,
         "insecure": trust_any,
         "datacenter": datacenter,
         "default": default,
+        "kind": kind,
     }
 
     def create(thumbprint: str | None) -> EndpointInfo:
         with ctl.output.working(f"The daemon connects to {address} ..."):
-            return ctl.client.endpoints.create(name, address, username, password, thumbprint=thumbprint, **settings)
+            return ctl.client.endpoints.create(
+                name, address, username or "", password, thumbprint=thumbprint, **settings
+            )
 
     try:
         made = create(pin)
@@ -116,7 +125,7 @@ def list_(ctl: Ctl) -> None:
 def _trust(endpoint: EndpointInfo) -> tuple[str, str]:
     from hypersdk.cli.hyperctl.shown import trust_cell
 
-    return trust_cell(endpoint.insecure, endpoint.thumbprint)
+    return ("", "") if endpoint.url.startswith(HYPERVISORS) else trust_cell(endpoint.insecure, endpoint.thumbprint)
 
 
 @command.command("test")

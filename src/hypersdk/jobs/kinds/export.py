@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.access.kinds.vsphere import VSPHERE
+from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.jobs.claims import StaleAttempt
 from hypersdk.jobs.kinds.base import RunContext, StepOutcome, SubmitContext
 from hypersdk.jobs.locks import folder_lock, machine_lock
@@ -97,6 +98,8 @@ def _endpoint(definition: JobDefinition, context: SubmitContext) -> tuple[str | 
     stored = context.endpoints.get(endpoint_id) if endpoint_id else context.endpoints.default()
     if stored is None:
         return None, resolve_endpoint({}, None)  # raises: no endpoint was named
+    if stored.kind != VSPHERE:
+        raise UsageError(f"the endpoint '{stored.name}' is of the kind {stored.kind}, not {VSPHERE}")
     return stored.id, resolve_endpoint({}, None, url=stored.url)
 
 
