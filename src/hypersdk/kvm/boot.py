@@ -16,25 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import IntegrityError, register
+from hypersdk.errors import IntegrityError
+from hypersdk.kvm.bootsigns import BOOT_UNPROVED, REST_OF_LINE_S, KnownFailure, SignReader, WatchedConsole
 from hypersdk.model import Firmware
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-
-BOOT_UNPROVED: Final = register(
-    "boot_unproved",
-    "The image was started, and the expected text did not appear on its serial console in time.",
-    "Check the serial output; a guest without a serial console cannot be tested in this way.",
-)
 
 _OVMF: Final = (
     "/usr/share/OVMF/OVMF_CODE.fd",
     "/usr/share/edk2/ovmf/OVMF_CODE.fd",
     "/usr/share/qemu/ovmf-x86_64-code.bin",
 )
-_REST_OF_LINE_S: Final = 0.5
-_KEPT_OUTPUT: Final = 1 * MiB
-"""Most bytes of serial output that are kept: a guest may print without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,8 @@ def prove_boot(
     """Boots ``image`` (qcow2, else raw by its suffix) until ``marker`` appears on the first serial port.
 
     Returns None if qemu (or, for EFI, its firmware) is not installed. Raises IntegrityError ``boot_unproved`` if the
-    marker does not appear within ``timeout_s``, Cancelled when cancelled. qemu is always ended.
+    marker does not appear within ``timeout_s``, or the code of a known failure as soon as that is seen; Cancelled when
+    cancelled. qemu is always ended.
     """
     qemu = find_qemu()
     if qemu is None:
@@ -79,7 +72,7 @@ def prove_boot(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         try:
-            line = _wait_for(process, marker.encode(), started + timeout_s, cancel)
+            line = _wait_for(process, marker, started + timeout_s, cancel)
         finally:
             process.kill()
     return BootProof(line, time.monotonic() - started, qemu)
@@ -102,9 +95,9 @@ def _command(qemu: str, image: Path, firmware: Firmware, memory_bytes: int) -> S
     return command
 
 
-def _wait_for(process: subprocess.Popen[bytes], marker: bytes, deadline: float, cancel: CancelToken) -> str:
+def _wait_for(process: subprocess.Popen[bytes], marker: str, deadline: float, cancel: CancelToken) -> str:
     assert process.stdout is not None
-    seen = b""
+    console = WatchedConsole(SignReader(marker).read)
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while (remaining := deadline - time.monotonic()) > 0:
@@ -114,16 +107,22 @@ def _wait_for(process: subprocess.Popen[bytes], marker: bytes, deadline: float, 
             chunk = os.read(process.stdout.fileno(), 64 * 1024)
             if not chunk:
                 break
-            seen = (seen + chunk)[-_KEPT_OUTPUT:]
-            if marker in seen:
-                # The rest of its line may still be on its way.
-                deadline = min(deadline, time.monotonic() + _REST_OF_LINE_S)
-                if b"\n" in seen[seen.index(marker) :]:
+            if console.feed(chunk):  # the rest of its line may still be on its way
+                deadline = min(deadline, time.monotonic() + REST_OF_LINE_S)
+                if console.is_complete:
                     break
-    if marker in seen:
-        first = next(line for line in seen.splitlines() if marker in line)
-        return first.decode(errors="replace").strip()
-    tail = seen[-400:].decode(errors="replace").strip()
-    raise IntegrityError(
-        f"'{marker.decode()}' did not appear on the serial port", code=BOOT_UNPROVED, output=tail, exited=process.poll()
-    )
+    return _line(console, marker, process.poll())
+
+
+def _line(console: WatchedConsole, marker: str, exited: int | None) -> str:
+    sign = console.sign
+    if sign is None:
+        raise IntegrityError(
+            f"'{marker}' did not appear on the serial port",
+            code=BOOT_UNPROVED,
+            output=console.text[-400:],
+            exited=exited,
+        )
+    if isinstance(sign.meaning, KnownFailure):
+        raise sign.meaning.error(sign.line)
+    return sign.line
