@@ -19,10 +19,10 @@ from hypersdk.cli.remedies import next_step
 from hypersdk.cli.report import show_line
 from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, IntegrityError, UsageError
+from hypersdk.landing.verifying import verify_export
 from hypersdk.migration.exportfolders import Found, exports_below
 from hypersdk.migration.findings import VERIFY_FAILED, VERIFY_UNREADABLE, Finding, VerifyReport
 from hypersdk.migration.ticking import ticking
-from hypersdk.migration.verify import verify_directory
 from hypersdk.model import DiskProgress, ExportProgress, Phase
 from hypersdk.text import clean, count
 from hypersdk.transfer.cancel import CancelToken
@@ -37,7 +37,7 @@ def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
     """Verifies with live progress and shows the result; the caller raises the findings."""
     with watching(cli.output, brief=True) as observer:
         progress = FolderProgress(folder.absolute().name, _size_of(folder), observer)
-        report = verify_directory(folder, cancel=cli.cancel, observer=progress)
+        report = verify_export(folder, cancel=cli.cancel, observer=progress)
     if cli.output.json_lines:
         _send(cli, report)
     else:
@@ -196,7 +196,7 @@ class _Work:
         if why is None:
             try:
                 progress = FolderProgress(self._name, self._size_bytes, self._see)
-                return verify_directory(path, cancel=self._cancel, observer=progress)
+                return verify_export(path, cancel=self._cancel, observer=progress)
             except UsageError as error:  # removed, or made unreadable, since it was found
                 why = error.message
         return VerifyReport(

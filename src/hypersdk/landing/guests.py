@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import IntegrityError
+from hypersdk.migration.checked import checksum_of
 from hypersdk.migration.findings import VERIFY_NO_MANIFEST
 from hypersdk.migration.manifest import (
     MAX_MANIFEST_BYTES,
@@ -52,6 +53,13 @@ def manifest_bytes(folder: Path) -> bytes:
             ) from error
         except NotRegularError as error:
             raise IntegrityError(f"{MANIFEST_NAME} is not a regular file", code=VERIFY_BAD_MANIFEST) from error
+
+
+def export_id(manifest: ArtifactManifest) -> str:
+    """Identifies an export: the digest of the manifest that the export wrote, also after a conversion replaced it."""
+    facts, convert = manifest.metadata.hypersdk, manifest.pipeline.convert
+    own = facts.manifest_digest if facts else None
+    return convert.received_manifest or own or f"sha256:{checksum_of(manifest.model_dump(mode='json'))}"
 
 
 def guest_of(manifest: ArtifactManifest, folder: Path) -> SourceGuest:

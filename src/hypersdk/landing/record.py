@@ -4,6 +4,7 @@
 
     DIR/artifact-manifest.json     the export; what a finished conversion changed is in its ``pipeline``
     DIR/.hypersdk-landing.json     this record: steps, state of the conversion, changes at the target
+    STATE/landings/ID.json         a pointer to DIR while something is half done, for `status` and `cleanup`
     DIR/.hypersdk-run.lock         locked while the record is written (``migration.runfile.held_folder``)
 
 Every change writes a new file, syncs it and renames it. Whatever is done outside of the record is recorded before it
@@ -30,10 +31,10 @@ from typing import Any, ClassVar, Final
 
 from hypersdk.errors import HyperSDKError, IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
-from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.migration.checked import checksum_of, validated
-from hypersdk.migration.manifest import ArtifactManifest
 from hypersdk.migration.naming import LANDING_FILE
+from hypersdk.migration.pointers import LANDINGS, Pointers
 from hypersdk.migration.readback import read_small
 from hypersdk.transfer.files import shown_path, target_errors, write_held
 from hypersdk.transfer.folder import OutputFolder
@@ -139,12 +140,12 @@ class LandingRecord:
         """Whether every step is done."""
         return bool(self.steps) and all(step.state is StepState.DONE for step in self.steps.values())
 
-
-def export_id(manifest: ArtifactManifest) -> str:
-    """Identifies an export: the digest of the manifest that the export wrote, also after a conversion replaced it."""
-    facts, convert = manifest.metadata.hypersdk, manifest.pipeline.convert
-    own = facts.manifest_digest if facts else None
-    return convert.received_manifest or own or f"sha256:{checksum_of(manifest.model_dump(mode='json'))}"
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is half done: a step runs or was killed, or a step that failed left something behind."""
+        running = any(step.state is StepState.RUNNING for step in self.steps.values())
+        half_converted = self.conversion is not None and self.conversion.state is not ConversionState.CONVERTED
+        return running or half_converted or (bool(self.open_changes) and not self.finished)
 
 
 def read_landing(folder: Path) -> LandingRecord | None:
@@ -168,15 +169,18 @@ class LandingFile:
     """The record of the landing in a folder that this process has locked; each change is durable when the method
     returns. For one thread."""
 
-    def __init__(self, record: LandingRecord, folder: OutputFolder) -> None:
+    def __init__(self, record: LandingRecord, folder: OutputFolder, state: Path | None = None) -> None:
         if not folder.is_locked:
             raise ValueError("the folder of a landing is locked before its record is used")
         self.record = record
         self.folder = folder
+        self._pointers = Pointers(state, LANDINGS) if state is not None else None
 
     @classmethod
-    def opened(cls, folder: OutputFolder) -> LandingFile:
+    def opened(cls, folder: OutputFolder, *, state: Path | None = None) -> LandingFile:
         """The landing of the export in ``folder``, or a new one, which is saved with its first change.
+
+        While something is half done, a pointer in the state directory ``state`` leads to it (``landing.landings``).
 
         The record of another export that lay there before is replaced. Changes at the target that an unfinished landing
         of it left stay open. Raises IntegrityError, TargetError.
@@ -184,7 +188,7 @@ class LandingFile:
         manifest = open_manifest(folder.path)
         export, found = export_id(manifest), read_landing(folder.path)
         if found is not None and found.export == export:
-            return cls(found, folder)
+            return cls(found, folder, state)
         now = datetime.now(UTC)
         record = LandingRecord(
             landing_id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
@@ -194,7 +198,7 @@ class LandingFile:
         )
         if found is not None and not found.finished:
             record.changes = found.open_changes
-        return cls(record, folder)
+        return cls(record, folder, state)
 
     def save(self) -> None:
         """Writes the record. Raises TargetError, also where this process has lost the lock."""
@@ -202,7 +206,11 @@ class LandingFile:
         text = json.dumps(_encode(self.record), indent=1).encode()
         if len(text) > MAX_RECORD_BYTES:
             raise TargetError(f"the record of the landing would have {len(text)} bytes, more than {MAX_RECORD_BYTES}")
+        if self._pointers is not None and self.record.unfinished:
+            self._pointers.add(self.record.landing_id, self.folder.named.absolute())
         os.close(write_held(self.folder.path / LANDING_FILE, text, 0o600, self.folder.check_lock))
+        if self._pointers is not None and not self.record.unfinished:
+            self._pointers.remove(self.record.landing_id)
 
     @contextmanager
     def changing(self) -> Iterator[LandingRecord]:

@@ -35,6 +35,7 @@ from pydantic import (
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.checked import first_problem
+from hypersdk.model.guestplan import GuestDrivers
 from hypersdk.transfer.treehash import TREE_ALGORITHM
 from hypersdk.units import MiB
 
@@ -219,29 +220,39 @@ class StepPart(_ManifestPart):
     enabled: bool = False
 
 
-class DriversPart(_ManifestPart):
-    """What the converted guest can use (``model.guestplan.GuestDrivers``)."""
+class GuestSystemPart(_ManifestPart):
+    """The guest's operating system, as a conversion found it, in libguestfs's words."""
 
-    disk_bus: str
-    nic_model: str
-    os_id: str | None = None
-    os_name: str | None = None
-    rng: bool = False
-    balloon: bool = False
-    video: str = "vga"
+    type: str = ""
+    distro: str = ""
+    product: str = ""
+    osinfo: str = ""
+    arch: str = ""
+
+
+class ReceivedPart(FilePart):
+    """A file as the export wrote it. Its content is that of the disk at the source."""
+
+    content_digest: Hex256 | None = None
+    content_algorithm: str | None = None
 
 
 class ConvertPart(StepPart):
-    """The guest conversion. ``received`` are the image files as the export wrote them, ``received_manifest`` the digest
-    of its manifest; times as in ``metadata``."""
+    """The guest conversion: what was found, what the guest can use now, and the files as they were ``received``.
+
+    ``received_manifest`` is the digest of the manifest that the export wrote; times as in ``metadata``.
+    ``fallback_loader`` is the loader that was copied to where firmware without boot entries looks.
+    """
 
     tool: str = ""
     version: str = ""
     started_at: str = ""
     ended_at: str = ""
-    drivers: DriversPart | None = None
+    guest: GuestSystemPart = GuestSystemPart()
+    drivers: GuestDrivers | None = None
+    fallback_loader: str | None = None
     warnings: tuple[str, ...] = Field(default=(), max_length=4096)
-    received: tuple[FilePart, ...] = Field(default=(), max_length=4096)
+    received: tuple[ReceivedPart, ...] = Field(default=(), max_length=4096)
     received_manifest: str | None = None
 
     @model_serializer(mode="wrap")
@@ -319,7 +330,11 @@ def os_family(guest_id: str | None) -> str:
 
 def manifest_text(manifest: ArtifactManifest) -> bytes:
     """The sealed manifest as it is written."""
-    document = manifest.model_dump(mode="json", by_alias=True)
+    return document_text(manifest.model_dump(mode="json", by_alias=True))
+
+
+def document_text(document: Mapping[str, Any]) -> bytes:
+    """The sealed text of a manifest as JSON."""
     return (json.dumps(seal(document), indent=2, ensure_ascii=False) + "\n").encode()
 
 

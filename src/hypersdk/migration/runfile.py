@@ -31,19 +31,18 @@ from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.checked import checksum_of, validated
 from hypersdk.migration.point import PointInTime
+from hypersdk.migration.pointers import RUNS, Pointers
 from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of, is_held
 from hypersdk.migration.spec import Compression, ExportSpec, FileHash, OutputFormat
-from hypersdk.remedies import Advice, ChooseFolder, Discard, First, ReplaceFiles, Retry
+from hypersdk.remedies import ChooseFolder, Discard, First, ReplaceFiles, Retry
 from hypersdk.transfer.files import (
     NotRegularError,
     has_name,
-    new_path,
     open_regular,
     remove_own,
     shown_path,
     target_error,
     target_errors,
-    write_atomic,
     write_held,
 )
 from hypersdk.transfer.folder import Locate, OutputFolder, locate
@@ -268,52 +267,24 @@ class FolderRuns:
         """See RunStore."""
         os.close(write_held(folder / RUN_FILE, record, 0o600, check))
 
+    @property
+    def pointers(self) -> Pointers:
+        """The pointers to all runs."""
+        return Pointers(self.state, RUNS)
+
     def make_known(self, folder: Path, run_id: str) -> None:
         """See RunStore: writes a pointer for `status` and `cleanup`."""
-        pointer = self._pointer(run_id)
-        with self._state_errors(f"writing {pointer}"):
-            pointer.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(pointer, json.dumps({"folder": str(shown_path(folder))}).encode(), mode=0o600)
+        self.pointers.add(run_id, folder)
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore. The record of another run that took over the folder stays."""
-        self.remove_pointer(run_id)
+        self.pointers.remove(run_id)
         with target_errors(f"removing {shown_path(folder) / RUN_FILE}"):
             if _id_in(self.read(folder)) == run_id:
                 (folder / RUN_FILE).unlink(missing_ok=True)
 
-    def pointers(self) -> list[Path]:
-        """The pointers to all runs, by name. Raises TargetError where their folder cannot be read."""
-        folder = self.state / "runs"
-        with self._state_errors(f"reading {folder}"), suppress(FileNotFoundError):
-            return sorted(path for path in folder.iterdir() if path.suffix == ".json")
-        return []
-
-    def remove_pointer(self, run_id: str) -> None:
-        """Removes the pointer to the run."""
-        pointer = self._pointer(run_id)
-        with self._state_errors(f"removing {pointer}"):
-            pointer.unlink(missing_ok=True)
-            new_path(pointer).unlink(missing_ok=True)  # of a run that was killed while its pointer was written
-
     def check(self) -> None:
         """See RunStore: the folder is locked, so nobody else acts for the run."""
-
-    @contextmanager
-    def _state_errors(self, doing: str) -> Iterator[None]:
-        """Raises any OSError of the block as TargetError, with a remedy for the state folder in place of those for the
-        output folder."""
-        try:
-            with target_errors(doing):
-                yield
-        except TargetError as error:
-            error.remedies = (
-                Advice(f"Make {self.state} writable for your user, or set another state folder in $XDG_STATE_HOME."),
-            )
-            raise
-
-    def _pointer(self, run_id: str) -> Path:
-        return self.state / "runs" / f"{run_id}.json"
 
 
 class RunFile:

@@ -13,7 +13,6 @@ another::
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +25,7 @@ from typing import Final
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, TargetError, register
 from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
+from hypersdk.migration.pointers import folder_of
 from hypersdk.migration.register import Register, Registered, RunEntry, described_owner
 from hypersdk.migration.runfile import (
     RUN_ACTIVE,
@@ -106,7 +106,7 @@ def unfinished_runs(state: Path) -> list[UnfinishedRun]:
     changes at their source. Raises TargetError where the state directory cannot be read, which does not mean that there
     are no runs."""
     store = FolderRuns(state)
-    runs = [run for pointer in store.pointers() if (run := _read(pointer, store)) is not None]
+    runs = [run for pointer in store.pointers.all() if (run := _read(pointer, store)) is not None]
     return sorted(runs, key=lambda run: run.record.started_at if run.record else "")
 
 
@@ -115,7 +115,7 @@ def _read(pointer: Path, store: FolderRuns) -> UnfinishedRun | None:
     known = store.register.find(run_id)
     held, entry = known is not None and known.held, known.entry if known is not None else None
     try:
-        folder = Path(json.loads(pointer.read_bytes())["folder"])
+        folder = folder_of(pointer)
         run = RunFile.load(folder, store)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return UnfinishedRun(pointer, None, held, f"unreadable: {error}", run_id)
@@ -132,7 +132,7 @@ def _read(pointer: Path, store: FolderRuns) -> UnfinishedRun | None:
 
 def other_runs(state: Path) -> list[Registered]:
     """Runs in the register besides ``unfinished_runs``: those of other users and of daemons on this host."""
-    own = {pointer.stem for pointer in FolderRuns(state).pointers()}
+    own = {pointer.stem for pointer in FolderRuns(state).pointers.all()}
     return [known for known in Register.of(state).entries() if known.entry.run_id not in own]
 
 
@@ -157,7 +157,7 @@ def forget_run(state: Path, which: str) -> UnfinishedRun:
         if not run.lost and run.folder.is_dir():
             stack.enter_context(locked_folder(run.folder, run.record.attempt_suffix if run.record else ""))
             store.remove(run.folder, run.run_id)
-        store.remove_pointer(run.run_id)
+        store.pointers.remove(run.run_id)
         store.register.forget(run.run_id)
     return run
 
@@ -328,4 +328,4 @@ def remove_stray(session: Session, state: Path, stray: Stray, *, cancel: CancelT
     run_id = name.removeprefix(SNAPSHOT_PREFIX)
     store.register.forget(run_id)
     if stray.claim is RunClaim.LEFT_OVER:
-        store.remove_pointer(run_id)
+        store.pointers.remove(run_id)

@@ -47,7 +47,7 @@ from hypersdk.migration.manifest import (
     read_manifest,
     tree_of,
 )
-from hypersdk.migration.naming import LANDING_FILE, MANIFEST_NAME
+from hypersdk.migration.naming import EVIDENCE_FILES, LANDING_FILE, MANIFEST_NAME
 from hypersdk.migration.readback import Observer, Reading, digests_of, opened, read_small
 from hypersdk.migration.runfile import LOCK_FILE, RUN_FILE
 from hypersdk.transfer.blockfile import FdFile
@@ -56,7 +56,7 @@ from hypersdk.transfer.files import NotRegularError
 
 T = TypeVar("T")
 
-_OURS = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE, LANDING_FILE})
+_OURS = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE, LANDING_FILE}) | EVIDENCE_FILES
 
 
 def verify_directory(path: Path, *, cancel: CancelToken, observer: Observer | None = None) -> VerifyReport:

@@ -1,4 +1,4 @@
-"""`hyper2kvm cleanup`: restores what interrupted exports left on the source."""
+"""`hyper2kvm cleanup`: restores what interrupted exports left on the source, and ends interrupted conversions."""
 
 from __future__ import annotations
 
@@ -77,19 +77,27 @@ def command(
     DIR is the output folder of an unfinished export; without one, all exports that `hyper2kvm status` shows for this
     server are cleaned up (none with --snapshot). Copied data is kept and the exports stay resumable; where a snapshot
     was removed, its disks are copied again.
+
+    An interrupted guest conversion is cleaned up, too: its overlays are removed, or written into the images to their
+    end if that had begun. No server is needed for a DIR where nothing else is to be done.
     """
     from hypersdk.cli.connect import connected
+    from hypersdk.cli.landings import clean_landings
     from hypersdk.migration.prepare import endpoint_name
     from hypersdk.migration.runs import unfinished_runs
 
     if give_up and not folders:
         raise UsageError("--give-up needs the folders of the exports to give up", next_step=GIVE_UP_STEP)
     cli.output.keep_going()
+    every = not folders and not snapshots
+    handled, unhandled = clean_landings(cli, folders) if every or folders else ([], [])
+    idle = [run for run in unfinished_runs(cli.state_dir) if not run.active]
+    runs = [run for run in idle if every or any(run.lies_in(folder) for folder in folders)]
+    if not runs and set(folders) == set(handled) and folders and not (stray or snapshots):
+        _raise_first(unhandled)
+        return  # nothing to do at the source
     with connected(cli) as session:
         here = endpoint_name(session)
-        every = not folders and not snapshots
-        idle = [run for run in unfinished_runs(cli.state_dir) if not run.active]
-        runs = [run for run in idle if every or any(run.lies_in(folder) for folder in folders)]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
         failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots, give_up)]
         strays = _Strays(cli, session, ask=stray, named=snapshots)
@@ -97,7 +105,7 @@ def command(
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
-    for folder in sorted({folder.absolute() for folder in folders}):
+    for folder in sorted({folder.absolute() for folder in folders if folder not in handled}):
         if not any(run.lies_in(folder) for run in runs):
             cli.output.warn(f"{folder}: it has no unfinished export of this user, or one is running")
     if not mine and not strays.removed and not strays.failed:
@@ -105,6 +113,12 @@ def command(
     if failed or strays.failed:
         names = [run.record.machine for run in failed if run.record] + strays.failed
         raise NotRestored(f"not everything could be restored: {', '.join(names)}", next_step=GIVE_UP_STEP)
+    _raise_first(unhandled)
+
+
+def _raise_first(errors: Sequence[HyperSDKError]) -> None:
+    if errors:
+        raise errors[0]
 
 
 def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @pass_cli
 def command(cli: Cli, forget: str | None) -> None:
     """Show every unfinished export of this user on this machine, with the command that resumes it, and what it
-    left on the source.
+    left on the source; and every landing that was interrupted.
 
     Exports of other users and of a daemon are shown as far as they are registered on this machine. No server is
     contacted.
@@ -44,13 +44,14 @@ def command(cli: Cli, forget: str | None) -> None:
         _forget(cli, forget)
         return
     runs, others = unfinished_runs(cli.state_dir), other_runs(cli.state_dir)
+    landings = _landings(cli)
     if cli.output.json_lines:
         for run in runs:
             cli.output.event("run", run_object(run))
         for other in others:
             cli.output.event("other_run", _other_object(other))
         return
-    if not runs:
+    if not runs and not landings:
         cli.output.line("No unfinished exports.")
     for run in runs:
         _show(cli, run)
@@ -60,6 +61,20 @@ def command(cli: Cli, forget: str | None) -> None:
         cli.output.line(f"{entry.machine or 'unknown machine'}: {entry.owner}")
         held = f"running now, process {entry.pid}" if other.held else "no process is working on it"
         cli.output.line(f"  {held}; may have left snapshot {entry.snapshot} at {entry.endpoint}")
+
+
+def _landings(cli: Cli) -> bool:
+    """Shows the interrupted landings; whether there are any. Nothing is imported for that where there are none."""
+    from hypersdk.migration.pointers import LANDINGS, Pointers
+
+    if not Pointers(cli.state_dir, LANDINGS).all():
+        return False
+    from hypersdk.cli.landings import show_landings
+    from hypersdk.landing.landings import unfinished_landings
+
+    landings = unfinished_landings(cli.state_dir)
+    show_landings(cli, landings)
+    return bool(landings)
 
 
 def _forget(cli: Cli, which: str) -> None:

@@ -11,7 +11,7 @@ exported files.
     └── VirtualHardwareSection ── Item(controller) <─ Parent ── Item(disk) ── HostResource ovf:/disk/ID
 """
 
-from hypersdk.formats.ovf.adapt import adapt_ovf, place_in_key
+from hypersdk.formats.ovf.adapt import adapt_ovf, place_in_key, resize_files
 from hypersdk.formats.ovf.build import build_ovf
 from hypersdk.formats.ovf.document import descriptor_text
 from hypersdk.formats.ovf.layout import DiskFormat, OvfDisk
@@ -20,5 +20,5 @@ from hypersdk.formats.ovf.parse import EnvelopeDisk, EnvelopeFile, OvfEnvelope, 
 
 __all__ = [
     "DiskFormat", "EnvelopeDisk", "EnvelopeFile", "EnvelopeNic", "OvfDisk", "OvfEnvelope", "OvfSystem",
-    "adapt_ovf", "build_ovf", "descriptor_text", "parse_ovf", "place_in_key",
+    "adapt_ovf", "build_ovf", "descriptor_text", "parse_ovf", "place_in_key", "resize_files",
 ]  # fmt: skip

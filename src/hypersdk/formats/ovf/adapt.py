@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Final, TypeVar
+from urllib.parse import unquote
 
 from lxml import etree
 
@@ -54,6 +55,15 @@ def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
     for disk_id, disk in matched.items():
         parts.rewrite(theirs[disk_id], disk)
     parts.remove_others(matched)
+    return etree.tostring(root, xml_declaration=True, encoding="UTF-8") + b"\n"
+
+
+def resize_files(descriptor: bytes, sizes: Mapping[str, int]) -> bytes:
+    """Returns our own ``descriptor`` with the new ``sizes`` of files, in bytes by name. Raises as ``adapt_ovf``."""
+    root = parse_document(descriptor)
+    for file in within(root, "References", "File"):
+        if (size := sizes.get(unquote(attribute(file, "href") or ""))) is not None:
+            _set(file, "size", str(size))
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8") + b"\n"
 
 

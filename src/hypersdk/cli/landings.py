@@ -1,0 +1,99 @@
+"""Interrupted landings in `hyper2kvm status` and `hyper2kvm cleanup`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.cli.state import Cli
+from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.guest.tools import find_tools
+from hypersdk.landing.landings import CleanedUp, UnfinishedLanding, clean_conversion, unfinished_landings
+from hypersdk.landing.record import ConversionState, LandingRecord, StepState
+from hypersdk.text import clean, shell_line
+
+_CLEANED: Final = {
+    CleanedUp.DROPPED: "removed what an interrupted guest conversion left; the images are as exported",
+    CleanedUp.FINISHED: "finished the interrupted guest conversion; the images are converted",
+}
+
+
+def show_landings(cli: Cli, landings: Sequence[UnfinishedLanding]) -> None:
+    """A line of facts for each, and the command that helps."""
+    for landing in landings:
+        if cli.output.json_lines:
+            cli.output.event("landing", landing_object(landing))
+        elif landing.record is None:
+            cli.output.line(f"{landing.folder}: {landing.error}")
+        else:
+            _show(cli, landing, landing.record)
+
+
+def _show(cli: Cli, landing: UnfinishedLanding, record: LandingRecord) -> None:
+    cli.output.line(clean(f"{record.machine} -> {record.target or 'KVM'}, from {landing.folder}"))
+    cli.output.line(clean(f"  {'running now' if landing.active else 'interrupted'}: {', '.join(_facts(record))}"))
+    if not landing.active:
+        command = shell_line(["hyper2kvm", "cleanup", str(landing.folder)])
+        text = f"Continue {record.machine}: run the same command again. Clean its guest conversion up: {command}"
+        cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
+
+
+def _facts(record: LandingRecord) -> Iterator[str]:
+    for name, step in record.steps.items():
+        if step.state is not StepState.WAITING:
+            yield f"{name} {step.state}"
+    state = record.conversion.state if record.conversion else None
+    if state is ConversionState.CONVERTING:
+        yield "the images are as exported"
+    if state is ConversionState.COMMITTING:
+        yield "the images are partly converted"
+    for change in record.open_changes:
+        yield f"left at the target: {change.kind}"
+
+
+def landing_object(landing: UnfinishedLanding) -> dict[str, Any]:
+    """One landing for programs."""
+    record = landing.record
+    common = {"folder": str(landing.folder), "active": landing.active, "error": landing.error}
+    if record is None:
+        return common
+    return {
+        **common,
+        "id": record.landing_id,
+        "machine": record.machine,
+        "target": record.target,
+        "started_at": record.started_at,
+        "steps": {name: step.state for name, step in record.steps.items()},
+        "conversion": record.conversion.state if record.conversion else None,
+        "left_at_target": [change.kind for change in record.open_changes],
+    }
+
+
+def clean_landings(cli: Cli, folders: Sequence[Path]) -> tuple[list[Path], list[HyperSDKError]]:
+    """Cleans up the interrupted guest conversions in ``folders``, or all that `status` shows. Returns the folders where
+    there was something to do, and what failed; each failure is a warning, too. Raises Cancelled."""
+    known = [landing.folder for landing in unfinished_landings(cli.state_dir) if not landing.active]
+    tools = find_tools(cli.environ)
+    handled, failed = [], []
+    for folder in folders or known:
+        try:
+            done = clean_conversion(folder, tools, state=cli.state_dir, cancel=cli.cancel)
+        except Cancelled:
+            raise
+        except HyperSDKError as error:
+            cli.output.warn(f"{folder}: {error.message}")
+            failed.append(error)
+        else:
+            if done is CleanedUp.NOTHING:
+                continue
+            _tell(cli, folder, done)
+        handled.append(folder)
+    return handled, failed
+
+
+def _tell(cli: Cli, folder: Path, done: CleanedUp) -> None:
+    if cli.output.json_lines:
+        cli.output.event("conversion", {"folder": str(folder), "done": done})
+    else:
+        cli.output.line(f"{folder}: {_CLEANED[done]}")

@@ -1,0 +1,250 @@
+"""The step ``convert``: drivers, boot loader and initramfs for KVM, written into the images of an export.
+
+::
+
+    record        images                   overlays
+    -             as exported              none
+    converting    as exported              being converted    any failure: dropped; a kill: dropped by the next run
+    committing    being written            complete           any failure or kill: committed again by the next run
+    converted     converted, manifest new  dropped
+
+Each state is recorded before it begins. So at every moment either the images are exactly what was exported, or the
+overlays hold everything that is still to be written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from hypersdk.errors import IntegrityError, Refused, TargetError, register
+from hypersdk.guest.conversion import check_request, convert_in_place
+from hypersdk.guest.overlay import create_overlay, overlay_size, remove_overlay
+from hypersdk.guest.report import ConversionEvent, ConversionReport
+from hypersdk.guest.request import ConversionRequest
+from hypersdk.guest.tools import IN_PLACE, QEMU_IMG, GuestTools
+from hypersdk.landing.commit import (
+    STEP,
+    commit,
+    drop_conversion,
+    explained,
+    finish_conversion,
+    full,
+    named,
+    overlays_of,
+    timestamp,
+)
+from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.reading import opened_image
+from hypersdk.landing.record import Conversion, ConversionState, LandingFile
+from hypersdk.migration.manifest import ConvertPart
+from hypersdk.migration.readback import opened
+from hypersdk.model.guestplan import GuestDrivers, SourceDisk
+from hypersdk.remedies import SetOption
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import sync_folder, target_errors
+from hypersdk.transfer.space import SpaceLedger, free_bytes
+from hypersdk.units import GiB
+
+LOG: Final = logging.getLogger(__name__)
+
+FORMATS: Final = ("qcow2", "raw")
+"""Formats of images that can be converted in place."""
+MOST_CHANGED_BYTES: Final = 1 * GiB
+"""What a conversion changes at most: drivers, an initramfs for each kernel, packages that run at the first boot. It is
+needed twice, in the overlays and in the images; 11 MiB are typical of Linux."""
+
+FORMAT_UNFIT: Final = register(
+    "guest_format_unfit",
+    "The guest on these images cannot be converted in place: only qcow2 and raw images can.",
+    SetOption("format", "qcow2"),
+    "Or convert the images into qcow2 first, then the guest on these.",
+)
+IMAGE_CHANGED: Final = register(
+    "image_changed",
+    "An image does not have the size that the export wrote. It may have been started as a machine, or it is damaged.",
+    "Verify the export. Export the machine again if its images are not as they were written.",
+)
+
+
+class Converter(Protocol):
+    """``guest.conversion.convert_in_place``."""
+
+    def __call__(
+        self,
+        request: ConversionRequest,
+        tools: GuestTools,
+        *,
+        folder: Path,
+        cancel: CancelToken,
+        on_event: Callable[[ConversionEvent], None],
+    ) -> ConversionReport: ...
+
+
+def convert_guest(
+    landing: LandingFile,
+    request: ConversionRequest,
+    tools: GuestTools,
+    *,
+    cancel: CancelToken,
+    on_event: Callable[[ConversionEvent], None] = lambda _event: None,
+    space: SpaceLedger | None = None,
+    convert: Converter = convert_in_place,
+) -> GuestDrivers:
+    """Converts the guest of the export in the landing's folder and records the step ``convert``, whose result is the
+    ``drivers``. ``request.guest`` is that export's (``open_guest``). Does nothing where the guest is converted;
+    finishes a conversion that was interrupted while it was committed.
+
+    When it raises before the commit, the images are unchanged; the record says which it was. Raises Refused and
+    UsageError before anything is changed; ConversionError; TargetError, IntegrityError and Cancelled.
+    """
+    drivers = finish_conversion(landing, tools, cancel=cancel)
+    if drivers is None:
+        with landing.step(STEP) as step:
+            _Conversion(landing, request, tools, cancel, on_event, convert).run(space or SpaceLedger())
+            drivers = commit(landing, tools, cancel)
+            step.result = {"drivers": asdict(drivers)}
+    return drivers
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    """A conversion until its overlays are complete. Files are accessed through the folder's descriptor (``place``);
+    programs get its name."""
+
+    landing: LandingFile
+    request: ConversionRequest
+    tools: GuestTools
+    cancel: CancelToken
+    on_event: Callable[[ConversionEvent], None]
+    convert: Converter
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def place(self) -> Path:
+        return self.landing.folder.path
+
+    def run(self, space: SpaceLedger) -> None:
+        """Leaves the record at ``committing``, or the folder as it was."""
+        drop_conversion(self.landing)
+        self._check()
+        with self._reserved(space):
+            self._record(ConversionState.COMMITTING, self._converted().model_dump(mode="json"))
+
+    # Before anything is changed
+
+    def _check(self) -> None:
+        """Raises where the guest cannot be converted, as far as that is known before."""
+        self._check_formats()
+        check_request(self.request, self.tools.v2v())
+        self.tools.path(QEMU_IMG)
+        sizes = {file.name: file.bytes for file in open_manifest(self.place).files}
+        for disk in self.request.guest.disks:
+            self._check_image(disk, sizes.get(disk.file.name))
+
+    def _check_formats(self) -> None:
+        unfit = [disk.file.name for disk in self.request.guest.disks if disk.image_format not in FORMATS]
+        if unfit:
+            raise Refused(f"the guest on {', '.join(unfit)} cannot be converted in place", code=FORMAT_UNFIT)
+
+    def _check_image(self, disk: SourceDisk, size: int | None) -> None:
+        """An image with a backing file would change another file, or read one."""
+        path = self.place / disk.file.name
+        with opened_image(path, "raw" if disk.image_format == "raw" else "qcow2"):
+            found = path.lstat().st_size
+        if found != size:
+            raise IntegrityError(f"{disk.file.name} has {found} bytes, the export wrote {size}", code=IMAGE_CHANGED)
+
+    @contextmanager
+    def _reserved(self, space: SpaceLedger) -> Iterator[None]:
+        capacity = sum(disk.capacity_bytes for disk in self.request.guest.disks)
+        with target_errors(f"checking the free space of {self.landing.folder.named}"):
+            reservation = space.reserve(self.place, 2 * min(capacity, MOST_CHANGED_BYTES))
+        try:
+            yield
+        finally:
+            space.release(reservation)
+
+    # Into the overlays
+
+    def _converted(self) -> ConvertPart:
+        """Converts into new overlays. Drops them when it fails."""
+        overlays = {disk.file.name: _overlay_name(disk.file.name) for disk in self.request.guest.disks}
+        self._record(ConversionState.CONVERTING, {}, overlays)
+        try:
+            with explained(self.landing.folder):
+                report = self.convert(
+                    self._on_overlays(),
+                    self.tools,
+                    folder=named(self.landing),
+                    cancel=self.cancel,
+                    on_event=self.on_event,
+                )
+                self._check_room()
+                self._sync_overlays()
+            self.cancel.check()
+        except BaseException:
+            self._drop()
+            raise
+        return self._part(report)
+
+    def _drop(self) -> None:
+        """A failure to write the record is not the reason why the conversion ended: the next run drops the rest."""
+        try:
+            drop_conversion(self.landing)
+        except TargetError as error:
+            LOG.info("the overlays could not be dropped: %s", error.message)
+
+    def _on_overlays(self) -> ConversionRequest:
+        """The request for the overlays, which are created."""
+        disks = []
+        for disk in self.request.guest.disks:
+            overlay = named(self.landing) / overlays_of(self.landing)[disk.file.name]
+            remove_overlay(overlay)  # of a conversion whose record was removed
+            create_overlay(self.tools, overlay, named(self.landing) / disk.file.name, disk.image_format, self.cancel)
+            disks.append(replace(disk, file=overlay, image_format="qcow2"))
+        return replace(self.request, guest=replace(self.request.guest, disks=tuple(disks)))
+
+    def _check_room(self) -> None:
+        """The images grow by what is in the overlays. Raises TargetError ``no_space`` before they are touched."""
+        needed = sum(
+            overlay_size(self.tools, named(self.landing) / overlay).allocated_bytes
+            for overlay in overlays_of(self.landing).values()
+        )
+        if (free := free_bytes(self.place)) < needed:
+            raise full(self.landing.folder, needed, free)
+
+    def _sync_overlays(self) -> None:
+        for overlay in overlays_of(self.landing).values():
+            with target_errors(f"syncing {overlay}"), opened(self.place / overlay) as descriptor:
+                os.fsync(descriptor)
+        with target_errors(f"syncing {self.landing.folder.named}"):
+            sync_folder(self.place)
+
+    def _part(self, report: ConversionReport) -> ConvertPart:
+        return ConvertPart.model_validate({
+            "enabled": True,
+            "tool": IN_PLACE,
+            "version": report.versions.get("virt-v2v", ""),
+            "started_at": timestamp(self.began),
+            "guest": asdict(report.system),
+            "drivers": asdict(report.drivers),
+            "fallback_loader": report.fallback_loader,
+            "warnings": report.warnings,
+        })  # fmt: skip
+
+    def _record(
+        self, state: ConversionState, report: dict[str, Any], overlays: Mapping[str, str] | None = None
+    ) -> None:
+        with self.landing.changing() as record:
+            record.conversion = Conversion(state, dict(overlays or overlays_of(self.landing)), report)
+
+
+def _overlay_name(image: str) -> str:
+    return f".{image}.overlay"

@@ -1,0 +1,88 @@
+"""Landings that were interrupted: finding them, and cleaning up what a guest conversion left."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.guest.tools import GuestTools
+from hypersdk.landing.commit import STEP, drop_conversion, finish_conversion
+from hypersdk.landing.record import LandingFile, LandingRecord, StepState, read_landing
+from hypersdk.migration.pointers import LANDINGS, Pointers, folder_of
+from hypersdk.migration.runfile import held_folder, is_locked
+from hypersdk.transfer.cancel import CancelToken
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedLanding:
+    """A landing with something half done. ``active``: a process is working on it; ``error``: why its record cannot be
+    read, which is None then."""
+
+    folder: Path
+    record: LandingRecord | None
+    active: bool
+    error: str = ""
+
+    def lies_in(self, folder: Path) -> bool:
+        """Whether it is the landing of ``folder``, compared by real paths, as users may come through links."""
+        return os.path.realpath(self.folder) == os.path.realpath(folder)
+
+
+class CleanedUp(StrEnum):
+    """What was done about an interrupted guest conversion."""
+
+    NOTHING = "nothing"
+    DROPPED = "dropped"  # the overlays; the images are as exported
+    FINISHED = "finished"  # the images are converted
+
+
+def unfinished_landings(state: Path) -> list[UnfinishedLanding]:
+    """All landings that ``state`` has pointers to, oldest first. Pointers that lead to none are removed. Raises
+    TargetError where the state directory cannot be read."""
+    pointers = Pointers(state, LANDINGS)
+    found = [landing for pointer in pointers.all() if (landing := _read(pointer, pointers)) is not None]
+    return sorted(found, key=lambda landing: landing.record.started_at if landing.record else "")
+
+
+def _read(pointer: Path, pointers: Pointers) -> UnfinishedLanding | None:
+    try:
+        folder = folder_of(pointer)
+        record = read_landing(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return UnfinishedLanding(pointer, None, False, f"unreadable: {error}")
+    except HyperSDKError as error:
+        return UnfinishedLanding(folder, None, is_locked(folder), error.message)
+    if record is not None and record.landing_id == pointer.stem and record.unfinished:
+        return UnfinishedLanding(folder, record, is_locked(folder))
+    with suppress(HyperSDKError):  # a read-only state directory can be listed all the same
+        pointers.remove(pointer.stem)
+    return None
+
+
+def clean_conversion(folder: Path, tools: GuestTools, *, state: Path | None, cancel: CancelToken) -> CleanedUp:
+    """Removes what an interrupted guest conversion left in ``folder``; one that was interrupted while it was written
+    into the images is finished, as they are neither as exported nor converted. Needs no source.
+
+    Raises TargetError, ``run_active`` while a process works there, IntegrityError and Cancelled.
+    """
+    record = read_landing(folder)
+    if record is None or record.conversion is None or not record.conversion.overlays:
+        return CleanedUp.NOTHING
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        if drop_conversion(landing):
+            _note_interrupted(landing)
+            return CleanedUp.DROPPED
+        return CleanedUp.NOTHING if finish_conversion(landing, tools, cancel=cancel) is None else CleanedUp.FINISHED
+
+
+def _note_interrupted(landing: LandingFile) -> None:
+    """The step that was killed does not run any more."""
+    step = landing.record.steps.get(STEP)
+    if step is not None and step.state is StepState.RUNNING:
+        step.state = StepState.UNDONE
+        landing.save()

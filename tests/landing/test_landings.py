@@ -1,0 +1,98 @@
+"""Interrupted landings in `status` and `cleanup`, and by the pointers of a user's state directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hypersdk.landing.landings import unfinished_landings
+from hypersdk.landing.record import LandingFile
+from hypersdk.migration.naming import LANDING_FILE
+from hypersdk.migration.runfile import held_folder
+from tests.support.cli.commandline import Run, run
+from tests.support.exports import export_folder
+from tests.support.guestconversions import MarkingConverter, killed, run_conversion
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return export_folder(tmp_path / "exports" / "web-01", disks=2)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "hypersdk"
+
+
+def command(state: Path, *arguments: str | Path) -> Run:
+    """`hyper2kvm` of the user with that state directory, without a server."""
+    env = {"HOME": str(state.parent), "XDG_STATE_HOME": str(state.parent)}
+    return run(*map(str, arguments), env=env)
+
+
+def test_nothing_is_shown_of_a_landing_without_anything_half_done(folder: Path, state: Path) -> None:
+    run_conversion(folder, MarkingConverter(), state=state)
+    assert unfinished_landings(state) == []
+    assert list((state / "landings").iterdir()) == []
+    assert command(state, "status").out == "No unfinished exports.\n"
+
+
+@pytest.mark.parametrize(
+    ("moment", "fact", "conversion", "cleaned"),
+    [
+        ("converting", "the images are as exported", "converting", "the images are as exported"),
+        ("committed one", "the images are partly converted", "committing", "the images are converted"),
+    ],
+)
+def test_a_killed_conversion_is_shown_and_cleaned_up_without_a_server(
+    folder: Path, state: Path, moment: str, fact: str, conversion: str, cleaned: str
+) -> None:
+    assert killed(folder, moment, state=state)
+    told = command(state, "status")
+    assert f"interrupted: convert running, {fact}" in told.out
+    assert f"hyper2kvm cleanup {folder}" in told.err
+    (event,) = command(state, "status", "--json").events
+    assert (event["type"], event["folder"], event["conversion"]) == ("landing", str(folder), conversion)
+    done = command(state, "cleanup", folder)
+    assert (done.status, cleaned in done.out) == (0, True)
+    assert not [path for path in folder.iterdir() if path.name.endswith(".overlay")]
+    assert command(state, "verify", folder).status == 0
+    assert unfinished_landings(state) == []
+    assert command(state, "status").out == "No unfinished exports.\n"
+
+
+def test_a_folder_that_is_in_use_is_left_alone(folder: Path, state: Path) -> None:
+    assert killed(folder, "converting", state=state)
+    before = sorted(path.name for path in folder.iterdir())
+    with held_folder(folder):
+        assert "running now" in command(state, "status").out
+        done = command(state, "cleanup", folder, "--json")
+    assert done.error["code"] == "run_active"
+    assert set(before) <= {path.name for path in folder.iterdir()} | {".hypersdk-run.lock"}
+
+
+def test_changes_left_at_the_target_are_shown(folder: Path, state: Path) -> None:
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        landing.record.target = "qemu:///system"
+        with pytest.raises(RuntimeError), landing.step("land"), landing.change("domain", {"uuid": "1"}):
+            raise RuntimeError
+    told = command(state, "status").out
+    assert f"web-01 -> qemu:///system, from {folder}" in told
+    assert "interrupted: land failed, left at the target: domain" in told
+
+
+def test_a_damaged_record_is_shown(folder: Path, state: Path) -> None:
+    assert killed(folder, "converting", state=state)
+    (folder / LANDING_FILE).write_text(json.dumps({"version": 1}))
+    assert "damaged" in command(state, "status").out
+    assert command(state, "verify", folder, "--json").error["code"] == "landing_unreadable"
+
+
+def test_a_pointer_to_a_folder_that_is_gone_is_removed(folder: Path, state: Path) -> None:
+    assert killed(folder, "converting", state=state)
+    folder.rename(folder.with_name("moved"))
+    assert command(state, "status").out == "No unfinished exports.\n"
+    assert list((state / "landings").iterdir()) == []
