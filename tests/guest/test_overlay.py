@@ -36,7 +36,7 @@ def test_changes_reach_the_image_with_the_commit(tmp_path: Path, base: Path, ima
     assert overlay_size(tools, overlay).allocated_bytes >= empty.allocated_bytes + 512 * KiB
     assert sha256(base) == before
     for _again_after_a_crash in range(2):
-        commit_overlay(tools, overlay)
+        commit_overlay(tools, overlay, base, image_format)
     remove_overlay(overlay)
     run_tool("qemu-io", "-f", image_format, "-c", "read -P 2 0 512k", "-c", "read -P 1 512k 512k", base)
     remove_overlay(overlay)

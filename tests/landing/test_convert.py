@@ -39,6 +39,7 @@ from tests.support.guestconversions import (
     MarkingConverter,
     guest_bytes,
     killed,
+    mark,
     run_conversion,
     tools_found,
 )
@@ -257,7 +258,7 @@ def test_an_image_with_a_backing_file_is_refused(tmp_path: Path) -> None:
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, image], check=True, timeout=60
     )
-    assert refused(folder).code == "image_has_backing_file"
+    assert refused(folder).code == "guest_format_unfit"
 
 
 def test_a_missing_program_is_named_before_anything_begins(tmp_path: Path) -> None:
@@ -299,6 +300,29 @@ def test_killed_in_each_state(tmp_path: Path, image_format: str, moment: str, co
     assert codes(folder) == []
     assert overlays(folder) == []
     assert [guest_bytes(path, image_format, tmp_path) for path in images(folder)] == [*map(marked, contents)]
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_folder_that_was_moved_is_finished(tmp_path: Path, image_format: str) -> None:
+    folder = export_folder(tmp_path / "web-01", disks=2, image_format=image_format)
+    assert killed(folder, "committed one")
+    folder = folder.rename(tmp_path / "a, b: \u00fc")
+    run_conversion(folder, MarkingConverter())
+    assert codes(folder) == []
+    assert overlays(folder) == []
+
+
+def test_an_overlay_of_somebody_else_writes_into_no_other_file(tmp_path: Path) -> None:
+    folder = export_folder(tmp_path / "web-01", image_format="raw")
+    assert killed(folder, "committing")
+    other = tmp_path / "other.raw"
+    other.write_bytes(bytes(MiB))
+    overlay = folder / overlays(folder)[0]
+    overlay.unlink()
+    create_overlay(find_tools(), overlay, other, "raw")
+    mark(overlay)
+    run_conversion(folder, MarkingConverter())
+    assert other.read_bytes() == bytes(MiB)
 
 
 def test_without_its_overlay_an_interrupted_commit_is_an_error(tmp_path: Path) -> None:
@@ -366,5 +390,5 @@ def test_a_commit_is_repeated_whenever_it_was_killed(tmp_path: Path, image_forma
         with subprocess.Popen(["qemu-img", "commit", "-q", "-d", overlay]) as process:
             time.sleep(draw.uniform(0, 0.1))
             process.kill()
-    commit_overlay(tools, overlay)
+    commit_overlay(tools, overlay, base, image_format)
     assert guest_bytes(base, image_format, tmp_path) == expected

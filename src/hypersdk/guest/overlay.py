@@ -41,21 +41,38 @@ def create_overlay(
         overlay.touch(mode=0o640, exist_ok=False)
     try:
         _run(
-            tools, "create", "-q", "-f", OVERLAY_FORMAT, "-F", base_format, "-b", str(base.absolute()), str(overlay),
-            doing=f"creating an overlay of {base.name}", cancel=cancel,
+            tools, "create", "-q", "-f", OVERLAY_FORMAT, "-F", base_format, "-b", _path(base), _path(overlay),
+            doing=f"creating an overlay of {base.name}", path=overlay, cancel=cancel,
         )  # fmt: skip
     except BaseException:
         remove_overlay(overlay)
         raise
 
 
-def commit_overlay(tools: GuestTools, overlay: Path, cancel: CancelToken | None = None) -> None:
-    """Writes the changes in ``overlay`` into the image below. Idempotent: after a crash it is done again. The overlay
-    stays, with its content. Raises TargetError."""
+def commit_overlay(
+    tools: GuestTools, overlay: Path, base: Path, base_format: str, cancel: CancelToken | None = None
+) -> None:
+    """Writes the changes in ``overlay`` into ``base``, the image below. Idempotent: after a crash it is done again. The
+    overlay stays, with its content. Raises TargetError.
+
+    ``base`` counts, not what the overlay names: their folder may have been moved, and the overlay replaced by another
+    one since it was made.
+    """
+    image = {"driver": OVERLAY_FORMAT, "file": _file(overlay), "backing": _alone(base, base_format)}
     _run(
-        tools, "commit", "-q", "-d", "-f", OVERLAY_FORMAT, str(overlay),
-        doing=f"committing {overlay.name}", cancel=cancel,
+        tools, "commit", "-q", "-d", f"json:{json.dumps(image, ensure_ascii=False)}",
+        doing=f"committing {overlay.name}", path=overlay, cancel=cancel,
     )  # fmt: skip
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"driver": "file", "filename": _path(path)}
+
+
+def _alone(base: Path, base_format: str) -> dict[str, Any]:
+    """An image of which a backing file is not opened."""
+    image = {"driver": base_format, "file": _file(base)}
+    return {**image, "backing": None} if base_format == OVERLAY_FORMAT else image
 
 
 def remove_overlay(overlay: Path) -> None:
@@ -67,13 +84,19 @@ def remove_overlay(overlay: Path) -> None:
 def overlay_size(tools: GuestTools, overlay: Path) -> OverlaySize:
     """Fails while another program writes to the image. Raises TargetError."""
     output = _run(
-        tools, "info", "--output=json", "-f", OVERLAY_FORMAT, str(overlay), doing=f"reading {overlay.name}", cancel=None
-    )
+        tools, "info", "--output=json", "-f", OVERLAY_FORMAT, _path(overlay),
+        doing=f"reading {overlay.name}", path=overlay, cancel=None,
+    )  # fmt: skip
     facts: dict[str, Any] = json.loads(output)
     return OverlaySize(int(facts["virtual-size"]), int(facts["actual-size"]))
 
 
-def _run(tools: GuestTools, *arguments: str, doing: str, cancel: CancelToken | None) -> bytes:
+def _path(path: Path) -> str:
+    """A path for another process: one through a descriptor of this process would mean another file there."""
+    return str(shown_path(path.absolute()))
+
+
+def _run(tools: GuestTools, *arguments: str, doing: str, path: Path, cancel: CancelToken | None) -> bytes:
     """qemu-img leaves no process behind. When cancelled it is ended, and Cancelled is raised."""
     command = [tools.path(QEMU_IMG), *arguments]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -88,5 +111,5 @@ def _run(tools: GuestTools, *arguments: str, doing: str, cancel: CancelToken | N
         cancel.check()
     if process.returncode != 0:
         reason = clean(errors.decode(errors="replace").strip().removeprefix("qemu-img: "), 400)
-        raise TargetError(f"{doing} failed: {reason}", code=OVERLAY_FAILED, path=str(shown_path(Path(arguments[-1]))))
+        raise TargetError(f"{doing} failed: {reason}", code=OVERLAY_FAILED, path=_path(path))
     return output

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import NO_SPACE, IntegrityError, TargetError, register
+from hypersdk.errors import NO_SPACE, IntegrityError, Refused, TargetError, register
 from hypersdk.formats.ovf import resize_files
 from hypersdk.formats.ovf.layout import MAX_OVF_BYTES
 from hypersdk.guest.faults import ConversionError
@@ -28,7 +28,7 @@ from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, FilePart,
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.readback import read_small
 from hypersdk.model.guestplan import GuestDrivers
-from hypersdk.remedies import FreeSpace, Retry
+from hypersdk.remedies import FreeSpace, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import open_regular, sha256_of, target_errors, write_atomic
 from hypersdk.transfer.folder import OutputFolder
@@ -37,9 +37,17 @@ from hypersdk.transfer.treehash import tree_digest
 from hypersdk.units import MiB, format_size
 
 STEP: Final = "convert"
+FORMATS: Final = ("qcow2", "raw")
+"""Formats of images that can be converted in place."""
 _FULL_BYTES: Final = 1 * MiB
 """With less free space, a failed write is taken for a full file system."""
 
+FORMAT_UNFIT: Final = register(
+    "guest_format_unfit",
+    "The guest on these images cannot be converted in place: only qcow2 and raw images can.",
+    SetOption("format", "qcow2"),
+    "Or convert the images into qcow2 first, then the guest on these.",
+)
 CONVERSION_LOST: Final = register(
     "conversion_lost",
     "A guest conversion was interrupted while it was written into the images, and the overlay with what was still to be"
@@ -92,6 +100,13 @@ def converted_drivers(manifest: ArtifactManifest) -> GuestDrivers | None:
     return manifest.pipeline.convert.drivers if manifest.pipeline.convert.enabled else None
 
 
+def convertible(image: str, image_format: str | None) -> str:
+    """The format of an image that can be converted in place. Raises Refused ``guest_format_unfit``."""
+    if image_format not in FORMATS:
+        raise Refused(f"the guest on {image} cannot be converted in place", code=FORMAT_UNFIT)
+    return image_format
+
+
 def overlays_of(landing: LandingFile) -> Mapping[str, str]:
     """The overlays that may exist: the name of each by that of its image."""
     return landing.record.conversion.overlays if landing.record.conversion else {}
@@ -142,9 +157,11 @@ def _written(landing: LandingFile, tools: GuestTools, cancel: CancelToken) -> Gu
     conversion = landing.record.conversion
     assert conversion is not None
     _check_overlays(landing)
-    for overlay in conversion.overlays.values():
-        with explained(landing.folder):
-            commit_overlay(tools, named(landing) / overlay)  # not cancelled: it would have to be done again
+    formats = {disk.local_path: disk.source_format for disk in open_manifest(landing.folder.path).disks}
+    for image, overlay in conversion.overlays.items():
+        place = named(landing)
+        with explained(landing.folder):  # not cancelled: it would have to be done again
+            commit_overlay(tools, place / overlay, place / image, convertible(image, formats.get(image)))
     part = ConvertPart.model_validate({**conversion.report, "ended_at": timestamp()})
     assert part.drivers is not None
     _Anew(landing.folder, cancel).write(part, conversion.overlays)

@@ -24,14 +24,17 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hypersdk.errors import IntegrityError, Refused, TargetError, register
+from hypersdk.formats.qcow2.layout import HEADER
 from hypersdk.guest.conversion import check_request, convert_in_place
 from hypersdk.guest.overlay import create_overlay, overlay_size, remove_overlay
 from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ConversionRequest
 from hypersdk.guest.tools import IN_PLACE, QEMU_IMG, GuestTools
 from hypersdk.landing.commit import (
+    FORMAT_UNFIT,
     STEP,
     commit,
+    convertible,
     drop_conversion,
     explained,
     finish_conversion,
@@ -41,12 +44,10 @@ from hypersdk.landing.commit import (
     timestamp,
 )
 from hypersdk.landing.guests import open_manifest
-from hypersdk.landing.reading import opened_image
 from hypersdk.landing.record import Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ConvertPart
 from hypersdk.migration.readback import opened
 from hypersdk.model.guestplan import GuestDrivers, SourceDisk
-from hypersdk.remedies import SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import sync_folder, target_errors
 from hypersdk.transfer.space import SpaceLedger, free_bytes
@@ -54,18 +55,10 @@ from hypersdk.units import GiB
 
 LOG: Final = logging.getLogger(__name__)
 
-FORMATS: Final = ("qcow2", "raw")
-"""Formats of images that can be converted in place."""
 MOST_CHANGED_BYTES: Final = 1 * GiB
 """What a conversion changes at most: drivers, an initramfs for each kernel, packages that run at the first boot. It is
 needed twice, in the overlays and in the images; 11 MiB are typical of Linux."""
 
-FORMAT_UNFIT: Final = register(
-    "guest_format_unfit",
-    "The guest on these images cannot be converted in place: only qcow2 and raw images can.",
-    SetOption("format", "qcow2"),
-    "Or convert the images into qcow2 first, then the guest on these.",
-)
 IMAGE_CHANGED: Final = register(
     "image_changed",
     "An image does not have the size that the export wrote. It may have been started as a machine, or it is damaged.",
@@ -141,23 +134,20 @@ class _Conversion:
 
     def _check(self) -> None:
         """Raises where the guest cannot be converted, as far as that is known before."""
-        self._check_formats()
+        for disk in self.request.guest.disks:
+            convertible(disk.file.name, disk.image_format)
         check_request(self.request, self.tools.v2v())
         self.tools.path(QEMU_IMG)
         sizes = {file.name: file.bytes for file in open_manifest(self.place).files}
         for disk in self.request.guest.disks:
             self._check_image(disk, sizes.get(disk.file.name))
 
-    def _check_formats(self) -> None:
-        unfit = [disk.file.name for disk in self.request.guest.disks if disk.image_format not in FORMATS]
-        if unfit:
-            raise Refused(f"the guest on {', '.join(unfit)} cannot be converted in place", code=FORMAT_UNFIT)
-
     def _check_image(self, disk: SourceDisk, size: int | None) -> None:
         """An image with a backing file would change another file, or read one."""
-        path = self.place / disk.file.name
-        with opened_image(path, "raw" if disk.image_format == "raw" else "qcow2"):
-            found = path.lstat().st_size
+        with target_errors(f"reading {disk.file.name}"), opened(self.place / disk.file.name) as descriptor:
+            found, head = os.fstat(descriptor).st_size, os.pread(descriptor, HEADER.size, 0)
+        if disk.image_format == "qcow2" and (len(head) < HEADER.size or HEADER.unpack(head)[2]):
+            raise Refused(f"{disk.file.name} has a backing file", code=FORMAT_UNFIT)
         if found != size:
             raise IntegrityError(f"{disk.file.name} has {found} bytes, the export wrote {size}", code=IMAGE_CHANGED)
 
