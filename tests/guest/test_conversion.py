@@ -31,6 +31,7 @@ echo "gcaps_net_bus = virtio-net" >&2
 say info "{HAS_VIRTIO}"
 """
 WITHOUT_VIRTIO = GOOD.replace(HAS_VIRTIO, "This guest does not have virtio drivers installed.")
+EVERY = ["all", "/dev/sda", *(f"/dev/sda{number}" for number in range(1, 16))]
 NEWER = HELP + "--firstboot <SCRIPT>\n --memsize <mb> \n --smp <n>\n --update\n --run-command <CMD>\n"
 
 
@@ -78,15 +79,15 @@ def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
     arguments = (tmp_path / "arguments").read_text().splitlines()
     environment = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines())
     private = environment["TMPDIR"]
-    assert arguments[2:] == [
+    assert " ".join(arguments[2:]) == " ".join([
         "--root", "first",
-        "--key", f"all:file:{private}/key0", "--key", f"/dev/sda3:file:{private}/key1",
+        *(f"--key {device}:file:{private}/key0" for device in EVERY), f"--key /dev/sda3:file:{private}/key1",
         "--mac", "00:50:56:ab:cd:01:ip:192.0.2.7,192.0.2.1,24,192.0.2.2,192.0.2.3",
         "--mac", "00:50:56:ab:cd:02:ip:2001:db8::7,,64",
         "--mac", "00:50:56:ab:cd:03:ip:192.0.2.8",
         "--memsize", "2048", "--smp", "2", "--firstboot", "/srv/setup.sh", "--update",
         "-i", "libvirtxml", f"{private}/source.xml",
-    ]  # fmt: skip
+    ])  # fmt: skip
     assert (tmp_path / "key0").read_bytes() == b"open sesame"
     assert (tmp_path / "key1").read_bytes() == b"from a file\n"
     assert (tmp_path / "modes").read_text() == "600\n600\n"

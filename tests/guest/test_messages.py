@@ -60,6 +60,7 @@ def test_messages_are_bounded() -> None:
 
 
 KNOWN = [
+    (failures.KEY_NEEDED, "could not read key from user"),
     (failures.NO_SYSTEM, "inspection could not detect the source guest (or physical machine) operating system."),
     (failures.NOT_INSTALLED, "libguestfs thinks this is not an installed operating system (it might be an installer)"),
     (failures.MULTI_BOOT, "multi-boot operating systems are not supported by virt-v2v. Use the --root option"),

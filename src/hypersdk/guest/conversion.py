@@ -5,28 +5,35 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import UsageError
 from hypersdk.guest.acceleration import use_kvm
-from hypersdk.guest.domainxml import domain_xml
+from hypersdk.guest.domainxml import disk_letters, domain_xml
 from hypersdk.guest.environment import environment
 from hypersdk.guest.failures import NO_VIRTIO_WIN, failure
+from hypersdk.guest.fallback import add_fallback_loader
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.findings import drivers_of, read_facts, system_of
 from hypersdk.guest.messages import MessageReader
 from hypersdk.guest.processgroup import private_folder, run_in_group
 from hypersdk.guest.report import ConversionEvent, ConversionReport
-from hypersdk.guest.request import ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.request import ANY_DEVICE, ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import V2V, GuestTools
+from hypersdk.model import Firmware
 from hypersdk.model.guestplan import DiskBus
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import FILE_MODE, target_errors
 from hypersdk.units import MiB
 
 LOG_NAME: Final = "virt-v2v.log"
+_UEFI_NOT_FIXED: Final = re.compile("fix UEFI bootloader.*may not boot", re.IGNORECASE)
 _KEY_MODE: Final = 0o600
+_MAX_KEY: Final = 8 * MiB
+"""The limit of cryptsetup for key files."""
+_MAX_PARTITIONS: Final = 15
 _MAC: Final = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _DEVICE: Final = re.compile(r"/dev/[\w/.+-]{1,200}|[0-9a-fA-F-]{36}|all")
 _ROOT: Final = re.compile(r"first|single|/dev/[\w/.+-]{1,200}")
@@ -70,7 +77,20 @@ def convert_in_place(
         )
     if status != 0:
         raise failure(messages.errors, log, status)
-    return _report(request, v2v, messages, log, accelerated)
+    report = _report(request, v2v, messages, log, accelerated)
+    if not _lacks_fallback(request, messages):
+        return report
+    messages.begin("Adding the fallback boot loader")
+    loader = add_fallback_loader(
+        request.guest.disks, report.system, tools,
+        log=log, accelerated=accelerated, cancel=cancel, environ=environ,
+    )  # fmt: skip
+    return replace(report, fallback_loader=loader, stages=messages.stages(), seconds=messages.elapsed_s())
+
+
+def _lacks_fallback(request: ConversionRequest, messages: MessageReader) -> bool:
+    """Whether virt-v2v says that it could not add the loader which a UEFI guest needs; it looks for one itself."""
+    return request.guest.firmware is Firmware.EFI and any(_UEFI_NOT_FIXED.search(info) for info in messages.infos)
 
 
 def check_request(request: ConversionRequest, v2v: V2V) -> None:
@@ -126,7 +146,9 @@ def _arguments(request: ConversionRequest, private: Path) -> Sequence[str]:
     _write_private(source, domain_xml(request.guest))
     arguments = ["--root", request.root or "single"]
     for index, key in enumerate(request.keys):
-        arguments += ["--key", f"{key.device}:file:{_key_file(key, private / f'key{index}')}"]
+        file = _key_file(key, private / f"key{index}")
+        for device in _devices(key, len(request.guest.disks)):
+            arguments += ["--key", f"{device}:file:{file}"]
     for address in request.static_addresses:
         arguments += ["--mac", f"{address.mac}:ip:{_address_fields(address)}"]
     if request.appliance_memory_bytes is not None:
@@ -153,11 +175,22 @@ def _address_fields(address: StaticAddress) -> str:
     return ",".join(fields).rstrip(",")
 
 
+def _devices(key: DiskKey, disks: int) -> Iterator[str]:
+    """The devices for which a key is given. virt-v2v ignores those that do not exist; older versions ignore ``all``."""
+    yield key.device
+    if key.device == ANY_DEVICE:
+        for index in range(disks):
+            disk = f"/dev/sd{disk_letters(index)}"
+            yield from (disk, *(f"{disk}{number}" for number in range(1, _MAX_PARTITIONS + 1)))
+
+
 def _key_file(key: DiskKey, path: Path) -> Path:
     """A file that only this user may read, in the folder that is removed with the processes."""
     if isinstance(key.secret, Path):
         with target_errors(f"reading {key.secret.name}"):
-            _write_private(path, key.secret.read_bytes())
+            with key.secret.open("rb") as file:
+                data = file.read(_MAX_KEY)
+            _write_private(path, data)
     else:
         _write_private(path, key.secret.reveal().encode())
     return path

@@ -144,6 +144,7 @@ def _known(code: str, *patterns: str) -> _Known:
 
 
 _MESSAGES: Final = (
+    _known(KEY_NEEDED, r"could not read key from user", r"key to open LUKS", r"cryptsetup_open.*passphrase"),
     _known(NOT_INSTALLED, r"not an installed operating system"),
     _known(NO_SYSTEM, r"inspection could not detect", r"no root device found", r"no operating system was found"),
     _known(MULTI_BOOT, r"multi-boot operating systems are not supported"),
@@ -172,8 +173,11 @@ _IN_LOG: Final = (
     _known(IN_USE, r'Failed to get (?:shared )?"\w+" lock'),
     _known(NBD, r"nbdinfo: (?:command )?not found"),
 )
-_KEY_WANTED: Final = re.compile(r"crypto_LUKS|could not find key to open LUKS|cryptsetup_open", re.IGNORECASE)
-_ERROR_LINE: Final = re.compile(r"^(?:virt-v2v[\w-]*|guestfish|libguestfs): error: (.+)$", re.MULTILINE)
+_KEY_WANTED: Final = re.compile(r"crypto_LUKS")
+_ERROR_LINE: Final = re.compile(
+    r"^(?:\S*/)?(?:virt-v2v[\w-]*|guestfish|libguestfs): (?:error: )?((?<=error: ).+|could not read key from user)$",
+    re.MULTILINE,
+)
 
 
 def failure(errors: Sequence[str], log: Path, status: int) -> ConversionError:

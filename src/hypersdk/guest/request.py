@@ -28,7 +28,7 @@ ANY_DEVICE: Final = "all"
 @dataclass(frozen=True, slots=True)
 class DiskKey:
     """A LUKS passphrase or key file. ``device`` is a libguestfs device (``/dev/sda2``), the UUID of the LUKS header, or
-    ``all``."""
+    ``all``: any disk and partition, and with newer versions of virt-v2v any logical volume."""
 
     secret: Secret | Path
     device: str = ANY_DEVICE
