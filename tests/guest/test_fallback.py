@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import Cancelled
-from hypersdk.guest.fallback import ESP_TYPE, UEFI_NO_FALLBACK, Loader, add_fallback_loader, choose_loader
+from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
+from hypersdk.guest.fallback import ESP_TYPE, Loader, add_fallback_loader, choose_loader
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.guestfish import quoted
 from hypersdk.guest.report import GuestSystem

@@ -19,21 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import register
+from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.guestfish import Dialog, quoted, talk
 from hypersdk.guest.report import GuestSystem
 from hypersdk.guest.tools import GuestTools
 from hypersdk.model.guestplan import SourceDisk
-from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 
-UEFI_NO_FALLBACK: Final = register(
-    "uefi_no_fallback",
-    "The guest boots with UEFI, and its EFI system partition has no loader that firmware without its NVRAM would find.",
-    First("install the boot loader for removable media in the source machine (grub-install --force-extra-removable)"),
-    Retry(),
-)
 ESP_TYPE: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 _ESP_MBR_ID: Final = 0xEF
 _PARTITION: Final = re.compile(r"(/dev/[a-z]+)([0-9]{1,4})")

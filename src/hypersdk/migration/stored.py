@@ -36,11 +36,11 @@ from hypersdk.transfer.holes import pieces
 from hypersdk.units import MiB
 
 UNREADABLE_INPUT: Final = register(
-    "unreadable_input", "The file to convert cannot be opened.", "Check its path and permissions."
+    "unreadable_input", "The input file cannot be opened.", "Check its path and permissions."
 )
 INPUT_NOT_A_FILE: Final = register(
     "input_not_a_file",
-    "The file to convert, or a file that belongs to it, is a folder, a pipe, a socket or a device.",
+    "The input file, or a file that belongs to it, is a folder, a pipe, a socket or a device.",
     "Give a regular file. Copy a device to a file first.",
 )
 INPUT_CHANGED: Final = register(
