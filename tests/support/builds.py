@@ -34,7 +34,7 @@ def recipe_digest(*parts: Path | str) -> str:
     return digest.hexdigest()[:16]
 
 
-def built(folder: Path, name: str, digest: str, make: Callable[[Path], None]) -> Path:
+def built(folder: Path, name: str, digest: str, make: Callable[[Path], object]) -> Path:
     """``folder/NAME-DIGEST``, a file or a folder: what ``make`` creates at the path it gets. An interrupted ``make``
     leaves nothing under that name."""
     path = folder / f"{name}-{digest}"

@@ -44,9 +44,9 @@ def _os(guest: Guest, bus: Bus, secure_boot: bool) -> str:
     if guest.firmware == "bios":
         return f"<os>{type_}</os><features><acpi/></features>"
     wanted = "yes" if secure_boot else "no"
-    feature = f"<firmware><feature enabled='{wanted}' name='secure-boot'/></firmware>"
+    features = "".join(f"<feature enabled='{wanted}' name='{name}'/>" for name in ("secure-boot", "enrolled-keys"))
     smm = "<smm state='on'/>" if secure_boot else ""
-    return f"<os firmware='efi'>{type_}{feature}</os><features><acpi/>{smm}</features>"
+    return f"<os firmware='efi'>{type_}<firmware>{features}</firmware></os><features><acpi/>{smm}</features>"
 
 
 def _disk(image: Path, number: int, bus: Bus) -> str:

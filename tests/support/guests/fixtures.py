@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guests import bootsectors
+from tests.support.guests.debian import debian_guest as from_recipe
 from tests.support.guests.guest import Guest
 
 
@@ -26,3 +27,45 @@ def echo_guest(guest_folder: Path) -> Guest:
 def writer_guest(guest_folder: Path) -> Guest:
     """Prints its marker, then writes numbers to its disk and prints each."""
     return bootsectors.boot_sector_guest("writer").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_guest(guest_folder: Path) -> Guest:
+    """A Debian that boots by BIOS, on one ext4."""
+    return from_recipe("bios").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_without_virtio(guest_folder: Path) -> Guest:
+    """The same without virtio drivers in its initramfs: on virtio it boots only when it was converted."""
+    return from_recipe("no-virtio").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_two_disks(guest_folder: Path) -> Guest:
+    """The same with a second disk, mounted on ``/srv``."""
+    return from_recipe("two-disks").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_lvm_guest(guest_folder: Path) -> Guest:
+    """Debian with its root file system on a logical volume."""
+    return from_recipe("lvm").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_luks_guest(guest_folder: Path) -> Guest:
+    """Debian with its root file system in a LUKS volume that ``passphrase`` opens."""
+    return from_recipe("luks").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_uefi_guest(guest_folder: Path) -> Guest:
+    """Debian that boots by UEFI, with a loader for every firmware (``EFI/BOOT``)."""
+    return from_recipe("uefi").copied(guest_folder)
+
+
+@pytest.fixture
+def debian_uefi_without_fallback(guest_folder: Path) -> Guest:
+    """Debian that boots by UEFI only where the firmware knows its loader."""
+    return from_recipe("uefi-no-fallback").copied(guest_folder)

@@ -23,7 +23,7 @@ def shelf_folder() -> Path:
     return folder
 
 
-def from_shelf(name: str, recipe: tuple[Path | str, ...], make: Callable[[Path], None]) -> Path:
+def from_shelf(name: str, recipe: tuple[Path | str, ...], make: Callable[[Path], object]) -> Path:
     """The file or folder that ``make`` creates at its path; made anew when a part of the recipe changed."""
     return built(shelf_folder(), name, recipe_digest(*recipe), make)
 
