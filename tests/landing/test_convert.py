@@ -26,6 +26,7 @@ from hypersdk.migration.naming import LANDING_FILE, MANIFEST_NAME
 from hypersdk.migration.runfile import held_folder
 from hypersdk.migration.spec import OutputFormat
 from hypersdk.migration.verify import verify_directory
+from hypersdk.model import Firmware
 from hypersdk.simulator import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
@@ -127,7 +128,10 @@ def test_a_later_export_in_the_folder_is_converted(tmp_path: Path) -> None:
     assert_verified(folder)
 
 
-def test_an_export_of_the_simulator_with_its_descriptor(simulator: SimulatorFactory, tmp_path: Path) -> None:
+def test_an_export_of_the_simulator_with_its_descriptor(
+    simulator: SimulatorFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "check_images", lambda *_: ())  # its disk has no partitions
     engine = Engine(simulator(machines=(MachineSpec(name="m", disks=(DiskSpec(capacity_bytes=4 * MiB),)),)), tmp_path)
     engine.export("m", tmp_path / "out", format=OutputFormat.QCOW2)
     assert (tmp_path / "out" / "m.ovf").exists()
@@ -253,12 +257,20 @@ def test_an_image_with_a_backing_file_is_refused(tmp_path: Path) -> None:
     folder = export_folder(tmp_path / "web-01")
     secret = tmp_path / "secret.raw"
     secret.write_bytes(bytes(MiB))
-    image = images(folder)[0]
-    image.unlink()
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, image], check=True, timeout=60
-    )
-    assert refused(folder).code == "guest_format_unfit"
+    run_tool("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", secret, images(folder)[0])
+    assert refused(folder).code == "image_has_backing_file"
+
+
+def test_disks_without_anything_to_convert_are_refused_before_the_appliance_starts(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.raw"
+    empty.touch()
+    os.truncate(empty, MiB)
+    assert refused(export_folder(tmp_path / "web-01", raw=[empty])).code == "nothing_to_convert"
+
+
+def test_the_firmware_must_fit_the_disks(tmp_path: Path) -> None:
+    error = refused(export_folder(tmp_path / "web-01", firmware=Firmware.EFI))
+    assert error.code == "firmware_mismatch"
 
 
 def test_a_missing_program_is_named_before_anything_begins(tmp_path: Path) -> None:

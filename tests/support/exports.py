@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,10 @@ def export_folder(
 
 
 def _small(path: Path, content: bytes) -> Path:
-    path.write_bytes(content.ljust(MiB, b"\0"))
+    """A disk with boot code and a partition table, as far as firmware looks at them."""
+    partition = struct.pack("<B3sB3sII", 0x80, b"", 0x83, b"", 64, MiB // 512 - 64)
+    sector = content.ljust(446, b"\x90") + partition.ljust(64, b"\0") + b"\x55\xaa"
+    path.write_bytes(sector.ljust(MiB, b"\0"))
     return path
 
 

@@ -15,20 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import NO_SPACE, IntegrityError, Refused, TargetError, register
+from hypersdk.errors import NO_SPACE, IntegrityError, TargetError, register
 from hypersdk.formats.ovf import resize_files
 from hypersdk.formats.ovf.layout import MAX_OVF_BYTES
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.overlay import commit_overlay, remove_overlay
 from hypersdk.guest.tools import GuestTools
 from hypersdk.landing.converted import converted_manifest
+from hypersdk.landing.fitness import convertible
 from hypersdk.landing.guests import manifest_bytes, open_manifest
 from hypersdk.landing.record import Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, FilePart, read_manifest
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.readback import read_small
 from hypersdk.model.guestplan import GuestDrivers
-from hypersdk.remedies import FreeSpace, Retry, SetOption
+from hypersdk.remedies import FreeSpace, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import open_regular, sha256_of, target_errors, write_atomic
 from hypersdk.transfer.folder import OutputFolder
@@ -37,17 +38,9 @@ from hypersdk.transfer.treehash import tree_digest
 from hypersdk.units import MiB, format_size
 
 STEP: Final = "convert"
-FORMATS: Final = ("qcow2", "raw")
-"""Formats of images that can be converted in place."""
 _FULL_BYTES: Final = 1 * MiB
 """With less free space, a failed write is taken for a full file system."""
 
-FORMAT_UNFIT: Final = register(
-    "guest_format_unfit",
-    "The guest on these images cannot be converted in place: only qcow2 and raw images can.",
-    SetOption("format", "qcow2"),
-    "Or convert the images into qcow2 first, then the guest on these.",
-)
 CONVERSION_LOST: Final = register(
     "conversion_lost",
     "A guest conversion was interrupted while it was written into the images, and the overlay with what was still to be"
@@ -98,13 +91,6 @@ def drop_conversion(landing: LandingFile) -> bool:
 def converted_drivers(manifest: ArtifactManifest) -> GuestDrivers | None:
     """What the guest of a converted export can use; None where it is not converted."""
     return manifest.pipeline.convert.drivers if manifest.pipeline.convert.enabled else None
-
-
-def convertible(image: str, image_format: str | None) -> str:
-    """The format of an image that can be converted in place. Raises Refused ``guest_format_unfit``."""
-    if image_format not in FORMATS:
-        raise Refused(f"the guest on {image} cannot be converted in place", code=FORMAT_UNFIT)
-    return image_format
 
 
 def overlays_of(landing: LandingFile) -> Mapping[str, str]:

@@ -23,18 +23,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from hypersdk.errors import IntegrityError, Refused, TargetError, register
-from hypersdk.formats.qcow2.layout import HEADER
+from hypersdk.errors import TargetError
 from hypersdk.guest.conversion import check_request, convert_in_place
 from hypersdk.guest.overlay import create_overlay, overlay_size, remove_overlay
 from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ConversionRequest
 from hypersdk.guest.tools import IN_PLACE, QEMU_IMG, GuestTools
 from hypersdk.landing.commit import (
-    FORMAT_UNFIT,
     STEP,
     commit,
-    convertible,
     drop_conversion,
     explained,
     finish_conversion,
@@ -43,11 +40,11 @@ from hypersdk.landing.commit import (
     overlays_of,
     timestamp,
 )
-from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.fitness import check_images
 from hypersdk.landing.record import Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ConvertPart
 from hypersdk.migration.readback import opened
-from hypersdk.model.guestplan import GuestDrivers, SourceDisk
+from hypersdk.model.guestplan import GuestDrivers
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import sync_folder, target_errors
 from hypersdk.transfer.space import SpaceLedger, free_bytes
@@ -58,12 +55,6 @@ LOG: Final = logging.getLogger(__name__)
 MOST_CHANGED_BYTES: Final = 1 * GiB
 """What a conversion changes at most: drivers, an initramfs for each kernel, packages that run at the first boot. It is
 needed twice, in the overlays and in the images; 11 MiB are typical of Linux."""
-
-IMAGE_CHANGED: Final = register(
-    "image_changed",
-    "An image does not have the size that the export wrote. It may have been started as a machine, or it is damaged.",
-    "Verify the export. Export the machine again if its images are not as they were written.",
-)
 
 
 class Converter(Protocol):
@@ -126,30 +117,16 @@ class _Conversion:
     def run(self, space: SpaceLedger) -> None:
         """Leaves the record at ``committing``, or the folder as it was."""
         drop_conversion(self.landing)
-        self._check()
+        warnings = self._check()
         with self._reserved(space):
-            self._record(ConversionState.COMMITTING, self._converted().model_dump(mode="json"))
+            report = self._converted(warnings)
+            self._record(ConversionState.COMMITTING, report.model_dump(mode="json"))
 
-    # Before anything is changed
-
-    def _check(self) -> None:
-        """Raises where the guest cannot be converted, as far as that is known before."""
-        for disk in self.request.guest.disks:
-            convertible(disk.file.name, disk.image_format)
+    def _check(self) -> tuple[str, ...]:
+        """Raises where the guest cannot be converted, as far as that is known before; returns warnings."""
         check_request(self.request, self.tools.v2v())
         self.tools.path(QEMU_IMG)
-        sizes = {file.name: file.bytes for file in open_manifest(self.place).files}
-        for disk in self.request.guest.disks:
-            self._check_image(disk, sizes.get(disk.file.name))
-
-    def _check_image(self, disk: SourceDisk, size: int | None) -> None:
-        """An image with a backing file would change another file, or read one."""
-        with target_errors(f"reading {disk.file.name}"), opened(self.place / disk.file.name) as descriptor:
-            found, head = os.fstat(descriptor).st_size, os.pread(descriptor, HEADER.size, 0)
-        if disk.image_format == "qcow2" and (len(head) < HEADER.size or HEADER.unpack(head)[2]):
-            raise Refused(f"{disk.file.name} has a backing file", code=FORMAT_UNFIT)
-        if found != size:
-            raise IntegrityError(f"{disk.file.name} has {found} bytes, the export wrote {size}", code=IMAGE_CHANGED)
+        return check_images(self.place, self.request.guest, [key.device for key in self.request.keys])
 
     @contextmanager
     def _reserved(self, space: SpaceLedger) -> Iterator[None]:
@@ -163,7 +140,7 @@ class _Conversion:
 
     # Into the overlays
 
-    def _converted(self) -> ConvertPart:
+    def _converted(self, warnings: tuple[str, ...]) -> ConvertPart:
         """Converts into new overlays. Drops them when it fails."""
         overlays = {disk.file.name: _overlay_name(disk.file.name) for disk in self.request.guest.disks}
         self._record(ConversionState.CONVERTING, {}, overlays)
@@ -182,7 +159,7 @@ class _Conversion:
         except BaseException:
             self._drop()
             raise
-        return self._part(report)
+        return self._part(report, warnings)
 
     def _drop(self) -> None:
         """A failure to write the record is not the reason why the conversion ended: the next run drops the rest."""
@@ -217,7 +194,7 @@ class _Conversion:
         with target_errors(f"syncing {self.landing.folder.named}"):
             sync_folder(self.place)
 
-    def _part(self, report: ConversionReport) -> ConvertPart:
+    def _part(self, report: ConversionReport, warnings: tuple[str, ...]) -> ConvertPart:
         return ConvertPart.model_validate({
             "enabled": True,
             "tool": IN_PLACE,
@@ -226,7 +203,7 @@ class _Conversion:
             "guest": asdict(report.system),
             "drivers": asdict(report.drivers),
             "fallback_loader": report.fallback_loader,
-            "warnings": report.warnings,
+            "warnings": (*warnings, *report.warnings),
         })  # fmt: skip
 
     def _record(

@@ -127,15 +127,15 @@ class MinFreeSpace:
 DEFAULT_MIN_FREE: Final = MinFreeSpace()
 
 
-def raise_if_any(machine: str, refusals: Sequence[Refused]) -> None:
-    """Raises the refusal if there is one; several as the ``reasons`` of one error."""
+def raise_if_any(machine: str, refusals: Sequence[Refused], verb: str = "exported") -> None:
+    """Raises the refusal if there is one; several as the ``reasons`` of one error. ``verb`` is what is refused."""
     if not refusals:
         return
     if len(refusals) == 1:
         raise refusals[0]
     messages = "; ".join(refusal.message for refusal in refusals)
     raise Refused(
-        f"'{machine}' cannot be exported, for {len(refusals)} reasons: {messages}",
+        f"'{machine}' cannot be {verb}, for {len(refusals)} reasons: {messages}",
         cause="; ".join(refusal.cause for refusal in refusals),
         remedies=tuple(dict.fromkeys(remedy for refusal in refusals for remedy in refusal.remedies)),
         reasons=refusals,

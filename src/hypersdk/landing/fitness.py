@@ -1,0 +1,69 @@
+"""Whether the guest of an export can be converted, as far as its images tell. That takes milliseconds; the appliance that
+converts it would take minutes to say it. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+from hypersdk.errors import IntegrityError, Refused, register
+from hypersdk.formats.guestdisk import DiskLayout, assess
+from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
+from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.reading import layout_of
+from hypersdk.migration.preflight import raise_if_any
+from hypersdk.migration.readback import opened
+from hypersdk.model.guestplan import SourceDisk, SourceGuest
+from hypersdk.remedies import SetOption
+from hypersdk.transfer.files import target_errors
+
+FORMAT_UNFIT: Final = register(
+    "guest_format_unfit",
+    "The guest on these images cannot be converted in place: only qcow2 and raw images can.",
+    SetOption("format", "qcow2"),
+    "Or convert the images into qcow2 first, then the guest on these.",
+)
+IMAGE_CHANGED: Final = register(
+    "image_changed",
+    "An image does not have the size that the export wrote. It may have been started as a machine, or it is damaged.",
+    "Verify the export. Export the machine again if its images are not as they were written.",
+)
+
+
+def convertible(image: str, image_format: str | None) -> Literal["qcow2", "raw"]:
+    """The format of an image that can be converted in place. Raises Refused ``guest_format_unfit``."""
+    if image_format == "qcow2" or image_format == "raw":
+        return image_format
+    raise Refused(f"the guest on {image} cannot be converted in place", code=FORMAT_UNFIT)
+
+
+def check_images(folder: Path, guest: SourceGuest, keys: Collection[str] = ()) -> tuple[str, ...]:
+    """Warnings about the conversion of ``guest``, whose images lie in ``folder``. ``keys`` name the volumes whose keys
+    are given, as in ``assess``.
+
+    Raises Refused with everything that a conversion would fail at, IntegrityError for images that are not as the export
+    wrote them, as far as size and header tell, TargetError.
+    """
+    findings = assess([*_layouts(folder, guest)], firmware=guest.firmware, keys=keys)
+    raise_if_any(guest.name, [finding.as_error() for finding in findings if finding.refuses], "converted")
+    # A missing fallback loader is added by the conversion, or ends it.
+    return tuple(finding.message for finding in findings if finding.code != UEFI_NO_FALLBACK)
+
+
+def _layouts(folder: Path, guest: SourceGuest) -> Iterator[DiskLayout]:
+    """Checks each image before it is read: an image with a backing file would be another file, too."""
+    sizes = {file.name: file.bytes for file in open_manifest(folder).files}
+    for disk in guest.disks:
+        image_format = convertible(disk.file.name, disk.image_format)
+        _check_size(folder, disk, sizes.get(disk.file.name))
+        yield layout_of(folder / disk.file.name, image_format)
+
+
+def _check_size(folder: Path, disk: SourceDisk, size: int | None) -> None:
+    name = disk.file.name
+    with target_errors(f"reading {name}"), opened(folder / name) as descriptor:
+        found = os.fstat(descriptor).st_size
+    if found != size:
+        raise IntegrityError(f"{name} has {found} bytes, the export wrote {size}", code=IMAGE_CHANGED)
