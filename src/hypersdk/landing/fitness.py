@@ -1,5 +1,5 @@
-"""Whether the guest of an export can be converted, as far as its images tell. That takes milliseconds; the appliance that
-converts it would take minutes to say it. Nothing is changed."""
+"""Whether the guest of an export can be converted, as far as its images tell. That takes milliseconds, where the
+appliance that converts it needs a minute. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ IMAGE_CHANGED: Final = register(
 
 def convertible(image: str, image_format: str | None) -> Literal["qcow2", "raw"]:
     """The format of an image that can be converted in place. Raises Refused ``guest_format_unfit``."""
-    if image_format == "qcow2" or image_format == "raw":
-        return image_format
+    if image_format == "qcow2":
+        return "qcow2"
+    if image_format == "raw":
+        return "raw"
     raise Refused(f"the guest on {image} cannot be converted in place", code=FORMAT_UNFIT)
 
 
