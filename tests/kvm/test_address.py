@@ -84,10 +84,11 @@ def test_plain_tcp_is_for_this_machine_or_where_it_was_allowed() -> None:
         assert parse_libvirt_address(remote, plain_tcp=True).transport == "tcp"
 
 
-def test_what_is_local() -> None:
-    local = ("qemu:///system", "qemu:///session", "qemu+tcp://127.0.0.1/system", "qemu+ssh://localhost/system")
-    assert all(parse_libvirt_address(text).is_local for text in local)
-    assert not parse_libvirt_address("qemu+ssh://root@kvm1/system").is_local
+def test_files_are_shared_only_over_a_socket_that_is_a_file() -> None:
+    assert parse_libvirt_address("qemu:///system").is_local
+    assert parse_libvirt_address("qemu+unix:///session?socket=/run/x").is_local
+    for text in ("qemu+ssh://root@kvm1/system", "qemu+tcp://127.0.0.1/system", "qemu+ssh://localhost/system"):
+        assert not parse_libvirt_address(text).is_local, "it may be the end of a tunnel"
 
 
 def test_ssh_does_not_ask_where_nobody_sees_it() -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from hypersdk.errors import UsageError, register
-from hypersdk.net.address import host_port, is_loopback_address, is_loopback_name, normal_host
+from hypersdk.net.address import host_port, is_loopback_name, normal_host
 from hypersdk.text import clean
 
 LIBVIRT_ADDRESS: Final = register(
@@ -59,9 +59,9 @@ class LibvirtAddress:
 
     @property
     def is_local(self) -> bool:
-        """Whether the hypervisor is this machine by the form of the address, so that it opens the files that we see.
-        Nothing is resolved."""
-        return self.host is None or is_loopback_name(self.host)
+        """Whether the hypervisor opens the files that we see: only where its socket is a file here. A loopback address
+        may be the end of a tunnel."""
+        return self.transport == "unix"
 
     @property
     def is_session(self) -> bool:
@@ -109,7 +109,7 @@ def parse_libvirt_address(text: str, *, plain_tcp: bool = False) -> LibvirtAddre
         driver, transport, _user(text, parts), host, port, parts.path.rstrip("/"), _parameters(text, parts, transport)
     )
     _check(text, address, parts)
-    if transport == "tcp" and not plain_tcp and not is_loopback_address(host or "") and host != "localhost":
+    if transport == "tcp" and not plain_tcp and not is_loopback_name(host or ""):
         raise UsageError(f"{clean(text, 200)} is not encrypted", code=LIBVIRT_PLAIN_TCP)
     return address
 

@@ -50,6 +50,11 @@ class Connection:
         """
         return _Call(what, lambda: call(self._raw)).result(timeout_s)
 
+    def use(self, call: Callable[[Any], T]) -> T:
+        """Makes a long ``call`` in this thread, without a limit: one that watches itself, like an upload. libvirt's
+        errors are raised as they are."""
+        return call(self._raw)
+
     @property
     def is_alive(self) -> bool:
         """Whether the connection was not ended from the other side. Nothing is sent."""

@@ -54,7 +54,7 @@ LIBVIRT_TIMEOUT: Final = register(
 LIBVIRT_NOT_FOUND: Final = register(
     "libvirt_not_found",
     "libvirt has no domain, network, pool or volume of that name.",
-    "See what there is with `virsh list --all`, `virsh net-list --all` and `virsh pool-list --all`.",
+    "Check the name in the target's lists: `virsh list`, `virsh net-list`, `virsh pool-list`.",
 )
 LIBVIRT_EXISTS: Final = register(
     "libvirt_exists",

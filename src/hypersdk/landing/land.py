@@ -1,0 +1,358 @@
+"""The step ``land``: the machine becomes a domain of libvirt.
+
+::
+
+    check_target     everything that is in the way, at once; nothing is changed
+    land             disks get their places, the domain is defined        each recorded before it is made,
+    start_landed     the domain is started                                 undone when the step fails
+    undo_landing     all of it backwards, also after a kill
+
+    change     recorded                      undo
+    image      both names, inode number      the image gets its name in the export's folder back; a copy is removed
+    volume     pool and name                 deleted
+    domain     UUID                          undefined with its firmware variables, if it carries this landing's id
+    started    UUID                          stopped
+
+Who owns the images afterwards is in the step's result, as ``owner``.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from hypersdk import __version__
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, Refused, register
+from hypersdk.kvm.capabilities import HypervisorFacts
+from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.define import (
+    define_domain,
+    domain_text,
+    is_ours,
+    remove_domain,
+    set_autostart,
+    start_domain,
+    stop_domain,
+)
+from hypersdk.kvm.domainxml import Origin, domain_xml
+from hypersdk.kvm.preflight import domain_refusals, read_inventory
+from hypersdk.landing.disks import (
+    IMAGE_CHANGE,
+    VOLUME_CHANGE,
+    DiskPlacer,
+    Placing,
+    Report,
+    StoragePlan,
+    change_data,
+    plan_storage,
+    storage_refusals,
+)
+from hypersdk.landing.options import LandOptions
+from hypersdk.landing.record import LandingFile, LandingRecord, StepState, TargetChange
+from hypersdk.model.guestplan import GuestPlan
+from hypersdk.remedies import First, Notice, Retry
+from hypersdk.text import clean
+from hypersdk.transfer.cancel import CancelToken
+
+LANDED_GONE: Final = register(
+    "landed_gone",
+    "The machine was landed, and its domain does not exist any more: somebody undefined it.",
+    "Check where its images are. Undo the landing to get them back into the folder of the export, then land it again.",
+)
+OTHER_TARGET: Final = register(
+    "other_target",
+    "A landing of this export at another target is not finished, or not undone.",
+    "Continue or undo it there first.",
+)
+TARGET_NOT_RESTORED: Final = register(
+    "target_not_restored",
+    "A change at the target could not be undone.",
+    First("wait until libvirt answers again"),
+    Retry(),
+)
+
+STEP: Final = "land"
+DOMAIN_CHANGE: Final = "domain"
+STARTED_CHANGE: Final = "started"
+_DESCRIPTIONS: Final = {
+    IMAGE_CHANGE: "put an image back",
+    VOLUME_CHANGE: "delete an uploaded volume",
+    DOMAIN_CHANGE: "undefine the domain",
+    STARTED_CHANGE: "stop the domain",
+}
+OWNERS: Final = {
+    Placing.IN_PLACE: "the domain uses the images in the folder of the export: do not remove or convert them",
+    Placing.MOVE: "the images belong to the storage pool",
+    Placing.COPY: "the images in the storage pool are copies: the export is complete and may be removed",
+    Placing.UPLOAD: "the images in the storage pool are copies: the export is complete and may be removed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A landed machine. ``disks`` are paths at the hypervisor; ``owner`` says to whom the images belong now."""
+
+    uuid: str
+    name: str
+    uri: str
+    disks: tuple[Path, ...]
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class UndoProblem:
+    """A change at the target that could not be undone."""
+
+    change: str
+    error: HyperSDKError
+
+
+def check_target(
+    connection: Connection,
+    plan: GuestPlan,
+    facts: HypervisorFacts,
+    options: LandOptions,
+    landing: LandingRecord | None = None,
+) -> StoragePlan:
+    """Looks for all that is in the way of ``plan``; images that do not exist yet count with their capacity. ``landing``
+    is an earlier attempt, whose own changes are not in the way. Nothing is changed.
+
+    Raises Refused with all reasons, LookupFailed ``no_such_pool``, and the errors of a connection.
+    """
+    changes = _ours(landing) if landing else []
+    own = {change.data["landing"] for change in changes}
+    placed = [change.data["name"] for change in changes if change.kind in (IMAGE_CHANGE, VOLUME_CHANGE)]
+    storage, reasons = _storage(connection, plan, facts, options, placed)
+    inventory = read_inventory(connection, bridges={nic.target for nic in plan.nics if nic.bridge})
+    reasons += domain_refusals(plan, inventory, own=own)
+    if len(reasons) == 1:
+        raise reasons[0]
+    if reasons or storage is None:
+        message = "; ".join(reason.message for reason in reasons)
+        raise Refused(f"'{clean(plan.name, 200)}' cannot be landed: {message}", reasons=reasons)
+    return storage
+
+
+def _storage(
+    connection: Connection, plan: GuestPlan, facts: HypervisorFacts, options: LandOptions, placed: Sequence[str]
+) -> tuple[StoragePlan | None, list[HyperSDKError]]:
+    try:
+        storage = plan_storage(connection, plan, options.pool)
+    except HyperSDKError as error:
+        return None, [error]
+    return storage, storage_refusals(connection, storage, facts, placed=placed)
+
+
+def warnings(plan: GuestPlan) -> list[Notice]:
+    """What a user should know of a domain."""
+    found = []
+    if plan.virt_type == "qemu":
+        found.append(Notice("the target has no KVM: the guest is emulated, which is many times slower"))
+    if plan.tpm:
+        found.append(Notice("its TPM is new and empty: what the guest sealed with the old one needs its recovery key"))
+    return found
+
+
+def land(
+    connection: Connection,
+    plan: GuestPlan,
+    facts: HypervisorFacts,
+    landing: LandingFile,
+    options: LandOptions,
+    *,
+    source: str,
+    report: Report,
+    cancel: CancelToken,
+) -> Landed:
+    """Lands the machine; one that was landed before is looked for and returned. ``source`` is where it came from, as a
+    user reads it; ``report`` is called with what is done now, bytes done, and bytes of it.
+
+    After a failure or a cancel all is undone. Raises what ``check_target`` does, TargetError, Cancelled, NotRestored
+    ``target_not_restored``.
+    """
+    _same_target(connection, landing.record)
+    if (done := landing.done(STEP)) is not None:
+        return _still_there(connection, landing.record, Landed(**{**done, "disks": tuple(map(Path, done["disks"]))}))
+    step_of = _Step(connection, landing, report, cancel)
+    with landing.step(STEP) as step:
+        landing.record.target = str(connection.address)
+        try:
+            step_of.undo_unfinished()
+            storage = check_target(connection, plan, facts, options, landing.record)
+            landed = step_of.run(plan, storage, options, source)
+        except BaseException as error:
+            _undo_after(error, connection, landing)
+            raise
+        step.result = {
+            "uuid": landed.uuid,
+            "name": landed.name,
+            "uri": landed.uri,
+            "disks": [str(path) for path in landed.disks],
+            "owner": landed.owner,
+        }
+    return landed
+
+
+def _same_target(connection: Connection, record: LandingRecord) -> None:
+    uri = str(connection.address)
+    others = {change.data["uri"] for change in _ours(record)} - {uri}
+    if others:
+        raise Refused(f"the export was landed at {', '.join(sorted(others))}", code=OTHER_TARGET)
+
+
+def _still_there(connection: Connection, record: LandingRecord, landed: Landed) -> Landed:
+    if not is_ours(connection, landed.uuid, record.landing_id):
+        raise Refused(f"the domain '{clean(landed.name, 80)}' does not exist any more", code=LANDED_GONE)
+    return landed
+
+
+class _Step:
+    """One run of the step."""
+
+    def __init__(self, connection: Connection, landing: LandingFile, report: Report, cancel: CancelToken) -> None:
+        self._connection = connection
+        self._landing = landing
+        self._placer = DiskPlacer(connection, landing)
+        self._report = report
+        self._cancel = cancel
+
+    def undo_unfinished(self) -> None:
+        """What a killed run began and did not finish is undone, and what it did for an earlier export; what it finished
+        is used."""
+        for change in reversed(_ours(self._landing.record)):
+            if not self._is_made(change):
+                _undo(change, self._connection, self._landing)
+                self._landing.note_undone(change)
+
+    def _is_made(self, change: TargetChange) -> bool:
+        """Whether it was made for this landing of this export; the process may have died before it noted that the
+        domain is defined."""
+        if change.data["landing"] != self._landing.record.landing_id:
+            return False
+        return change.made or (
+            change.kind == DOMAIN_CHANGE and is_ours(self._connection, change.data["uuid"], change.data["landing"])
+        )
+
+    def run(self, plan: GuestPlan, storage: StoragePlan, options: LandOptions, source: str) -> Landed:
+        placed = self._placer.placed()
+        disks = []
+        for place in storage.places:
+            self._cancel.check()
+            path = placed.get(place.name) or self._placer.place(
+                place, storage.pool, report=self._report, cancel=self._cancel
+            )
+            disks.append(replace(place.disk, file=path))
+        self._cancel.check()
+        uuid = self._define(replace(plan, disks=tuple(disks)), source)
+        if options.autostart:
+            set_autostart(self._connection, uuid)
+        return Landed(
+            uuid=uuid,
+            name=plan.name,
+            uri=str(self._connection.address),
+            disks=tuple(disk.file for disk in disks),
+            owner=OWNERS[storage.places[0].placing],
+        )
+
+    def _define(self, plan: GuestPlan, source: str) -> str:
+        for change in _ours(self._landing.record):
+            if change.kind == DOMAIN_CHANGE:  # of a killed run
+                return str(change.data["uuid"])
+        self._report(f"defining {plan.name}", 0, 0)
+        uuid = str(uuids.uuid4())
+        origin = Origin(self._landing.record.landing_id, source, __version__)
+        xml = domain_xml(plan, uuid=uuid, origin=origin)
+        with self._landing.change(DOMAIN_CHANGE, change_data(self._connection, self._landing, uuid=uuid)):
+            define_domain(self._connection, xml)
+        return uuid
+
+
+def start_landed(connection: Connection, landing: LandingFile, landed: Landed) -> None:
+    """Starts the landed domain; it is stopped again when the landing is undone. Raises TargetError and the errors of a
+    connection: it is off then."""
+    if any(change.kind == STARTED_CHANGE and change.made for change in _ours(landing.record)):
+        start_domain(connection, landed.uuid)
+        return
+    with landing.change(STARTED_CHANGE, change_data(connection, landing, uuid=landed.uuid)) as change:
+        try:
+            start_domain(connection, landed.uuid)
+        except HyperSDKError:
+            with suppress(HyperSDKError):  # its undo is repeated, and the first error is the one to tell
+                stop_domain(connection, landed.uuid)  # where the answer came too late
+                landing.note_undone(change)
+            raise
+
+
+def landed_xml(connection: Connection, landed: Landed) -> str:
+    """The definition of the landed domain, for its next start. Raises Refused ``landed_gone``."""
+    text = domain_text(connection, landed.uuid)
+    if text is None:
+        raise Refused(f"the domain '{clean(landed.name, 80)}' does not exist any more", code=LANDED_GONE)
+    return text
+
+
+def undo_landing(connection: Connection, landing: LandingFile, *, cancel: CancelToken) -> list[UndoProblem]:
+    """Undoes all changes of this step that are open, newest first, and goes on after a failure; returns the failures.
+
+    Raises Cancelled, Refused ``other_target`` where the machine was landed at another target.
+    """
+    _same_target(connection, landing.record)
+    problems = []
+    for change in reversed(_ours(landing.record)):
+        cancel.check()
+        try:
+            _undo(change, connection, landing)
+        except Cancelled:
+            raise
+        except HyperSDKError as error:
+            problems.append(UndoProblem(_DESCRIPTIONS[change.kind], error))
+            if change.kind in (STARTED_CHANGE, DOMAIN_CHANGE):
+                break  # a domain that is left needs its disks
+        else:
+            landing.note_undone(change)
+    if not problems:
+        _note_step_undone(landing)
+    return problems
+
+
+def _note_step_undone(landing: LandingFile) -> None:
+    step = landing.record.steps.get(STEP)
+    if step is not None and step.state is not StepState.WAITING:
+        with landing.changing():
+            step.state = StepState.UNDONE
+
+
+def not_undone(landing: LandingFile, problems: Sequence[UndoProblem]) -> NotRestored:
+    """The error that lists what was not undone at the target."""
+    left = "; ".join(f"{problem.change}: {problem.error.message}" for problem in problems)
+    return NotRestored(
+        f"'{clean(landing.record.machine, 200)}' left something at {landing.record.target}: {left}",
+        code=TARGET_NOT_RESTORED,
+        left=[problem.change for problem in problems],
+    )
+
+
+def _undo_after(error: BaseException, connection: Connection, landing: LandingFile) -> None:
+    """The undo of a step that failed, with a token of its own: the run's may be cancelled."""
+    problems = undo_landing(connection, landing, cancel=CancelToken())
+    if problems:
+        raise not_undone(landing, problems) from error
+
+
+def _ours(record: LandingRecord) -> list[TargetChange]:
+    return [change for change in record.open_changes if change.kind in _DESCRIPTIONS]
+
+
+def _undo(change: TargetChange, connection: Connection, landing: LandingFile) -> None:
+    match change.kind:
+        case "started":
+            if is_ours(connection, change.data["uuid"], change.data["landing"]):
+                stop_domain(connection, change.data["uuid"])
+        case "domain":
+            remove_domain(connection, change.data["uuid"], change.data["landing"])
+        case _:
+            DiskPlacer(connection, landing).undo(change)

@@ -1,0 +1,452 @@
+"""Machines become domains of a real libvirtd: what is there afterwards, and what is not after a failure."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from lxml import etree
+
+from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, IntegrityError, NotRestored, Refused
+from hypersdk.kvm import imagefile
+from hypersdk.landing import disks as landing_disks
+from hypersdk.landing.land import landed_xml, start_landed, undo_landing
+from hypersdk.landing.options import LandOptions, NetworkTarget
+from hypersdk.landing.record import LandingFile, StepState, read_landing
+from hypersdk.migration.runfile import held_folder
+from hypersdk.model import Firmware
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+from tests.support.exports import export_folder
+from tests.support.guests.domains import serial_text
+from tests.support.guests.guest import MARKER, Guest
+from tests.support.landings import Lander, on_bridge
+from tests.support.libvirtd import Libvirtd
+from tests.support.libvirttunnel import Tunnel, tunnel_to
+from tests.support.seeds import SEED
+from tests.support.tools import run_tool, sha256
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.waits, pytest.mark.skipif(os.geteuid() != 0, reason="libvirt's system driver needs root")]
+
+
+@pytest.fixture
+def lan(libvirtd: Libvirtd, bridge_name: str) -> Iterator[Libvirtd]:
+    """The daemon, whose host has a bridge."""
+    run_tool("ip", "link", "add", bridge_name, "type", "bridge")
+    yield libvirtd
+    libvirtd.clear()
+    run_tool("ip", "link", "delete", bridge_name)
+
+
+@pytest.fixture
+def small(bridge_name: str) -> LandOptions:
+    """A small machine on that bridge."""
+    return on_bridge(bridge_name)
+
+
+@pytest.fixture
+def export(guest_folder: Path) -> Path:
+    """The folder of an export with two disks."""
+    return reachable(export_folder(guest_folder / "web-01", disks=2))
+
+
+def reachable(folder: Path) -> Path:
+    folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def pool(lan: Libvirtd, guest_folder: Path) -> Path:
+    """The folder of the storage pool ``images``, on the export's file system."""
+    folder = guest_folder / "images"
+    folder.mkdir()
+    lan.virsh("pool-create-as", "images", "dir", "--target", folder)
+    return folder
+
+
+def domain_of(daemon: Libvirtd, name: str) -> Any:
+    return etree.fromstring(daemon.virsh("dumpxml", "--inactive", name).encode())
+
+
+def files_of(domain: Any) -> list[Path]:
+    return [Path(str(source.get("file"))) for source in domain.iterfind("devices/disk/source")]
+
+
+def nothing_is_left(daemon: Libvirtd, folder: Path, before: dict[str, str]) -> None:
+    assert daemon.domains() == []
+    assert digests(folder) == before
+    record = read_landing(folder)
+    assert record is None or record.open_changes == []
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.glob("*.qcow2")}
+
+
+def test_a_guest_is_landed_where_its_images_lie_and_boots(
+    lan: Libvirtd, small: LandOptions, boot_sector_guest: Guest, guest_folder: Path
+) -> None:
+    export = reachable(export_folder(guest_folder / "web-01", raw=boot_sector_guest.disks))
+    lander = Lander(export, lan.uri, small)
+    landed = lander.land()
+    domain = domain_of(lan, "web-01")
+    assert (landed.name, landed.uri, landed.disks) == ("web-01", lan.uri, tuple(files_of(domain)))
+    assert landed.disks == (export / "web-01-disk1.qcow2",)
+    assert "folder of the export" in landed.owner
+    assert domain.find("devices/interface/mac").get("address") == "00:50:56:00:00:01"
+    log = guest_folder / "serial.log"
+    with lander.connected() as (connection, _), held_folder(export) as held:
+        text = landed_xml(connection, landed).replace(
+            "<serial type='pty'>", f"<serial type='file'><source path='{log}'/>"
+        )
+        connection.call("cannot redefine", lambda raw: raw.defineXML(text) and None)
+        start_landed(connection, LandingFile.opened(held), landed)
+        eventually(lambda: MARKER in serial_text(log))
+        assert undo_landing(connection, LandingFile.opened(held), cancel=CancelToken()) == []
+    assert lan.domains() == []
+
+
+def test_a_second_run_finds_what_was_landed(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    lander = Lander(export, lan.uri, small)
+    landed = lander.land()
+    assert lander.land() == landed
+    assert lan.domains() == ["web-01"]
+    lan.virsh("undefine", "web-01")
+    with pytest.raises(Refused) as caught:
+        lander.land()
+    assert caught.value.code == "landed_gone"
+    assert lander.undo() == []
+    assert lander.land().uuid != landed.uuid
+
+
+def test_images_move_into_a_pool_of_the_same_file_system_and_back(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path
+) -> None:
+    before = digests(export)
+    lander = Lander(export, lan.uri, small).to_pool("images")
+    landed = lander.land()
+    assert list(landed.disks) == [pool / "web-01-disk1.qcow2", pool / "web-01-disk2.qcow2"]
+    assert [sha256(path) for path in landed.disks] == list(dict(sorted(before.items())).values())
+    assert "web-01-disk1.qcow2" in lan.virsh("vol-list", "images")
+    assert not list(pool.glob(".*")), "no partial file"
+    assert lander.undo() == []
+    nothing_is_left(lan, export, before)
+    assert list(pool.iterdir()) == []
+
+
+@pytest.fixture
+def other_file_system(lan: Libvirtd) -> Iterator[Path]:
+    """The folder of the storage pool ``other``, in memory."""
+    folder = Path("/dev/shm") / f"hypersdk-pool-{os.getpid()}"
+    folder.mkdir()
+    lan.virsh("pool-create-as", "other", "dir", "--target", folder)
+    yield folder
+    lan.virsh("pool-destroy", "other")
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def test_images_are_copied_into_a_pool_of_another_file_system(
+    lan: Libvirtd, small: LandOptions, export: Path, other_file_system: Path
+) -> None:
+    before = digests(export)
+    lander = Lander(export, lan.uri, small).to_pool("other")
+    landed = lander.land()
+    assert [sha256(path) for path in landed.disks] == list(dict(sorted(before.items())).values())
+    assert digests(export) == before, "the export is complete"
+    assert "copies" in landed.owner
+    assert lander.seen[-2][0] == "copying web-01-disk2.qcow2"
+    assert lander.undo() == []
+    nothing_is_left(lan, export, before)
+    assert list(other_file_system.iterdir()) == []
+
+
+def test_a_copy_keeps_holes(lan: Libvirtd, small: LandOptions, guest_folder: Path, other_file_system: Path) -> None:
+    raw = guest_folder / "sparse.raw"
+    with raw.open("wb") as file:
+        file.write(b"begin" * 1000)
+        file.truncate(64 * MiB)
+        file.seek(40 * MiB)
+        file.write(b"end" * 1000)
+    export = reachable(export_folder(guest_folder / "web-01", raw=[raw], image_format="raw"))
+    landed = Lander(export, lan.uri, small).to_pool("other").land()
+    assert landed.disks[0].read_bytes() == raw.read_bytes()
+    assert landed.disks[0].stat().st_blocks * 512 < MiB
+
+
+def refusal(lander: Lander) -> set[str]:
+    with pytest.raises(HyperSDKError) as caught:
+        lander.land()
+    return {reason.code for reason in caught.value.reasons} or {caught.value.code}
+
+
+def test_everything_that_is_in_the_way_is_told_at_once(
+    lan: Libvirtd, small: LandOptions, guest_folder: Path, export: Path, bridge_name: str
+) -> None:
+    Lander(export, lan.uri, small).land()
+    definition = guest_folder / "lan.xml"
+    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}b'/></network>")
+    lan.virsh("net-define", definition)
+    other = reachable(export_folder(guest_folder / "other", name="web-01"))
+    (guest_folder / "other").chmod(0o700)
+    lander = Lander(other, lan.uri, replace(small, default_network=NetworkTarget("lan", bridge=False)))
+    assert refusal(lander) == {"domain_exists", "mac_taken", "network_inactive", "image_unreachable"}
+    assert lan.domains() == ["web-01"]
+    lander.options = replace(small, name="web-02", new_macs=True, default_network=NetworkTarget("none", bridge=False))
+    assert refusal(lander) == {"no_such_network", "image_unreachable"}
+    lander.options = replace(lander.options, default_network=NetworkTarget("nobridge0", bridge=True))
+    assert refusal(lander) == {"no_such_bridge", "image_unreachable"}
+
+
+def test_what_a_pool_has_already_is_not_replaced(lan: Libvirtd, small: LandOptions, export: Path, pool: Path) -> None:
+    foreign = pool / "web-01-disk2.qcow2"
+    foreign.write_bytes(b"precious")
+    before = digests(export)
+    lander = Lander(export, lan.uri, small).to_pool("images")
+    assert refusal(lander) == {"volume_exists"}
+    nothing_is_left(lan, export, before)
+    assert foreign.read_bytes() == b"precious"
+    lander.options = replace(lander.options, pool="nowhere")
+    assert refusal(lander) == {"no_such_pool"}
+    lan.virsh("pool-define-as", "off", "dir", "--target", pool / "off")
+    lander.options = replace(lander.options, pool="off")
+    assert refusal(lander) == {"pool_inactive"}
+
+
+def test_a_file_that_comes_into_the_pool_meanwhile_is_not_replaced(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, before = pool / "web-01-disk2.qcow2", digests(export)
+    give_name = imagefile.give_name
+
+    def late(existing: Path, name: Path) -> None:
+        if name == foreign:
+            foreign.write_bytes(b"precious")
+        give_name(existing, name)
+
+    monkeypatch.setattr(landing_disks, "give_name", late)
+    assert refusal(Lander(export, lan.uri, small).to_pool("images")) == {"name_in_use"}
+    monkeypatch.undo()
+    nothing_is_left(lan, export, before)
+    assert foreign.read_bytes() == b"precious"
+
+
+def test_a_failure_leaves_nothing(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digests(export)
+
+    def refused(*_: object) -> None:
+        raise Refused("not today", code="libvirt_xml_refused")
+
+    monkeypatch.setattr("hypersdk.landing.land.define_domain", refused)
+    assert refusal(Lander(export, lan.uri, small).to_pool("images")) == {"libvirt_xml_refused"}
+    nothing_is_left(lan, export, before)
+    assert list(pool.iterdir()) == []
+    record = read_landing(export)
+    assert record is not None
+    assert record.steps["land"].state is StepState.FAILED
+
+
+def test_a_missing_image_is_told_before_anything_is_defined(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    (export / "web-01-disk2.qcow2").unlink()
+    with pytest.raises(IntegrityError) as caught:
+        Lander(export, lan.uri, small).land()
+    assert caught.value.code == "image_missing"
+    assert lan.domains() == []
+
+
+def test_a_running_guest_is_not_stopped_by_an_undo_that_did_not_start_it(
+    lan: Libvirtd, small: LandOptions, export: Path
+) -> None:
+    lander = Lander(export, lan.uri, small)
+    lander.land()
+    lan.virsh("start", "web-01")
+    problems = lander.undo()
+    assert [problem.error.code for problem in problems] == ["domain_runs"]
+    assert lan.domains() == ["web-01"]
+    lan.virsh("destroy", "web-01")
+    assert lander.undo() == []
+    assert lan.domains() == []
+
+
+def test_a_domain_that_is_not_ours_is_left_alone(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    lander = Lander(export, lan.uri, small)
+    landed = lander.land()
+    lan.virsh("metadata", "web-01", "urn:hypersdk:domain:1.0", "--remove", "--config")
+    assert lander.undo() == []
+    assert lan.virsh("domuuid", "web-01").strip() == landed.uuid
+
+
+def test_another_target_waits_until_the_first_is_undone(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    lander = Lander(export, lan.uri, small)
+    lander.land()
+    assert refusal(Lander(export, "test:///default", small)) == {"other_target"}
+    with pytest.raises(Refused):
+        Lander(export, "test:///default", small).undo()
+
+
+def test_firmware_variables_go_with_the_domain(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    efi = reachable(export_folder(export.parent / "efi", name="efi", firmware=Firmware.EFI))
+    lander = Lander(efi, lan.uri, replace(small, memory_bytes=128 * MiB))
+    landed = lander.land()
+    variables = lan.socket.parent / "var/lib/libvirt/qemu/nvram"
+    with lander.connected() as (connection, _), held_folder(efi) as held:
+        start_landed(connection, LandingFile.opened(held), landed)
+        assert [path.name for path in variables.iterdir()] == ["efi_VARS.fd"]
+        assert undo_landing(connection, LandingFile.opened(held), cancel=CancelToken()) == []
+    assert list(variables.iterdir()) == []
+
+
+def test_a_cancel_leaves_nothing(lan: Libvirtd, small: LandOptions, export: Path, other_file_system: Path) -> None:
+    before = digests(export)
+    lander = Lander(export, lan.uri, small).to_pool("other")
+    cancelling = replace(lander, seen=Cancelling(lander.cancel))
+    with pytest.raises(Cancelled):
+        cancelling.land()
+    nothing_is_left(lan, export, before)
+    assert list(other_file_system.iterdir()) == []
+
+
+class Cancelling(list[Any]):
+    """Cancels when the second disk begins."""
+
+    def __init__(self, cancel: CancelToken) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def append(self, progress: Any) -> None:
+        if "disk2" in progress[0]:
+            self._cancel.cancel("test")
+
+
+@pytest.fixture
+def tunnel(lan: Libvirtd) -> Iterator[Tunnel]:
+    """The same daemon as a remote one."""
+    with tunnel_to(lan.socket) as opened:
+        yield opened
+
+
+def test_a_remote_target_gets_the_disks_by_upload(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, tunnel: Tunnel
+) -> None:
+    before = digests(export)
+    lander = Lander(export, tunnel.uri, small)
+    assert refusal(lander) == {"remote_needs_pool"}
+    lander = lander.to_pool("images")
+    landed = lander.land()
+    assert [sha256(path) for path in landed.disks] == list(dict(sorted(before.items())).values())
+    assert digests(export) == before, "the export is complete"
+    assert files_of(domain_of(lan, "web-01")) == list(landed.disks)
+    assert lander.undo() == []
+    nothing_is_left(lan, export, before)
+    assert list(pool.iterdir()) == []
+
+
+def test_holes_are_neither_sent_nor_stored(
+    lan: Libvirtd, small: LandOptions, guest_folder: Path, pool: Path, tunnel: Tunnel
+) -> None:
+    raw = guest_folder / "sparse.raw"
+    with raw.open("wb") as file:
+        file.write(os.urandom(MiB))
+        file.seek(200 * MiB - 5)
+        file.write(b"end")
+        file.truncate(201 * MiB + 512)
+    export = reachable(export_folder(guest_folder / "web-01", raw=[raw], image_format="raw"))
+    lander = Lander(export, tunnel.uri, small).to_pool("images")
+    landed = lander.land()
+    run_tool("cmp", raw, landed.disks[0])
+    assert landed.disks[0].stat().st_blocks * 512 < 3 * MiB
+    assert tunnel.sent_bytes < 3 * MiB
+    uploads = [progress for progress in lander.seen if progress[0] == "uploading web-01-disk1.raw"]
+    assert uploads[-1][1] <= uploads[-1][2] < 3 * MiB, "data is counted, not holes"
+
+
+def test_an_upload_whose_connection_breaks_is_cleaned_up_by_the_next_run(
+    lan: Libvirtd, small: LandOptions, guest_folder: Path, pool: Path, tunnel: Tunnel
+) -> None:
+    raw = guest_folder / "full.raw"
+    raw.write_bytes(os.urandom(8 * MiB))
+    export = reachable(export_folder(guest_folder / "web-01", raw=[raw], image_format="raw"))
+    lander = Lander(export, tunnel.uri, small).to_pool("images")
+    tunnel.cut_after = 4 * MiB
+    with pytest.raises(NotRestored) as caught:
+        lander.land()
+    assert caught.value.code == "target_not_restored"
+    assert isinstance(caught.value.__cause__, ConnectError)
+    assert list(pool.iterdir()) != []
+    tunnel.cut_after = None
+    landed = lander.land()
+    run_tool("cmp", raw, landed.disks[0])
+
+
+def test_a_cancelled_upload_leaves_nothing(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, tunnel: Tunnel
+) -> None:
+    before = digests(export)
+    lander = Lander(export, tunnel.uri, small).to_pool("images")
+    with pytest.raises(Cancelled):
+        replace(lander, seen=Cancelling(lander.cancel)).land()
+    nothing_is_left(lan, export, before)
+    assert list(pool.iterdir()) == []
+
+
+def moments(folder: Path, uri: str, small: LandOptions, pool: str) -> int:
+    """How many moments a landing has; what it made is undone."""
+    done = dying_landing(folder, uri, small, pool)
+    assert done.returncode == 0, done.stderr
+    assert Lander(folder, uri, small).undo() == []
+    return int(done.stdout)
+
+
+def dying_landing(
+    folder: Path, uri: str, small: LandOptions, pool: str, *moment: str
+) -> subprocess.CompletedProcess[str]:
+    assert small.default_network is not None
+    module = "tests.support.programs.dyinglanding"
+    program = [sys.executable, "-m", module, str(folder), uri, small.default_network.name, pool, *moment]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=120)
+
+
+WAYS: Final = ("in place", "move", "copy", "upload")
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_kill_at_any_moment_is_continued_or_undone(
+    lan: Libvirtd,
+    small: LandOptions,
+    export: Path,
+    pool: Path,
+    other_file_system: Path,
+    tunnel: Tunnel,
+    way: str,
+    goes_on: bool,
+) -> None:
+    """At moments that are drawn, each followed by another run or by an undo."""
+    uri = tunnel.uri if way == "upload" else lan.uri
+    name, folder = {"in place": ("", pool), "copy": ("other", other_file_system)}.get(way, ("images", pool))
+    before = digests(export)
+    count = moments(export, uri, small, name)
+    for moment in random.Random(f"{SEED}{way}{goes_on}").sample(range(count), 2):
+        assert dying_landing(export, uri, small, name, str(moment)).returncode == -signal.SIGKILL
+        lander = Lander(export, uri, replace(small, pool=name or None, autostart=True))
+        if goes_on:
+            landed = lander.land()
+            assert lan.domains() == ["web-01"]
+            assert [sha256(path) for path in landed.disks] == list(dict(sorted(before.items())).values()), moment
+            assert files_of(domain_of(lan, "web-01")) == list(landed.disks)
+        assert lander.undo() == [], moment
+        nothing_is_left(lan, export, before)
+        assert list(folder.iterdir()) == [], moment
