@@ -118,6 +118,7 @@ APPLIANCE: Final = register(
     "The appliance that converts guests did not start.",
     First("run libguestfs-test-tool to see why"),
     Retry(),
+    "Where KVM does not work on this host, choose software emulation.",
 )
 NBD: Final = register(
     "guest_nbd_failed",
@@ -175,7 +176,7 @@ _IN_LOG: Final = (
 )
 _KEY_WANTED: Final = re.compile(r"crypto_LUKS")
 _ERROR_LINE: Final = re.compile(
-    r"^(?:\S*/)?(?:virt-v2v[\w-]*|guestfish|libguestfs): (?:error: )?((?<=error: ).+|could not read key from user)$",
+    r"^(?:\S*/)?(?:virt-v2v[\w-]*|guestfish|libguestfs): (?:error: )?((?<=error: ).+|could not (?:read|find) key .+)$",
     re.MULTILINE,
 )
 
