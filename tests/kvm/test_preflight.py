@@ -55,13 +55,13 @@ def test_what_is_there_is_read(connection: Connection) -> None:
         ),
     )
     inventory = read_inventory(connection, bridges={"eth1", "nobridge0"})
-    assert DomainFacts("other", frozenset({MAC}), "20260101-000000-abcdef") in inventory.domains
+    assert DomainFacts("other", frozenset({MAC}), frozenset(), "20260101-000000-abcdef") in inventory.domains
     assert inventory.networks == {"default": True}
     assert inventory.bridges == frozenset(), "eth1 is one of the driver's, and no bridge"
 
 
 def test_each_conflict_has_its_code_and_our_own_domain_is_none() -> None:
-    same = DomainFacts("web-01", frozenset({MAC}), "20260101-000000-abcdef")
+    same = DomainFacts("web-01", frozenset({MAC}), frozenset(), "20260101-000000-abcdef")
     inventory = TargetInventory((same,), {"lan": True, "off": False}, frozenset({"br0"}))
     assert codes(inventory, card("lan")) == ["domain_exists", "mac_taken"]
     assert codes(inventory, card("lan"), own=("20260101-000000-abcdef",)) == []

@@ -288,6 +288,38 @@ def test_a_domain_that_is_not_ours_is_left_alone(lan: Libvirtd, small: LandOptio
     assert lan.virsh("domuuid", "web-01").strip() == landed.uuid
 
 
+def define_copy(daemon: Libvirtd, folder: Path, name: str, of: str) -> None:
+    """Somebody defines another domain with the same disks, by hand."""
+    domain = domain_of(daemon, of)
+    for element in (*domain.findall("uuid"), *domain.findall("metadata"), *domain.findall(".//mac")):
+        element.getparent().remove(element)
+    domain.find("name").text = name
+    (folder / "copy.xml").write_bytes(etree.tostring(domain))
+    daemon.virsh("define", folder / "copy.xml")
+
+
+def test_images_that_another_domain_uses_are_neither_landed_again_nor_removed(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, tunnel: Tunnel
+) -> None:
+    lander = Lander(export, tunnel.uri, small).to_pool("images")
+    landed = lander.land()
+    define_copy(lan, export.parent, "shop", "web-01")
+    assert [problem.error.code for problem in lander.undo()] == ["image_of_domain", "image_of_domain"]
+    assert lan.domains() == ["shop"]
+    assert all(path.exists() for path in landed.disks)
+    lan.virsh("undefine", "shop")
+    assert lander.undo() == []
+    assert list(pool.iterdir()) == []
+
+
+def test_images_in_the_folder_of_an_export_are_of_one_domain(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    lander = Lander(export, lan.uri, small)
+    lander.land()
+    define_copy(lan, export.parent, "shop", "web-01")
+    assert lander.undo() == []
+    assert refusal(lander) == {"image_of_domain"}
+
+
 def test_another_target_waits_until_the_first_is_undone(lan: Libvirtd, small: LandOptions, export: Path) -> None:
     lander = Lander(export, lan.uri, small)
     lander.land()

@@ -29,6 +29,12 @@ MAC_TAKEN: Final = register(
     " network.",
     "Land with new MAC addresses, or remove the other domain if it is an earlier landing of the machine.",
 )
+IMAGE_OF_DOMAIN: Final = register(
+    "image_of_domain",
+    "A domain of the target uses the image. What it wrote would be lost, or two guests would write one disk.",
+    "Undefine that domain if it is not needed. If it is, leave the image with it: export the machine into another"
+    " folder, or land it in another pool.",
+)
 NO_SUCH_NETWORK: Final = register(
     "no_such_network",
     "The target has no network of that name.",
@@ -51,10 +57,12 @@ _INTERFACES: Final = Path("/sys/class/net")
 
 @dataclass(frozen=True, slots=True)
 class DomainFacts:
-    """A domain of the target. ``landing`` is the id of the landing that made it, None where it is not ours."""
+    """A domain of the target. ``files`` are the paths of its disks; ``landing`` is the id of the landing that made it,
+    None where it is not ours."""
 
     name: str
     macs: frozenset[str]
+    files: frozenset[str]
     landing: str | None
 
 
@@ -71,13 +79,30 @@ class TargetInventory:
 def read_inventory(connection: Connection, *, bridges: Collection[str]) -> TargetInventory:
     """Reads all domains and networks, and looks for ``bridges``. Raises the errors of a connection."""
     return TargetInventory(
-        domains=tuple(map(_domain, connection.call("cannot list the domains", _domain_texts))),
+        domains=read_domains(connection),
         networks=connection.call(
             "cannot list the networks",
             lambda raw: {network.name(): bool(network.isActive()) for network in raw.listAllNetworks()},
         ),
         bridges=_bridges(connection, bridges),
     )
+
+
+def read_domains(connection: Connection) -> tuple[DomainFacts, ...]:
+    """All domains, running or not. Raises the errors of a connection."""
+    return tuple(map(_domain, connection.call("cannot list the domains", _domain_texts)))
+
+
+def check_unused(domains: Iterable[DomainFacts], files: Collection[str]) -> None:
+    """Raises Refused ``image_of_domain`` where a domain uses one of the ``files``, paths at the hypervisor."""
+    for domain in domains:
+        for file in sorted(domain.files.intersection(files)):
+            raise Refused(
+                f"the domain '{clean(domain.name, 80)}' uses {clean(file, 200)}",
+                code=IMAGE_OF_DOMAIN,
+                domain=domain.name,
+                file=file,
+            )
 
 
 def _domain_texts(raw: Any) -> list[str]:
@@ -98,6 +123,7 @@ def _domain(text: str) -> DomainFacts:
     return DomainFacts(
         name=domain.findtext("name") or "",
         macs=frozenset(str(mac.get("address")).lower() for mac in domain.iterfind("devices/interface/mac")),
+        files=frozenset(str(source.get("file")) for source in domain.iterfind("devices/disk/source[@file]")),
         landing=landing_of(text),
     )
 

@@ -18,6 +18,7 @@ Who owns the images afterwards is in the step's result, as ``owner``.
 
 from __future__ import annotations
 
+import os
 import uuid as uuids
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,7 +40,7 @@ from hypersdk.kvm.define import (
     stop_domain,
 )
 from hypersdk.kvm.domainxml import Origin, domain_xml
-from hypersdk.kvm.preflight import domain_refusals, read_inventory
+from hypersdk.kvm.preflight import DomainFacts, check_unused, domain_refusals, read_domains, read_inventory
 from hypersdk.landing.disks import (
     IMAGE_CHANGE,
     VOLUME_CHANGE,
@@ -129,6 +130,8 @@ def check_target(
     storage, reasons = _storage(connection, plan, facts, options, placed)
     inventory = read_inventory(connection, bridges={nic.target for nic in plan.nics if nic.bridge})
     reasons += domain_refusals(plan, inventory, own=own)
+    if options.pool is None:
+        reasons += _in_use(plan, [domain for domain in inventory.domains if domain.landing not in own])
     if len(reasons) == 1:
         raise reasons[0]
     if reasons or storage is None:
@@ -145,6 +148,14 @@ def _storage(
     except HyperSDKError as error:
         return None, [error]
     return storage, storage_refusals(connection, storage, facts, placed=placed)
+
+
+def _in_use(plan: GuestPlan, domains: Sequence[DomainFacts]) -> list[HyperSDKError]:
+    try:
+        check_unused(domains, {os.path.realpath(disk.file) for disk in plan.disks})
+    except Refused as error:
+        return [error]
+    return []
 
 
 def warnings(plan: GuestPlan) -> list[Notice]:
@@ -297,6 +308,7 @@ def landed_xml(connection: Connection, landed: Landed) -> str:
 
 def undo_landing(connection: Connection, landing: LandingFile, *, cancel: CancelToken) -> list[UndoProblem]:
     """Undoes all changes of this step that are open, newest first, and goes on after a failure; returns the failures.
+    An image that another domain uses by then stays with it.
 
     Raises Cancelled, Refused ``other_target`` where the machine was landed at another target.
     """
@@ -355,4 +367,5 @@ def _undo(change: TargetChange, connection: Connection, landing: LandingFile) ->
         case "domain":
             remove_domain(connection, change.data["uuid"], change.data["landing"])
         case _:
+            check_unused(read_domains(connection), {change.data["path"]})
             DiskPlacer(connection, landing).undo(change)
