@@ -56,10 +56,10 @@ def manifest_bytes(folder: Path) -> bytes:
 
 
 def export_id(manifest: ArtifactManifest) -> str:
-    """Identifies an export: the digest of the manifest that the export wrote, also after a conversion replaced it."""
-    facts, convert = manifest.metadata.hypersdk, manifest.pipeline.convert
-    own = facts.manifest_digest if facts else None
-    return convert.received_manifest or own or f"sha256:{checksum_of(manifest.model_dump(mode='json'))}"
+    """Identifies an export: the digest of the manifest that the export wrote, also after later steps replaced it."""
+    facts, steps = manifest.metadata.hypersdk, (manifest.pipeline.convert, manifest.pipeline.validate_)
+    received = next((step.received_manifest for step in steps if step.received_manifest), None)
+    return received or (facts and facts.manifest_digest) or f"sha256:{checksum_of(manifest.model_dump(mode='json'))}"
 
 
 def guest_of(manifest: ArtifactManifest, folder: Path) -> SourceGuest:

@@ -262,13 +262,36 @@ class ConvertPart(StepPart):
         return found
 
 
+class ValidatePart(StepPart):
+    """The boot proof: the landed machine was started in isolation. ``verdict`` is what was seen, in the line ``line``
+    after ``seconds``; ``screenshot`` and ``serial_log`` are files beside the manifest.
+
+    ``received_manifest`` is the digest of the manifest that the export wrote.
+    """
+
+    verdict: str = ""
+    line: str = ""
+    seconds: float = Field(default=0, ge=0, allow_inf_nan=False)
+    accelerated: bool = False
+    ended_at: str = ""
+    screenshot: FileName | None = None
+    serial_log: FileName | None = None
+    received_manifest: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A proof that was not made has no further fields."""
+        found: dict[str, Any] = fields(self) if self.enabled else {"enabled": False}
+        return found
+
+
 class PipelinePart(_ManifestPart):
     """Steps after the export. An export alone does none of them."""
 
     inspect: StepPart = StepPart()
     fix: StepPart = StepPart()
     convert: ConvertPart = ConvertPart()
-    validate_: StepPart = Field(default=StepPart(), alias="validate")
+    validate_: ValidatePart = Field(default=ValidatePart(), alias="validate")
 
 
 class OutputPart(_ManifestPart):

@@ -153,7 +153,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BootProof:
-    """Evidence of a boot: ``line`` is the text that was seen, after ``seconds``."""
+    """Evidence of a boot: ``line`` is the text that was seen, after ``seconds``. ``warnings`` are about the proof
+    itself."""
 
     verdict: Verdict
     line: str
@@ -161,3 +162,4 @@ class BootProof:
     accelerated: bool
     screenshot: Path | None = None
     serial_log: Path | None = None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,115 @@
+"""The step ``prove``: the landed domain is booted in isolation, and what was seen is kept beside the manifest.
+
+::
+
+    DIR/screenshot.png             the screen at the end of the boot
+    DIR/serial.log                 what the guest wrote on its first serial port, as plain text
+    DIR/artifact-manifest.json     ``pipeline.validate``, after a success
+
+The domain itself is not touched and is off afterwards. Evidence of a failed boot is kept, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.prove import Boot, ProofOptions, boot_domain
+from hypersdk.landing.guests import export_id, manifest_bytes
+from hypersdk.landing.record import LandingFile
+from hypersdk.migration.manifest import ValidatePart, document_text, read_manifest
+from hypersdk.migration.naming import MANIFEST_NAME
+from hypersdk.model.guestplan import BootProof, Verdict
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import target_errors, write_atomic
+from hypersdk.units import format_duration
+
+STEP: Final = "prove"
+SCREENSHOT: Final = "screenshot.png"
+SERIAL_LOG: Final = "serial.log"
+_TEXTS: Final = {
+    Verdict.MARKER: "the guest printed '{line}'",
+    Verdict.LOGIN: "a login prompt appeared: {line}",
+    Verdict.AGENT: "the guest agent answered: {line}",
+    Verdict.SCREEN_STABLE: "weak proof: {line}, and no known failure was seen",
+}
+
+
+def prove_landed(
+    connection: Connection, landing: LandingFile, uuid: str, options: ProofOptions, *, cancel: CancelToken
+) -> BootProof:
+    """Proves that the landed domain with this UUID boots; one that was proved before is not booted again.
+
+    Raises IntegrityError with the code of what was seen instead (``boot_...``), Cancelled, TargetError, and the errors
+    of a connection.
+    """
+    if (done := landing.done(STEP)) is not None:
+        return _from_record(done, landing.folder.named)
+    with landing.step(STEP) as step:
+        boot = boot_domain(connection, uuid, options, cancel=cancel)
+        files = _keep(landing.folder.path, boot)
+        if boot.verdict is None:
+            assert boot.error is not None
+            boot.error.fields.update({name: str(landing.folder.named / file) for name, file in files.items()})
+            raise boot.error
+        part = ValidatePart(
+            enabled=True,
+            verdict=boot.verdict,
+            line=boot.line,
+            seconds=round(boot.seconds, 3),
+            accelerated=boot.accelerated,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            **files,
+        )
+        _write_manifest(landing.folder.path, part)
+        step.result = {**part.model_dump(mode="json"), "warnings": list(boot.warnings)}
+    return _from_record(step.result, landing.folder.named)
+
+
+def proof_text(proof: BootProof) -> str:
+    """For users: ``a login prompt appeared: web-01 login: (after 12 s)``."""
+    seen = _TEXTS[proof.verdict].format(line=proof.line)
+    return f"{seen} (after {format_duration(proof.seconds)}{'' if proof.accelerated else ', emulated'})"
+
+
+def _keep(folder: Path, boot: Boot) -> dict[str, str]:
+    """Writes the evidence; what an earlier boot left of it is removed. Returns the names of the files."""
+    evidence = {
+        "screenshot": (SCREENSHOT, boot.screenshot),
+        "serial_log": (SERIAL_LOG, f"{boot.serial}\n".encode() if boot.serial else None),
+    }
+    for name, data in evidence.values():
+        if data is not None:
+            write_atomic(folder / name, data)
+        else:
+            with target_errors(f"removing {name}"), suppress(FileNotFoundError):
+                (folder / name).unlink()
+    return {field: name for field, (name, data) in evidence.items() if data is not None}
+
+
+def _write_manifest(folder: Path, part: ValidatePart) -> None:
+    """As JSON, so that fields of later versions and of other programs stay."""
+    text = manifest_bytes(folder)
+    whole = part.model_copy(update={"received_manifest": export_id(read_manifest(text))})
+    document: dict[str, Any] = json.loads(text)
+    document["metadata"]["hypersdk"] = document["metadata"].get("hypersdk") or {}  # where its seal is
+    document["pipeline"]["validate"] = whole.model_dump(mode="json")
+    write_atomic(folder / MANIFEST_NAME, document_text(document))
+
+
+def _from_record(result: Mapping[str, Any], folder: Path) -> BootProof:
+    part = ValidatePart.model_validate(result)
+    return BootProof(
+        verdict=Verdict(part.verdict),
+        line=part.line,
+        seconds=part.seconds,
+        accelerated=part.accelerated,
+        screenshot=folder / part.screenshot if part.screenshot else None,
+        serial_log=folder / part.serial_log if part.serial_log else None,
+        warnings=tuple(result["warnings"]),
+    )
