@@ -115,6 +115,29 @@ def test_an_account_that_is_named_is_the_only_one(tmp_path: Path, given: str) ->
         assert not _about(lines, "someone:anything")
 
 
+def test_a_machine_is_made_from_an_image(tmp_path: Path) -> None:
+    (image := tmp_path / "disk.raw").write_bytes(b"data".ljust(4096))
+    flags = ("--vms", "0", "--machine", f"my guest={image},{image},firmware=efi", "--machine", f"other={image}")
+    with started(*flags) as (_process, lines):
+        assert "Simulated vCenter with 2 machines on 4 hosts" in lines
+        assert "  hyper2kvm export 'my guest' -o /tmp/images --format qcow2" in lines
+        (url,) = [line.partition("=")[2] for line in lines if "GOVC_URL" in line]
+        login = url.replace("://", "://me:me@")
+        devices = run_govc(login, "device.info", "-vm", "my guest", "disk-*")
+        assert devices.count("4 KB") == 2
+        assert "efi" in run_govc(login, "object.collect", "-s", "vm/my guest", "config.firmware")
+
+
+def test_a_machine_without_a_usable_image_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(fifo := tmp_path / "fifo")
+    (image := tmp_path / "disk.raw").write_bytes(b"data")
+    assert "fifo cannot be used as a disk: it is not a regular file. Give" in refused("--machine", f"a={fifo}")
+    assert "missing.raw cannot be used as a disk: No such file or directory. Give" in refused(
+        "--machine", f"a={tmp_path}/missing.raw"
+    )
+    assert "two machines are named 'a'" in refused("--machine", f"a={image}", "--machine", f"a={image}")
+
+
 def test_help_fits_a_terminal_and_names_every_fault() -> None:
     from hypersdk.simulator import FaultKind
 

@@ -14,13 +14,16 @@ from hypersdk.errors import UsageError
 from hypersdk.remedies import advice
 from hypersdk.secret import Secret
 from hypersdk.simulator.access import PRIVILEGES
-from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, SimulatorConfig
+from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, MachineSpec, SimulatorConfig
+from hypersdk.simulator.demo import BOOT_MACHINE
 from hypersdk.simulator.faults import MAX_SECONDS, Fault, FaultKind
 from hypersdk.simulator.hosts import Host
 from hypersdk.simulator.machine import SimulatedMachine
+from hypersdk.simulator.machineflag import read_machine
 from hypersdk.simulator.server import Simulator
 from hypersdk.simulator.storage import Datastore
 from hypersdk.streams import failure_of, failure_text, status_of, take_standard_streams
+from hypersdk.text import clean, shell_word
 from hypersdk.transfer.cancel import SignalFlag
 from hypersdk.units import format_rate, parse_size
 
@@ -52,12 +55,20 @@ faults:
   method=CALL         call, session_expiry, stall: the API method
   fault=TYPE          call: the API fault (SystemError)
 
+machines from images:
+  --machine NAME=IMAGE[,IMAGE]...[,OPTION=VALUE]...
+
+  firmware=efi|bios   how it boots (bios)
+  memory=SIZE         its memory (2GiB)
+  guest=ID            vSphere's identifier of its system (debian12_64Guest)
+
 examples:
   python -m hypersdk.simulator --vms 201
   python -m hypersdk.simulator --rate 20MiB --fault stall,after=1MiB,seconds=20
   python -m hypersdk.simulator --fault reset,after=10MiB,times=2,disk=web-02:0
   python -m hypersdk.simulator --esxi \\
       --fault call,method=ExportVm,fault=TaskInProgress,times=always
+  python -m hypersdk.simulator --vms 0 --machine web=web.raw,firmware=efi
 """
 
 
@@ -121,6 +132,14 @@ def _add_inventory(group: argparse._ArgumentGroup) -> None:
         default=1,
         metavar="N",
         help="another seed gives another inventory with other disks (default: %(default)s)",
+    )
+    add(
+        "--machine",
+        action="append",
+        default=[],
+        type=_read(read_machine),
+        metavar="NAME=IMAGE",
+        help="add a machine with the content of a raw image, see below (may be repeated)",
     )
     add("--esxi", action="store_true", help="be a standalone ESXi host: one host, NFC URLs with '*'")
     add("--datastore-size", type=_read(_positive_size), metavar="SIZE", help="size of a datastore (default: 4TiB)")
@@ -269,10 +288,12 @@ def config_of(args: argparse.Namespace) -> SimulatorConfig:
             cause="Each host listens on an address of its own.",
             next_step="Lower --hosts or --datacenters.",
         )
+    _check_machines(args.machine)
     more = {"datastore_bytes": args.datastore_size} if args.datastore_size else {}
     return SimulatorConfig(
         listen=args.listen,
         vms=args.vms,
+        machines=tuple(args.machine),
         hosts=args.hosts,
         datacenters=args.datacenters,
         seed=args.seed,
@@ -295,6 +316,15 @@ def config_of(args: argparse.Namespace) -> SimulatorConfig:
         free_licence=args.free_licence,
         **more,
     )
+
+
+def _check_machines(machines: Sequence[MachineSpec]) -> None:
+    names = [machine.name for machine in machines]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"two machines are named '{clean(name)}'", cause="--machine names it.", next_step="Rename one of them."
+            )
 
 
 def _password(file: Path | None) -> str:
@@ -356,6 +386,7 @@ def banner(simulator: Simulator, *, show_password: bool) -> str:
     limit = f", {format_rate(config.rate_bytes_s)} per stream" if config.rate_bytes_s else ""
     anyone = "\nAny other user name and password are accepted too.\n" if config.any_login else ""
     password = f"'{simulator.password}'" if show_password else "...  # as in your file"
+    machine = shell_word(config.machines[0].name if config.machines else BOOT_MACHINE)
     first, second = simulator.thumbprint_sha256[:48], simulator.thumbprint_sha256[48:]
     return f"""\
 Simulated {kind} with {count} machine{"s" if count != 1 else ""}{where}{limit}
@@ -374,7 +405,7 @@ Copy these lines into another terminal:
 and then, for example:
 
   hyper2kvm list
-  hyper2kvm export boot-demo -o /tmp/boot-demo --format qcow2
+  hyper2kvm export {machine} -o /tmp/images --format qcow2
   govc find / -type m
 
 Press Ctrl-C to stop.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 from hypersdk.secret import Secret
 from hypersdk.simulator.faults import Fault
+from hypersdk.simulator.imagefile import image_capacity
 from hypersdk.units import SECTOR, GiB, MiB
 
 DEFAULT_USERNAME: Final = "administrator@vsphere.local"
@@ -20,14 +22,16 @@ class DiskSpec:
 
     ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single
     block into each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a
-    marker. ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is the size that the
-    device list reports, such as that of a damaged descriptor.
+    marker. ``image`` is a raw image on this machine, which gives the disk its content and size. ``datastore`` is a
+    name, by default the machine's own. ``reported_bytes`` is the size that the device list reports, such as that of a
+    damaged descriptor.
     """
 
     capacity_bytes: int = 16 * MiB
     allocated_bytes: int | None = None
     stride_bytes: int | None = None
     boot: bool = False
+    image: Path | None = None
     controller: Controller = "pvscsi"
     datastore: str | None = None
     thin: bool = True
@@ -38,6 +42,9 @@ class DiskSpec:
     reported_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        """Raises UsageError for an image that cannot be read."""
+        if self.image is not None:
+            object.__setattr__(self, "capacity_bytes", image_capacity(self.image))
         if self.capacity_bytes <= 0 or self.capacity_bytes % SECTOR:
             raise ValueError(f"a disk of {self.capacity_bytes} bytes is not made of whole sectors of {SECTOR}")
 

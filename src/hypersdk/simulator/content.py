@@ -164,7 +164,7 @@ Allocation = SpreadAllocation | StrideAllocation
 @dataclass(frozen=True, slots=True)
 class DiskContent:
     """The content of one disk as made: ``identity`` distinguishes it from all others, ``fixed`` holds blocks with given
-    bytes.
+    bytes, in ascending order.
 
     With ``one_block_runs`` only the first block of each allocated run holds data.
     """
@@ -224,7 +224,7 @@ class DiskImage:
     def _original_blocks(self) -> Iterator[int]:
         content = self.content
         if content.fixed:
-            yield from sorted(content.fixed)
+            yield from content.fixed
             return
         width = 1 if content.one_block_runs else RUN_BLOCKS
         for run in content.allocation.runs():
@@ -244,7 +244,8 @@ class DiskImage:
         content = self.content
         later = sum(content.length(index) for index in self.generations if not self._original(index))
         if content.fixed:
-            return later + sum(map(content.length, content.fixed))
+            last = content.blocks - 1
+            return later + len(content.fixed) * BLOCK - (BLOCK - content.length(last) if last in content.fixed else 0)
         width = 1 if content.one_block_runs else RUN_BLOCKS
         return later + content.allocation.count() * width * BLOCK - self._missing_at_end(width)
 

@@ -19,6 +19,7 @@ from hypersdk.simulator.content import (
     SpreadAllocation,
     StrideAllocation,
 )
+from hypersdk.simulator.imagefile import ImageBlocks
 from hypersdk.simulator.storage import Datastore
 from hypersdk.simulator.stream import content_id
 from hypersdk.simulator.values import Data
@@ -28,7 +29,10 @@ BOOT_DISK_BYTES: Final = 8 * MiB
 
 
 def content_of(spec: DiskSpec, identity: str) -> DiskContent:
-    """The content that a specification asks for."""
+    """The content that a specification asks for. Raises UsageError for an image that cannot be read."""
+    if spec.image is not None:
+        blocks = ImageBlocks(spec.image, BLOCK)
+        return DiskContent(f"{identity}/{blocks.version}", spec.capacity_bytes, SpreadAllocation.of(0, 0), blocks)
     if spec.boot:
         first = boot_sector().ljust(BLOCK, b"\0")
         return DiskContent(identity, spec.capacity_bytes, SpreadAllocation.of(0, 0), {0: first})

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Final
+
+from isal import isal_zlib
 
 from hypersdk.simulator.content import BLOCK, STAMP, DiskImage, joined_adler
 from hypersdk.units import SECTOR, MiB
@@ -142,7 +143,7 @@ class VmdkStream:
         parts = self._image.parts(index)
         pieces: tuple[bytes, ...]
         if parts is None or self._image.content.length(index) < BLOCK:
-            pieces = (zlib.compress(self._image.block(index), 1),)
+            pieces = (isal_zlib.compress(self._image.block(index), 1),)
         else:
             stamp, pattern = parts
             pieces = (_STORED_STAMP + stamp, pattern.deflated, joined_adler(stamp, pattern).to_bytes(4, "big"))
