@@ -12,7 +12,7 @@ from hypersdk.jobs.queue import NO_WORKER_TEXT, QueueWatch, read_queue
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import JobStore
-from hypersdk.model import ExportProgress, job_object, read_job_object
+from hypersdk.model import ExportProgress, Phase, job_object, read_job_object
 from hypersdk.units import GiB
 from tests.support.clock import Clock
 from tests.support.jobrecords import new_job, submit
@@ -87,6 +87,17 @@ def test_the_eta_is_that_of_all_jobs_and_needs_a_worker(store: JobStore, claims:
         queue = read_queue(store.database)
     assert queue.eta_s == pytest.approx(10 + 4 * 20, rel=0.05)
     assert (queue.about, queue.rate_bytes_s) == (True, 2e6)
+
+
+def test_two_machines_of_a_datastore_are_copied_at_a_time(store: JobStore, claims: Claims) -> None:
+    copying = {"expected_bytes": GiB, "fraction": 0.5, "copy_s": 10.0, "eta_s": 10.0, "snapshots_on": ("nvme-1",)}
+    first, second, third, *_ = add(store, 9)
+    start(claims, first, **copying)
+    start(claims, second, **copying)
+    start(claims, third, expected_bytes=GiB, phase=Phase.PREPARING, snapshots_on=("nvme-1",), turn_s=5.0)
+    with Heartbeat(store.database, "worker-1", ["root"]):
+        queue = read_queue(store.database)
+    assert queue.eta_s == pytest.approx(10 + 4 * 20, rel=0.05), "seven more, two at a time, not three"
 
 
 def test_a_stalled_queue_has_no_eta_and_says_why(store: JobStore, claims: Claims) -> None:

@@ -1,4 +1,4 @@
-"""A queue of 27 jobs on a throttled source, whose worker is killed while it copies."""
+"""A queue of 27 jobs on a throttled source: with one worker, and with one that is killed while it copies."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ from hypersdk.jobs.queue import QueueWatch
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.store import Filter
 from hypersdk.model.eta import QueueProgress
-from hypersdk.simulator.config import DiskSpec
+from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.state.pages import PageRequest
-from hypersdk.units import KiB, MiB
-from tests.support.site import Site, SiteFactory, machines
+from hypersdk.units import MiB
+from tests.support.site import SMALL, Site, SiteFactory
 
 COUNT: Final = 27
-SLOTS: Final = 6
-RATE: Final = 160 * KiB
+SLOTS: Final = 4
+DISK: Final = DiskSpec(32 * MiB, allocated_bytes=24 * MiB)
+RATE: Final = 3 * MiB
 """Of each stream: the source sets the pace, not this machine."""
 EVERY_S: Final = 0.5
+SLACK_S: Final = 5.0
+"""Near the end a quarter is less than is known: rows are written each second and read each second, workers look for
+jobs each second, and a job of six seconds shows its progress in five steps."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The queue at one moment, with the percentage of each job; ``redone``: one does again what was done."""
+    """The queue at one moment, with the percentage of each job; ``redone``: one does again what was done; ``again``: a
+    job runs for the second time."""
 
     at: float
     queue: QueueProgress
     percent: Mapping[str, float]
     redone: bool
+    again: bool
 
 
 def look(made: Site, watch: QueueWatch) -> Look:
-    rows = made.store.page(Filter(), PageRequest("number", limit=100)).rows
+    rows = [job for job in made.store.page(Filter(), PageRequest("number", limit=100)).rows if job.subject != "first"]
     percent = {job.id: float(job.progress["percent_complete"]) for job in rows}
     redone = any(job.progress["percent_redone"] is not None for job in rows)
-    return Look(time.monotonic(), watch.look(), percent, redone)
+    again = any(job.state is JobState.RUNNING and job.epoch > 1 for job in rows)
+    return Look(time.monotonic(), watch.look(), percent, redone, again)
 
 
 def follow(made: Site, watch: QueueWatch, seen: list[Look], until_ended: int) -> None:
@@ -54,31 +61,52 @@ def follow(made: Site, watch: QueueWatch, seen: list[Look], until_ended: int) ->
     made.until(enough, 240)
 
 
-@pytest.mark.slow
-def test_the_eta_of_a_queue_is_right_and_nothing_falls_through_a_workers_death(site: SiteFactory) -> None:
-    size = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
+def run_queue(site: SiteFactory, *, killed: bool) -> list[Look]:
+    """All looks at the queue. Two of three machines run: they wait for their turn to have a snapshot."""
     made = site(
-        machines=machines(COUNT, (size,)),
+        machines=(
+            MachineSpec("first", (SMALL,)),
+            *(
+                MachineSpec(f"web-{number}", (DISK,), power="poweredOff" if number % 3 == 2 else "poweredOn")
+                for number in range(COUNT)
+            ),
+        ),
         rate_bytes_s=RATE,
         options={"jobs_per_worker": SLOTS, "streams_per_host": SLOTS},
     )
     watch = QueueWatch(made.database)
     worker = made.worker()
-    # Of ranges, progress is seen by pieces of 4 MiB, which take half a minute at this rate.
+    made.until_ended(made.submit({"vm_path": "first"}))  # the worker loads its modules: jobs on a new one take longer
     jobs = made.submit(*({"vm_path": f"web-{number}", "export_method": "lease"} for number in range(COUNT)))
     seen: list[Look] = []
     follow(made, watch, seen, 1)
     assert_sized(made)
-    made.until(lambda: copying(made) >= 2)
-    worker.end(signal.SIGKILL)
-    seen.append(look(made, watch))
-    killed = len(seen)
-    made.worker()
+    if killed:
+        made.until(lambda: copying(made) >= 2)
+        worker.end(signal.SIGKILL)
+        made.worker()
     follow(made, watch, seen, COUNT)
     assert all(made.store.get(job.id).state is JobState.COMPLETED for job in jobs), made.told()
+    return seen
+
+
+@pytest.mark.slow
+def test_the_eta_of_a_queue_is_right_from_the_first_tenth_on(site: SiteFactory) -> None:
+    seen = run_queue(site, killed=False)
     assert_never_falling(seen)
-    assert any(each.redone for each in seen[killed:]), "what is copied again is told"
-    assert_near_the_truth(seen, killed)
+    whole_s = seen[-1].at - seen[0].at
+    assert_near_the_truth(seen, next(at for at, each in enumerate(seen) if each.at - seen[0].at >= whole_s / 10))
+
+
+@pytest.mark.slow
+def test_the_eta_is_right_again_and_nothing_falls_after_a_workers_death(site: SiteFactory) -> None:
+    """It could not be foreseen: from when the jobs of the dead worker run again."""
+    seen = run_queue(site, killed=True)
+    assert_never_falling(seen)
+    again = next(at for at, each in enumerate(seen) if each.again)
+    assert seen[again].at - seen[0].at < 0.6 * (seen[-1].at - seen[0].at), "the death was late"
+    assert any(each.redone for each in seen[again:]), "what is copied again is told"
+    assert_near_the_truth(seen, again)
 
 
 def copying(made: Site) -> int:
@@ -91,7 +119,7 @@ def assert_sized(made: Site) -> None:
     """The machines of waiting jobs were looked up by those that started first."""
     waiting = made.store.page(Filter(states=(JobState.QUEUED,))).rows
     assert waiting
-    assert {job.progress["expected_bytes"] for job in waiting} == {2 * MiB}
+    assert {job.progress["expected_bytes"] for job in waiting} == {DISK.allocated_bytes}
 
 
 def assert_never_falling(seen: Sequence[Look]) -> None:
@@ -104,15 +132,10 @@ def assert_never_falling(seen: Sequence[Look]) -> None:
     assert {each.queue.jobs for each in seen} == {COUNT}
 
 
-def assert_near_the_truth(seen: Sequence[Look], killed: int) -> None:
-    """From the first tenth on, and from when the jobs of the dead worker run again: it could not be foreseen."""
+def assert_near_the_truth(seen: Sequence[Look], first: int) -> None:
+    """From look ``first`` on."""
     end = seen[-1].at
-    back = next(at for at in range(killed, len(seen)) if seen[at].queue.ended > seen[killed].queue.ended)
-    whole_s = end - seen[0].at
-    assert seen[back].at - seen[0].at < 0.6 * whole_s, "the death was late"
-    for each in seen[back:-1]:
-        left_s, eta_s = end - each.at, each.queue.eta_s
-        assert eta_s is not None
-        assert abs(eta_s - left_s) <= max(0.25 * left_s, 0.1 * whole_s), [
-            (end - one.at, one.queue.eta_s) for one in seen
-        ]
+    told = [(end - each.at, each.queue.eta_s) for each in seen]
+    for left_s, eta_s in told[first:-1]:
+        assert eta_s is not None, told
+        assert abs(eta_s - left_s) <= max(0.25 * left_s, SLACK_S), told

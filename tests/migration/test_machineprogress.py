@@ -67,6 +67,16 @@ def test_a_machine_is_not_done_before_its_slowest_disk(machine: MachineProgress,
     assert now.eta_s == pytest.approx(45, rel=0.01), "not 5 s, as at the speed of both"
 
 
+def test_the_wait_for_its_turn_is_measured_while_it_lasts(machine: MachineProgress, clock: Clock) -> None:
+    with machine.waiting_for_turn():
+        clock.pass_(7)
+        assert machine.snapshot().turn_s == 7
+    clock.pass_(3)
+    with machine.waiting_for_turn():
+        clock.pass_(1)
+    assert machine.snapshot().turn_s == 8
+
+
 def test_its_time_begins_with_its_turn_and_stops_at_its_end(machine: MachineProgress, clock: Clock) -> None:
     assert machine.snapshot().elapsed_s == 5
     copy(machine, clock, 1, 4)

@@ -25,7 +25,8 @@ from hypersdk.model import (
 JOB_NAMES = {
     "phase", "current_file", "current_step", "files_downloaded", "total_files", "bytes_downloaded", "bytes_transferred",
     "total_bytes", "percent_complete", "estimated_remaining", "export_method", "rate_bytes_s", "eta_s", "lease_age_s",
-    "note", "stalled", "disks", "percent_redone", "expected_bytes", "copy_s",
+    "note", "stalled", "disks", "percent_redone", "expected_bytes", "copy_s", "turn_s",
+    "snapshots_on",
 }  # fmt: skip
 JOB_DISK_NAMES = {
     "label", "file", "phase", "capacity_bytes", "bytes_downloaded", "bytes_written", "bytes_skipped", "bytes_again",
@@ -33,7 +34,7 @@ JOB_DISK_NAMES = {
 }  # fmt: skip
 EVENT_NAMES = {
     "machine", "phase", "fraction", "wire_bytes", "rate_bytes_s", "eta_s", "elapsed_s", "lease_age_s", "note", "disks",
-    "redone", "expected_bytes", "copy_s",
+    "redone", "expected_bytes", "copy_s", "turn_s", "snapshots_on",
 }  # fmt: skip
 EVENT_DISK_NAMES = {
     "label", "file", "phase", "fraction", "basis", "capacity_bytes", "wire_bytes", "guest_bytes", "written_bytes",
@@ -77,6 +78,8 @@ machines = st.builds(
     stalled=st.none() | st.text(max_size=5),
     redone=st.none() | fractions,
     expected_bytes=sizes,
+    turn_s=st.integers(0, 10**9).map(lambda tenths: tenths / 10),
+    snapshots_on=st.lists(st.text(max_size=5), max_size=3).map(tuple),
     copy_s=st.integers(0, 10**9).map(lambda tenths: tenths / 10),
 )
 

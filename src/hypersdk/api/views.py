@@ -52,7 +52,7 @@ def _fields_of(record: type) -> type[OpenView]:
 
 def _type_in_json(kind: Any) -> Any:
     if get_origin(kind) is tuple:
-        return list[DiskProgressView]
+        return list[str] if str in get_args(kind) else list[DiskProgressView]
     if isinstance(kind, type):
         return str if issubclass(kind, StrEnum) else kind
     return _type_in_json(get_args(kind)[0]) | None

@@ -60,10 +60,12 @@ class MachinesTotal:
             redone=machine.redone,
             slot_s=machine.elapsed_s,
             copy_s=machine.copy_s,
+            turn_s=machine.turn_s,
             eta_s=machine.eta_s,
             ended_at=self._ended.get(at, 0),
             rate_bytes_s=machine.rate_bytes_s,
             reason=machine.stalled or waits_for(machine),
+            snapshots_on=machine.snapshots_on or (None if machine.phase is Phase.QUEUED else ()),
         )
 
 

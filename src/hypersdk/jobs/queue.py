@@ -28,7 +28,7 @@ import sqlalchemy as sa
 
 from hypersdk.jobs.heartbeat import TAKE_OVER_S
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER_FOR_ROOT, JobState
-from hypersdk.model import Phase, read_job_object, waits_for
+from hypersdk.model import SNAPSHOTS_PER_DATASTORE, Phase, read_job_object, waits_for
 from hypersdk.model.eta import QueuedJob, QueueProgress, Span, Stage, estimate, never_falling, slots_of
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, jobs, workers
@@ -69,6 +69,8 @@ _ROW: Final = (
     _number("percent_complete").label("percent"),
     _number("percent_redone").label("redone"),
     _number("copy_s").label("copy_s"),
+    _number("turn_s").label("turn_s"),
+    jobs.c.progress["snapshots_on"].label("snapshots_on"),
     _number("eta_s").label("eta_s"),
     _number("rate_bytes_s").label("rate_bytes_s"),
     jobs.c.progress["phase"].as_string().label("phase"),
@@ -88,7 +90,8 @@ def read_queue(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Queue
         notes = _notes(connection, [row.id for row in rows if row.phase == Phase.WAITING.value])
     width, gap_s = slots_of(list(spans.values()), now)
     found = [_job(row, spans.get((row.id, row.epoch)), notes, now) for row in rows]
-    queue = estimate(found, width=max(width, 1) if alive else 0, gap_s=gap_s)
+    snapshots = SNAPSHOTS_PER_DATASTORE * max(alive, 1)
+    queue = estimate(found, width=max(width, 1) if alive else 0, gap_s=gap_s, snapshots=snapshots)
     reason = queue.reason if alive or not queue.open else NO_WORKER_TEXT
     return replace(queue, added=_added(rows), reason=reason)
 
@@ -164,10 +167,12 @@ def _job(row: Any, span: Span | None, notes: Mapping[str, str], now: float) -> Q
         redone=None if row.redone is None else row.redone / 100,
         slot_s=end - span.started_at if measured and span is not None else 0.0,
         copy_s=float(row.copy_s or 0.0) if measured else 0.0,
+        turn_s=float(row.turn_s or 0.0) if measured else 0.0,
         eta_s=row.eta_s,
         ended_at=row.completed_at or 0.0,
         rate_bytes_s=row.rate_bytes_s,
         reason=str(row.stalled or notes.get(row.id, "")),
+        snapshots_on=tuple(row.snapshots_on or ()) or (None if row.phase == Phase.QUEUED.value else ()),
     )
 
 

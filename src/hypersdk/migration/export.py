@@ -125,7 +125,7 @@ class MachineExport:
     def __init__(self, session: Session, plan: Plan, resources: RunResources, cancel: CancelToken) -> None:
         self._session = session
         self._plan = plan
-        self._progress = MachineProgress(plan.machine.name, plan.disks)
+        self._progress = MachineProgress(plan.machine.name, plan.disks, snapshots_on=plan.snapshots_on)
         self._resources = resources
         self._cancel = cancel.child()
         self._named = plan.spec.shown_dir.absolute()
@@ -421,11 +421,13 @@ class MachineExport:
             copy.run(self._cancel)
             return
         settings = self._resources.settings
-        stores = sorted({disk.datastore for disk in self._plan.machine.disks if disk.datastore})
         with ExitStack() as stack:
             watch = None
             if self._plan.temporary_snapshot:
-                stack.enter_context(self._resources.snapshot_slots(stores, self._cancel, self._progress.note))
+                with self._progress.waiting_for_turn():
+                    stack.enter_context(
+                        self._resources.snapshot_slots(self._plan.snapshots_on, self._cancel, self._progress.note)
+                    )
                 watch = SnapshotWatch(
                     self._session,
                     work.run.record.moref,

@@ -20,8 +20,16 @@ _COPYING = frozenset({Phase.TRANSFERRING, Phase.VERIFYING})
 class MachineProgress:
     """Thread-safe. Workers set phase and note and update the meters; a ticker takes snapshots."""
 
-    def __init__(self, machine: str, disks: Sequence[PlannedDisk], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        machine: str,
+        disks: Sequence[PlannedDisk],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        snapshots_on: Sequence[str] = (),
+    ) -> None:
         self._machine = machine
+        self._snapshots_on = tuple(snapshots_on)
         self._clock = clock
         self._started: float | None = None
         self._ended: float | None = None
@@ -29,6 +37,8 @@ class MachineProgress:
         self._phase = Phase.QUEUED
         self._note = ""
         self._lease: LeasedExport | None = None
+        self._turn_s = 0.0
+        self._turn_since: float | None = None
         self._pace = Pace()
         self._disk_paces: Mapping[int, Pace] = {disk.key: Pace() for disk in disks}
         self._data_bytes = sum(_data_bytes(disk) for disk in disks)
@@ -59,6 +69,20 @@ class MachineProgress:
         with self._lock:
             self._note = text
 
+    @contextmanager
+    def waiting_for_turn(self) -> Iterator[None]:
+        """Measures the wait until a temporary snapshot may be created."""
+        with self._lock:
+            self._turn_since = self._clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._turn_s, self._turn_since = self._waited_s(self._clock()), None
+
+    def _waited_s(self, now: float) -> float:
+        return self._turn_s + (0.0 if self._turn_since is None else now - self._turn_since)
+
     def watch_lease(self, lease: LeasedExport | None) -> None:
         """The lease that is held now, if any: its age is shown, and the server is told the progress of the copy."""
         with self._lock:
@@ -76,6 +100,7 @@ class MachineProgress:
             copying = phase in _COPYING and any(disk.phase in _COPYING for disk in disks)
             self._sample(now, disks, copying=copying)
             elapsed_s = 0.0 if self._started is None else (self._ended or now) - self._started
+            turn_s = self._waited_s(now)
         fraction = 1.0 if phase is Phase.DONE else self._fraction([disk.fraction for disk in disks])
         if lease is not None:
             lease.set_fraction(fraction)
@@ -93,6 +118,8 @@ class MachineProgress:
             redone=real if real < fraction and any(disk.redone is not None for disk in disks) else None,
             expected_bytes=self._data_bytes,
             copy_s=self._pace.copy_s,
+            turn_s=turn_s,
+            snapshots_on=self._snapshots_on,
         )
 
     def _fraction(self, fractions: Sequence[float]) -> float:

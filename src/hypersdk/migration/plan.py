@@ -79,6 +79,12 @@ class Plan:
     route: str
     resumption: Resumption | None = None
 
+    @property
+    def snapshots_on(self) -> tuple[str, ...]:
+        """Datastores on which the temporary snapshot takes up space; none without one."""
+        stores = {disk.datastore for disk in self.machine.disks if disk.datastore}
+        return tuple(sorted(stores)) if self.temporary_snapshot else ()
+
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {

@@ -9,20 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from hypersdk.config.folders import state_folder
 from hypersdk.migration.preflight import DEFAULT_MIN_FREE, MinFreeSpace
 from hypersdk.migration.register import Register
 from hypersdk.migration.runfile import FolderRuns, RunStore
+from hypersdk.model import SNAPSHOTS_PER_DATASTORE
 from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.folder import Locate, locate
 from hypersdk.transfer.limit import BandwidthLimit
 from hypersdk.transfer.space import SpaceGate, SpaceLedger
-
-SNAPSHOTS_PER_DATASTORE: Final = 2
-"""Temporary snapshots that may exist on one datastore at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

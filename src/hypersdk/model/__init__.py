@@ -28,6 +28,7 @@ from hypersdk.model.machine import (
 from hypersdk.model.progress import (
     ENDED,
     MAX_UNFINISHED_FRACTION,
+    SNAPSHOTS_PER_DATASTORE,
     Basis,
     Bottleneck,
     DiskProgress,
@@ -47,9 +48,9 @@ from hypersdk.model.progressjson import (
 )
 
 __all__ = [
-    "ENDED", "MAX_UNFINISHED_FRACTION", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress",
-    "DiskSummary", "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power",
-    "SnapshotNode", "at_rest", "boot_sequence", "event_object", "job_object", "json_fields", "named_boot_disks",
-    "never_below", "read_fields", "read_job_object", "split_datastore_path", "unit_order", "waits_for",
-    "without_rate",
+    "ENDED", "MAX_UNFINISHED_FRACTION", "SNAPSHOTS_PER_DATASTORE", "Backing", "Basis", "Bottleneck", "Cdrom", "Disk",
+    "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic",
+    "Phase", "Power", "SnapshotNode", "at_rest", "boot_sequence", "event_object", "job_object", "json_fields",
+    "named_boot_disks", "never_below", "read_fields", "read_job_object", "split_datastore_path", "unit_order",
+    "waits_for", "without_rate",
 ]  # fmt: skip

@@ -50,6 +50,8 @@ class Bottleneck(StrEnum):
 
 MAX_UNFINISHED_FRACTION: Final = 0.994
 """The largest fraction shown of unfinished work: it does not round up to 100 %."""
+SNAPSHOTS_PER_DATASTORE: Final = 2
+"""Temporary snapshots that the exports of one process may have on one datastore at a time."""
 _REDONE: Final = "0 to 100: how far the attempt has come while it does again what was done before; else null"
 ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 _AT_WORK: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING})
@@ -110,6 +112,8 @@ class ExportProgress:
     redone: float | None = _field(None, _REDONE, job="percent_redone", digits=4)
     expected_bytes: int = _field(0, "Bytes of data that its disks are expected to hold; 0 while unknown")
     copy_s: float = _field(0.0, "Seconds in which this attempt copied or read back; waiting is not included")
+    turn_s: float = _field(0.0, "Seconds in which this attempt waited for its turn to create a temporary snapshot")
+    snapshots_on: tuple[str, ...] = _field((), "Datastores on which it needs a temporary snapshot")
 
     @property
     def current_file(self) -> str:

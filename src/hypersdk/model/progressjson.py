@@ -11,7 +11,7 @@ from dataclasses import fields
 from enum import StrEnum
 from functools import cache
 from types import NoneType
-from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from hypersdk.model.progress import DiskProgress, ExportProgress
 
@@ -68,7 +68,7 @@ def _object(record: ExportProgress | DiskProgress, form: Form) -> dict[str, Any]
 
 def _plain(value: Any, field: JsonField, form: Form) -> Any:
     if isinstance(value, tuple):
-        return [_object(disk, form) for disk in value]
+        return [item if isinstance(item, str) else _object(item, form) for item in value]
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float):
@@ -94,6 +94,8 @@ def _read(value: Any, field: JsonField) -> Any:
             DiskProgress(**read_fields(DiskProgress, _typed(disk, dict, "disks")))
             for disk in _typed(value, list, "disks")
         )
+    if get_origin(field.kind) is tuple:
+        return tuple(_typed(name, str, field.name) for name in _typed(value, list, field.name))
     kind, *others = get_args(field.kind) or (field.kind,)
     if value is None and NoneType in others:
         return None
