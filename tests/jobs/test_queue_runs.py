@@ -6,14 +6,16 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 import pytest
 
 from hypersdk.jobs.queue import QueueWatch
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.store import Filter
-from hypersdk.model.eta import QueueProgress
+from hypersdk.model.eta import RECENT, QueueProgress
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.state.pages import PageRequest
 from hypersdk.units import MiB
@@ -61,8 +63,24 @@ def follow(made: Site, watch: QueueWatch, seen: list[Look], until_ended: int) ->
     made.until(enough, 240)
 
 
-def run_queue(site: SiteFactory, *, killed: bool) -> list[Look]:
-    """All looks at the queue. Two of three machines run: they wait for their turn to have a snapshot."""
+@dataclass(frozen=True)
+class Run:
+    """All looks at a queue. ``job_s`` is how long each job ran without waiting for its turn, in the order in which they
+    ended; None for one of which two workers did a part."""
+
+    seen: list[Look]
+    job_s: Sequence[float | None]
+
+    def change(self, ended: int) -> float:
+        """How much longer the jobs ran that ended after ``ended`` others than those before them: a machine that gets
+        busy later, or is no longer, decides no test."""
+        before = [seconds for seconds in self.job_s[: max(ended, SLOTS)] if seconds is not None][-RECENT:]
+        after = [seconds for seconds in self.job_s[ended:] if seconds is not None]
+        return fmean(after) / fmean(before) if before and after else 1.0
+
+
+def run_queue(site: SiteFactory, *, killed: bool) -> Run:
+    """Two of three machines run: they wait for their turn to have a snapshot."""
     made = site(
         machines=(
             MachineSpec("first", (SMALL,)),
@@ -86,27 +104,36 @@ def run_queue(site: SiteFactory, *, killed: bool) -> list[Look]:
         worker.end(signal.SIGKILL)
         made.worker()
     follow(made, watch, seen, COUNT)
-    assert all(made.store.get(job.id).state is JobState.COMPLETED for job in jobs), made.told()
-    return seen
+    ended = [made.store.get(job.id) for job in jobs]
+    assert all(job.state is JobState.COMPLETED for job in ended), made.told()
+    return Run(seen, [own_s(job) for job in sorted(ended, key=lambda job: job.completed_at or job.created_at)])
+
+
+def own_s(job: JobRecord) -> float | None:
+    if job.epoch > 1 or job.started_at is None or job.completed_at is None:
+        return None
+    return (job.completed_at - job.started_at).total_seconds() - float(job.progress["turn_s"])
 
 
 @pytest.mark.slow
 def test_the_eta_of_a_queue_is_right_from_the_first_tenth_on(site: SiteFactory) -> None:
-    seen = run_queue(site, killed=False)
+    run = run_queue(site, killed=False)
+    seen = run.seen
     assert_never_falling(seen)
     whole_s = seen[-1].at - seen[0].at
-    assert_near_the_truth(seen, next(at for at, each in enumerate(seen) if each.at - seen[0].at >= whole_s / 10))
+    assert_near_the_truth(run, next(at for at, each in enumerate(seen) if each.at - seen[0].at >= whole_s / 10))
 
 
 @pytest.mark.slow
 def test_the_eta_is_right_again_and_nothing_falls_after_a_workers_death(site: SiteFactory) -> None:
     """It could not be foreseen: from when the jobs of the dead worker run again."""
-    seen = run_queue(site, killed=True)
+    run = run_queue(site, killed=True)
+    seen = run.seen
     assert_never_falling(seen)
     again = next(at for at, each in enumerate(seen) if each.again)
     assert seen[again].at - seen[0].at < 0.6 * (seen[-1].at - seen[0].at), "the death was late"
     assert any(each.redone for each in seen[again:]), "what is copied again is told"
-    assert_near_the_truth(seen, again)
+    assert_near_the_truth(run, again)
 
 
 def copying(made: Site) -> int:
@@ -132,10 +159,14 @@ def assert_never_falling(seen: Sequence[Look]) -> None:
     assert {each.queue.jobs for each in seen} == {COUNT}
 
 
-def assert_near_the_truth(seen: Sequence[Look], first: int) -> None:
-    """From look ``first`` on."""
-    end = seen[-1].at
-    told = [(end - each.at, each.queue.eta_s) for each in seen]
-    for left_s, eta_s in told[first:-1]:
-        assert eta_s is not None, told
-        assert abs(eta_s - left_s) <= max(0.25 * left_s, SLACK_S), told
+def assert_near_the_truth(run: Run, first: int) -> None:
+    """From look ``first`` on. A turn that changes hands is in the rows of two jobs, of which one may be written a
+    second after the other: one look of twenty may be off."""
+    end = run.seen[-1].at
+    told = [(end - look.at, look.queue.eta_s, run.change(look.queue.ended)) for look in run.seen]
+    wrong = [
+        (left_s, eta_s, change)
+        for left_s, eta_s, change in told[first:-1]
+        if eta_s is None or abs(eta_s * change - left_s) > max(0.25 * left_s, SLACK_S)
+    ]
+    assert len(wrong) <= len(told[first:-1]) / 20, (wrong, told)

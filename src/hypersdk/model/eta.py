@@ -51,6 +51,8 @@ NEWER: Final = 0.8
 LEAST_WINDOW_S: Final = 60.0
 """How far back the number of slots is looked for, at least."""
 MOST_GAP_S: Final = 15.0
+COPIED: Final = 0.99
+"""From here on it is only published."""
 LEAST_BYTES: Final = 1 * MiB
 """The weight of a job with less data: it is work, too."""
 
@@ -388,9 +390,9 @@ class _Layout:
             heapq.heapreplace(self._slots, end)
 
     def _ended(self, job: QueuedJob, at: float, fixed_s: float, copy_s: float) -> float:
-        """Half of the fixed time is spent before the turn is needed."""
+        """Half of the fixed time is spent before the turn is needed. It is over when all is copied."""
         before_s = max(0.0, fixed_s - self._cost.fixed_s / 2)
-        turns = [self._turns[name] for name in job.snapshots_on or ()]
+        turns = [self._turns[name] for name in job.snapshots_on or () if job.real < COPIED]
         ready = at + before_s
         begin = ready if job.copies else max([ready, *(turn[0] for turn in turns)])
         end = begin + fixed_s - before_s + copy_s
