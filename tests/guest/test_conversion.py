@@ -98,6 +98,16 @@ def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
     assert environment["LIBGUESTFS_CACHEDIR"] == "/var/tmp"
 
 
+@pytest.mark.parametrize("name", ["\x01.qcow2", "\udcff.qcow2", "a\nb.qcow2"])
+def test_a_disk_whose_path_xml_cannot_hold_is_given_by_a_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("the disk")
+    look = f'cp "$TMPDIR/disk0" {tmp_path}/seen; grep -c "$TMPDIR/disk0" "$TMPDIR/source.xml" >{tmp_path}/named\n'
+    asked = ConversionRequest(source_guest(source_disk(tmp_path / name)), acceleration=Acceleration.TCG)
+    convert(asked, fake_v2v(tmp_path, look + GOOD), tmp_path)
+    assert (tmp_path / "seen").read_text() == "the disk"
+    assert (tmp_path / "named").read_text() == "1\n"
+
+
 def test_secrets_of_this_process_are_not_passed_on(
     tmp_path: Path, request_: ConversionRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,9 +23,10 @@ from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ANY_DEVICE, ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import V2V, GuestTools
 from hypersdk.model import Firmware
-from hypersdk.model.guestplan import DiskBus
+from hypersdk.model.guestplan import DiskBus, SourceDisk
+from hypersdk.text import is_plain
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import FILE_MODE, target_errors
+from hypersdk.transfer.files import FILE_MODE, shown_path, target_errors
 from hypersdk.units import MiB
 
 LOG_NAME: Final = "virt-v2v.log"
@@ -143,7 +144,8 @@ def _is_mac(text: str) -> bool:
 def _arguments(request: ConversionRequest, private: Path) -> Sequence[str]:
     """The arguments of virt-v2v-in-place. What they name is written to ``private``."""
     source = private / "source.xml"
-    _write_private(source, domain_xml(request.guest))
+    disks = tuple(_nameable(disk, private / f"disk{index}") for index, disk in enumerate(request.guest.disks))
+    _write_private(source, domain_xml(replace(request.guest, disks=disks)))
     arguments = ["--root", request.root or "single"]
     for index, key in enumerate(request.keys):
         file = _key_file(key, private / f"key{index}")
@@ -158,6 +160,15 @@ def _arguments(request: ConversionRequest, private: Path) -> Sequence[str]:
     for customization in request.customizations:
         arguments += _customization(customization)
     return [*arguments, "-i", "libvirtxml", str(source)]
+
+
+def _nameable(disk: SourceDisk, link: Path) -> SourceDisk:
+    """The disk by a path that XML can hold: its own, or a link where that has other characters."""
+    path = shown_path(disk.file.absolute())
+    if all(map(is_plain, str(path))):
+        return disk
+    link.symlink_to(path)
+    return replace(disk, file=link)
 
 
 def _customization(item: Customization) -> Sequence[str]:
