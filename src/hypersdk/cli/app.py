@@ -30,6 +30,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
             "Convert a local VMDK, OVA or OVF into another image format.",
         ),
         "verify": Entry(f"{_HERE}.verify", "Check that an export is complete and unchanged."),
+        "layout": Entry(f"{_HERE}.layout", "Show what lies on the disks of an export or an image."),
     },
     "Maintenance": {
         "status": Entry(f"{_HERE}.status", "Show unfinished exports and what they left on the source."),

@@ -11,6 +11,7 @@ from hypersdk.jobs import remedies as daemon
 from hypersdk.remedies import Remedy, text_of
 
 if TYPE_CHECKING:
+    from hypersdk.formats.guestdisk import GuestFinding
     from hypersdk.migration.findings import Finding
     from hypersdk.model.check import DoctorCheck
 
@@ -28,7 +29,9 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
 _LIMITS: Final = {"datastore_min_free": "lower the minimum with --datastore-min-free", "streams": "lower --parallel"}
 
 
-def next_step(found: HyperSDKError | CodeInfo | DoctorCheck | Finding, program: str = "hyper2kvm") -> str:
+def next_step(
+    found: HyperSDKError | CodeInfo | DoctorCheck | Finding | GuestFinding, program: str = "hyper2kvm"
+) -> str:
     """The next step as one text. Each of several reasons has a line that begins with its code."""
     if isinstance(found, HyperSDKError) and found.reasons:
         return "\n".join(f"{reason.code}: {next_step(reason, program)}" for reason in found.reasons)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from hypersdk.errors import IntegrityError, Refused, register
 from hypersdk.formats.guestdisk import DiskLayout, assess
 from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
-from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.guests import known_firmware, open_manifest
 from hypersdk.landing.reading import layout_of
 from hypersdk.migration.preflight import raise_if_any
 from hypersdk.migration.readback import opened
@@ -48,7 +48,7 @@ def check_images(folder: Path, guest: SourceGuest, keys: Collection[str] = ()) -
     Raises Refused with everything that a conversion would fail at, IntegrityError for images that are not as the export
     wrote them, as far as size and header tell, TargetError.
     """
-    findings = assess([*_layouts(folder, guest)], firmware=guest.firmware, keys=keys)
+    findings = assess([*_layouts(folder, guest)], firmware=known_firmware(guest), keys=keys)
     raise_if_any(guest.name, [finding.as_error() for finding in findings if finding.refuses], "converted")
     # A missing fallback loader is added by the conversion, or ends it.
     return tuple(finding.message for finding in findings if finding.code != UEFI_NO_FALLBACK)

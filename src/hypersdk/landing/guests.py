@@ -80,6 +80,12 @@ def guest_of(manifest: ArtifactManifest, folder: Path) -> SourceGuest:
     )
 
 
+def known_firmware(guest: SourceGuest) -> Firmware | None:
+    """The firmware of a machine; None where nothing described it (a lone VMDK), because its manifest has a default
+    then."""
+    return guest.firmware if guest.cpus else None
+
+
 def _firmware(name: str) -> Firmware:
     try:
         return Firmware(name)

@@ -11,7 +11,7 @@
 for it, and what is doubtful is unknown.
 """
 
-from hypersdk.formats.guestdisk.assess import GuestFinding, assess, volumes_of
+from hypersdk.formats.guestdisk.assess import GuestFinding, assess, device_name, volumes_of
 from hypersdk.formats.guestdisk.layout import read_layout
 from hypersdk.formats.guestdisk.records import (
     Content,
@@ -39,6 +39,7 @@ __all__ = [
     "TableKind",
     "VolumeGroup",
     "assess",
+    "device_name",
     "read_layout",
     "volumes_of",
 ]

@@ -21,20 +21,19 @@ from hypersdk.formats.guestdisk.records import (
     TableKind,
 )
 from hypersdk.model import Firmware
-from hypersdk.remedies import First, Remedy, Retry, SetOption, as_json
+from hypersdk.remedies import Advice, Remedy, SetOption, as_json
 from hypersdk.text import clean
 
 ENCRYPTED_WITHOUT_KEY: Final = register(
     "encrypted_without_key",
     "A guest conversion opens every encrypted volume of the machine, and the key of one was not given.",
-    "Give its passphrase, or its BitLocker recovery key, for the conversion.",
-    "Or decrypt the volume in the guest, then export the machine again.",
+    "Give its passphrase (LUKS) or its recovery key (BitLocker) for the conversion, or decrypt it in the source machine"
+    " and export that again.",
 )
 HIBERNATED_NTFS: Final = register(
     "hibernated_ntfs",
     "Windows is hibernated, or was shut down with Fast Startup: its file system must not be changed until it is woken.",
-    First("start the machine, run `powercfg /h off` and `shutdown /s /t 0` in Windows, and export it again"),
-    Retry(),
+    "Start the machine, run `powercfg /h off` and `shutdown /s /t 0` in Windows, and export it again.",
 )
 NTFS_IN_USE: Final = register(
     "ntfs_in_use",
@@ -58,8 +57,7 @@ UEFI_NO_FALLBACK: Final = register(
     "uefi_no_fallback",
     "The EFI system partition has no fallback loader (EFI/BOOT/BOOTX64.EFI). The firmware of the source knows another"
     " one by its boot entries, which are not on the disks: a new machine would stop in the EFI shell.",
-    First("install the boot loader for removable media in the source machine, and export it again"),
-    Retry(),
+    "Install the boot loader for removable media in the source machine, and export it again.",
 )
 NOTHING_TO_CONVERT: Final = register(
     "nothing_to_convert",
@@ -74,6 +72,9 @@ EVERY_VOLUME: Final = "all"
 
 _FALLBACKS: Final = ("EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTAA64.EFI")
 _NO_EFI: Final = "the machine starts by EFI, but no disk has an EFI loader"
+_ADDED: Final = Advice(
+    "A guest conversion adds it where it can. Without one, install it in the source machine and export that again."
+)
 _NAMES: Final = {ContentKind.LUKS: "LUKS", ContentKind.BITLOCKER: "BitLocker"}
 
 
@@ -82,7 +83,7 @@ class GuestFinding:
     """One obstacle. ``refuses``: a guest conversion would fail, or what it makes would not start; else it is a warning.
 
     ``disk`` counts from 1 and is None where all disks are meant; ``volume`` is its name in the guest as libguestfs
-    calls it: ``/dev/sda2``, ``/dev/vg/root``.
+    calls it: ``/dev/sda2``, ``/dev/vg/root``. ``own_remedies`` replace those of the code.
     """
 
     code: str
@@ -90,6 +91,7 @@ class GuestFinding:
     refuses: bool
     disk: int | None = None
     volume: str | None = None
+    own_remedies: tuple[Remedy, ...] = ()
 
     @property
     def cause(self) -> str:
@@ -98,12 +100,12 @@ class GuestFinding:
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:
-        """The remedies, from the code."""
-        return CODES[self.code].remedies
+        """The remedies of this case, or those of the code."""
+        return self.own_remedies or CODES[self.code].remedies
 
     def as_error(self) -> Refused:
         """The finding as the error that ends a guest conversion before it begins."""
-        return Refused(self.message, code=self.code, disk=self.disk, volume=self.volume)
+        return Refused(self.message, code=self.code, remedies=self.own_remedies, disk=self.disk, volume=self.volume)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON output."""
@@ -152,7 +154,7 @@ def _holds_nothing(layout: DiskLayout) -> bool:
 def volumes_of(layouts: Sequence[DiskLayout]) -> Iterator[Volume]:
     """All volumes of a machine, as far as they can be seen, by their names in libguestfs."""
     for number, layout in enumerate(layouts, 1):
-        device = f"/dev/sd{_letters(number)}"
+        device = device_name(number)
         for partition, content in layout.contents:
             yield Volume(number, f"{device}{partition or ''}", content)
             group = content.group
@@ -161,13 +163,13 @@ def volumes_of(layouts: Sequence[DiskLayout]) -> Iterator[Volume]:
                     yield Volume(number, f"/dev/{group.name}/{volume.name}", volume.content)
 
 
-def _letters(number: int) -> str:
-    """``a`` to ``z``, then ``aa``, as Linux names disks."""
+def device_name(number: int) -> str:
+    """The name of a disk, counted from 1, in libguestfs: ``/dev/sda`` to ``/dev/sdz``, then ``/dev/sdaa``."""
     letters = ""
     while number:
         number, rest = divmod(number - 1, 26)
         letters = chr(ord("a") + rest) + letters
-    return letters
+    return f"/dev/sd{letters}"
 
 
 # --- encryption, hibernation -----------------------------------------------------------------------------------------
@@ -204,7 +206,8 @@ def _place(volume: Volume) -> str:
 
 def _unbootable(layouts: Sequence[DiskLayout], firmware: Firmware | None) -> Iterator[GuestFinding]:
     files = [content.efi for layout in layouts for _, content in layout.contents if content.efi is not None]
-    if firmware is Firmware.EFI:
+    only_efi = firmware is None and not _with_boot_code(layouts) and any(found.loaders for found in files)
+    if firmware is Firmware.EFI or only_efi:
         yield from _by_efi(layouts, files)
     elif firmware is Firmware.BIOS:
         yield from _by_bios(layouts, files)
@@ -214,7 +217,7 @@ def _by_efi(layouts: Sequence[DiskLayout], files: Sequence[EfiFiles]) -> Iterato
     if any(found.loaders for found in files):
         if not any(found.has(path) for found in files for path in _FALLBACKS) and all(map(_is_complete, files)):
             message = f"no disk has the fallback loader {_FALLBACKS[0]}"
-            yield GuestFinding(UEFI_NO_FALLBACK, message, refuses=False)
+            yield GuestFinding(UEFI_NO_FALLBACK, message, refuses=False, own_remedies=(_ADDED,))
     elif _all_is_seen(layouts) and all(map(_is_complete, files)):
         with_code = _with_boot_code(layouts)
         if with_code:
