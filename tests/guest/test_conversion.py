@@ -10,6 +10,7 @@ import pytest
 
 from hypersdk.errors import Cancelled, Refused, UsageError
 from hypersdk.guest.conversion import LOG_NAME, convert_in_place
+from hypersdk.guest.distribution import Distribution, Family
 from hypersdk.guest.failures import NO_VIRTIO_WIN
 from hypersdk.guest.faults import OPTION_UNSUPPORTED, ConversionError
 from hypersdk.guest.findings import HAS_VIRTIO
@@ -17,6 +18,7 @@ from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind
 from hypersdk.guest.request import Acceleration, ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import GuestTools
 from hypersdk.model.guestplan import DiskBus
+from hypersdk.remedies import advice
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB
@@ -158,6 +160,10 @@ def test_windows_without_virtio_drivers_is_an_error_unless_it_is_allowed(
     with pytest.raises(ConversionError) as caught:
         convert(request_, tools, tmp_path)
     assert caught.value.code == NO_VIRTIO_WIN
+    assert "VIRTIO_WIN" in advice(caught.value.remedies), "Debian has no package"
+    with pytest.raises(ConversionError) as caught:
+        convert(request_, replace(tools, distribution=Distribution("Fedora", "fedora", Family.FEDORA)), tmp_path)
+    assert "sudo dnf install virtio-win" in advice(caught.value.remedies)
     allowed = convert(replace(request_, require_virtio=False), tools, tmp_path)
     assert allowed.drivers.disk_bus is DiskBus.SATA
 

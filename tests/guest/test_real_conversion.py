@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hypersdk.guest.conversion import convert_in_place
+from hypersdk.guest.fallback import add_fallback_loader
 from hypersdk.guest.overlay import OVERLAY_FORMAT, commit_overlay, create_overlay, overlay_size, remove_overlay
-from hypersdk.guest.report import ConversionEvent, EventKind
+from hypersdk.guest.report import ConversionEvent, EventKind, GuestSystem
 from hypersdk.guest.request import Acceleration, ConversionRequest
 from hypersdk.guest.tools import find_tools
 from hypersdk.model.guestplan import DiskBus, NicModel
@@ -29,6 +30,7 @@ from tests.support.seeds import SEED
 from tests.support.tools import run_tool, sha256
 from tests.support.waiting import eventually
 
+UEFI_LOADER = "/EFI/debian/grubx64.efi"
 pytestmark = [
     pytest.mark.guests,
     pytest.mark.timeout(900),
@@ -40,6 +42,7 @@ PARENT = """
     import sys
     from pathlib import Path
     from hypersdk.guest.conversion import convert_in_place
+from hypersdk.guest.fallback import add_fallback_loader
     from hypersdk.guest.request import Acceleration, ConversionRequest
     from hypersdk.guest.tools import find_tools
     from hypersdk.transfer.cancel import CancelToken
@@ -101,4 +104,17 @@ def test_a_guest_is_converted_and_boots_after_an_attempt_that_was_killed(
     commit_overlay(tools, overlay, guest.image, "raw")
     remove_overlay(overlay)
     log = started(libvirtd, guest, guest.name, guest.image.parent, bus="virtio")
+    eventually(lambda: guest.marker in serial_text(log), BOOT_TIMEOUT_S, lambda: serial_text(log)[-2000:])
+
+
+def test_a_uefi_guest_without_fallback_loader_boots_once_it_was_added(
+    libvirtd: Libvirtd, debian_uefi_without_fallback: Guest, guest_folder: Path
+) -> None:
+    guest = debian_uefi_without_fallback
+    loader = add_fallback_loader(
+        [source_disk(guest.image, "raw")], GuestSystem(distro="debian", arch="x86_64"), find_tools(),
+        log=guest_folder / "guestfish.log", accelerated=False, cancel=CancelToken(),
+    )  # fmt: skip
+    assert loader == UEFI_LOADER
+    log = started(libvirtd, guest, guest.name, guest_folder, bus="virtio")
     eventually(lambda: guest.marker in serial_text(log), BOOT_TIMEOUT_S, lambda: serial_text(log)[-2000:])

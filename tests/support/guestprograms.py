@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hypersdk.guest.distribution import Distribution
+from hypersdk.guest.distribution import Distribution, Family
 from hypersdk.guest.tools import GuestTools, find_tools
 
-DEBIAN = Distribution("Debian GNU/Linux 12 (bookworm)", "debian", None)
+DEBIAN = Distribution("Debian GNU/Linux 12 (bookworm)", "debian", Family.DEBIAN)
 FEATURES = "virt-v2v-in-place virt-v2v-in-place-2.0 in-place mac-option mac-ip-option input:libvirtxml convert:linux"
 HELP = """
   -i <disk|libvirt|libvirtxml|ova|vmx>
@@ -46,7 +46,7 @@ say() {{ printf '{{ "message": "%s", "type": "%s" }}\\n' "$2" "$1" >/dev/fd/"$fd
 """,
     )
     tools = find_tools()
-    return GuestTools({**tools.paths, path.name: str(path)}, tools.virtio_win, tools.virt_tools, DEBIAN)
+    return GuestTools({**tools.paths, path.name: str(path)}, None, None, DEBIAN)
 
 
 def own_processes(mark: str) -> list[int]:

@@ -15,13 +15,13 @@ from hypersdk.guest.domainxml import disk_letters, domain_xml
 from hypersdk.guest.environment import environment
 from hypersdk.guest.failures import NO_VIRTIO_WIN, failure
 from hypersdk.guest.fallback import add_fallback_loader
-from hypersdk.guest.faults import ConversionError
+from hypersdk.guest.faults import ConversionError, install_advice
 from hypersdk.guest.findings import drivers_of, read_facts, system_of
 from hypersdk.guest.messages import MessageReader
 from hypersdk.guest.processgroup import private_folder, run_in_group
 from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ANY_DEVICE, ConversionRequest, Customization, DiskKey, StaticAddress
-from hypersdk.guest.tools import V2V, GuestTools
+from hypersdk.guest.tools import V2V, VIRTIO_WIN_PACKAGES, GuestTools
 from hypersdk.model import Firmware
 from hypersdk.model.guestplan import DiskBus, SourceDisk
 from hypersdk.text import is_plain
@@ -78,7 +78,8 @@ def convert_in_place(
         )
     if status != 0:
         raise failure(messages.errors, log, status)
-    report = _report(request, v2v, messages, log, accelerated)
+    report = _report(v2v, messages, log, accelerated)
+    _require_virtio(request, report, tools)
     if not _lacks_fallback(request, messages):
         return report
     messages.begin("Adding the fallback boot loader")
@@ -224,19 +225,24 @@ def _new_log(folder: Path) -> Path:
     return log
 
 
-def _report(
-    request: ConversionRequest, v2v: V2V, messages: MessageReader, log: Path, accelerated: bool
-) -> ConversionReport:
+def _require_virtio(request: ConversionRequest, report: ConversionReport, tools: GuestTools) -> None:
+    """Raises ConversionError ``no_virtio_win`` where virtio drivers are required and missing: virt-v2v ends with status
+    0 then."""
+    required = report.system.type == "windows" if request.require_virtio is None else request.require_virtio
+    if not required or report.drivers.disk_bus is not DiskBus.SATA:
+        return
+    command = None if tools.virtio_win else tools.distribution.install_command([VIRTIO_WIN_PACKAGES])
+    raise ConversionError(
+        f"no virtio drivers for {report.drivers.os_name or 'this guest'} were installed",
+        code=NO_VIRTIO_WIN, remedies=install_advice(command), log=str(report.log),
+    )  # fmt: skip
+
+
+def _report(v2v: V2V, messages: MessageReader, log: Path, accelerated: bool) -> ConversionReport:
     facts = read_facts(log)
-    system, drivers = system_of(facts), drivers_of(facts, messages.infos)
-    required = system.type == "windows" if request.require_virtio is None else request.require_virtio
-    if required and drivers.disk_bus is DiskBus.SATA:
-        raise ConversionError(
-            f"no virtio drivers for {drivers.os_name or 'this guest'} were installed", code=NO_VIRTIO_WIN, log=str(log)
-        )
     return ConversionReport(
-        system=system,
-        drivers=drivers,
+        system=system_of(facts),
+        drivers=drivers_of(facts, messages.infos),
         warnings=messages.warnings,
         stages=messages.stages(),
         seconds=messages.elapsed_s(),

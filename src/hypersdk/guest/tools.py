@@ -29,7 +29,8 @@ _OPTION: Final = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program and its packages. ``why`` completes "is needed to ..."."""
+    """A program and its packages. ``why`` completes "is needed to ...". Without one that is ``essential`` no guest is
+    converted."""
 
     name: str
     why: str
@@ -47,7 +48,7 @@ PROGRAMS: Final = (
     Program(IN_PLACE, "convert guests", _V2V_PACKAGES),
     Program(
         GUESTFISH, "repair the boot loader of UEFI guests",
-        _packages("libguestfs-tools", "/usr/bin/guestfish", "/usr/bin/guestfish"),
+        _packages("libguestfs-tools", "/usr/bin/guestfish", "/usr/bin/guestfish"), essential=False,
     ),
     Program(QEMU_IMG, "create and commit overlays", _packages("qemu-utils", "qemu-img", "qemu-tools")),
     Program("qemu-nbd", "give virt-v2v access to images", _packages("qemu-utils", "qemu-img", "qemu-tools")),
@@ -60,7 +61,8 @@ PROGRAMS: Final = (
 )  # fmt: skip
 _OTHER_NAMES: Final = {"qemu-system-x86_64": ("qemu-kvm",)}
 VIRTIO_WIN: Final = ("/usr/share/virtio-win/virtio-win.iso", "/usr/share/virtio-win")
-VIRTIO_WIN_PACKAGES: Final = {Family.FEDORA: "virtio-win", Family.SUSE: "virtio-win"}
+VIRTIO_WIN_PACKAGES: Final[Mapping[Family, str]] = {Family.FEDORA: "virtio-win", Family.SUSE: "virtio-win"}
+"""Debian and Ubuntu have none."""
 VIRT_TOOLS: Final = "/usr/share/virt-tools"
 
 
