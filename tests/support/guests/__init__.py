@@ -3,5 +3,5 @@
 ``guest.py`` is what a test gets, ``shelf.py`` where built disks are kept, ``fixtures.py`` the fixtures. The recipes:
 ``bootsectors.py`` (512 bytes without an operating system), ``debiantree.py`` and ``debian.py`` (a small Debian on
 several layouts),
-``windows.py`` (what a Windows guest looks like to virt-v2v).
+``windows.py`` (what looks like a Windows guest to virt-v2v).
 """

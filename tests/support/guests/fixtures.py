@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.guests import bootsectors
+from tests.support.guests import bootsectors, windows
 from tests.support.guests.debian import debian_guest as from_recipe
 from tests.support.guests.guest import Guest
 
@@ -69,3 +69,19 @@ def debian_uefi_guest(guest_folder: Path) -> Guest:
 def debian_uefi_without_fallback(guest_folder: Path) -> Guest:
     """Debian that boots by UEFI only where the firmware knows its loader."""
     return from_recipe("uefi-no-fallback").copied(guest_folder)
+
+
+@pytest.fixture
+def windows_guest(guest_folder: Path) -> Guest:
+    """What looks like a Windows guest to virt-v2v. It does not boot."""
+    return windows.windows_guest().copied(guest_folder)
+
+
+@pytest.fixture
+def virtio_win(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Drivers of the virtio-win project and virt-v2v's own programs for Windows, by the variables that name their
+    folders: files of the right names and kinds."""
+    folder = windows.virtio_win_folder()
+    monkeypatch.setenv("VIRTIO_WIN", str(folder))
+    monkeypatch.setenv("VIRT_TOOLS_DATA_DIR", str(windows.virt_tools_folder()))
+    return folder
