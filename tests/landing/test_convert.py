@@ -20,6 +20,7 @@ from hypersdk.guest.tools import find_tools
 from hypersdk.landing import commit, convert
 from hypersdk.landing.commit import converted_drivers
 from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.landings import CleanedUp, clean_conversion
 from hypersdk.landing.record import ConversionState, LandingFile, StepState, read_landing
 from hypersdk.landing.verifying import VERIFY_COMMITTING, VERIFY_CONVERTING, verify_export
 from hypersdk.migration.naming import LANDING_FILE, MANIFEST_NAME
@@ -335,6 +336,16 @@ def test_an_overlay_of_somebody_else_writes_into_no_other_file(tmp_path: Path) -
     mark(overlay)
     run_conversion(folder, MarkingConverter())
     assert other.read_bytes() == bytes(MiB)
+
+
+def test_what_a_commit_left_is_not_written_into_a_later_export(tmp_path: Path) -> None:
+    folder = export_folder(tmp_path / "web-01", disks=2)
+    assert killed(folder, "committed one")
+    export_folder(folder, disks=2, content=b"later")
+    was = digests(folder)
+    assert codes(folder) == [VERIFY_CONVERTING]
+    assert clean_conversion(folder, find_tools(), state=None, cancel=CancelToken()) is CleanedUp.DROPPED
+    assert (codes(folder), digests(folder)) == ([], was)
 
 
 def test_without_its_overlay_an_interrupted_commit_is_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind, GuestSystem
-from hypersdk.guest.request import ConversionRequest
+from hypersdk.guest.request import Acceleration, ConversionRequest
 from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.guests import open_guest
@@ -97,6 +97,18 @@ def run_conversion(
             tools or tools_found(),
             cancel=cancel or CancelToken(),
             convert=converter,
+        )
+
+
+def convert_really(folder: Path, tell: Callable[[str], None] = lambda _text: None) -> GuestDrivers:
+    """The step on the export in ``folder`` by virt-v2v, under software emulation. ``tell`` gets what it does."""
+    with held_folder(folder) as held:
+        return convert_guest(
+            LandingFile.opened(held),
+            ConversionRequest(open_guest(folder), acceleration=Acceleration.TCG),
+            tools_found(),
+            cancel=CancelToken(),
+            on_event=lambda event: tell(event.text),
         )
 
 

@@ -183,7 +183,7 @@ class LandingFile:
         While something is half done, a pointer in the state directory ``state`` leads to it (``landing.landings``).
 
         The record of another export that lay there before is replaced. Changes at the target that an unfinished landing
-        of it left stay open. Raises IntegrityError, TargetError.
+        of it left stay open, and its overlays are to be dropped. Raises IntegrityError, TargetError.
         """
         manifest = open_manifest(folder.path)
         export, found = export_id(manifest), read_landing(folder.path)
@@ -198,6 +198,8 @@ class LandingFile:
         )
         if found is not None and not found.finished:
             record.changes = found.open_changes
+        if found is not None and found.conversion is not None and found.conversion.overlays:
+            record.conversion = Conversion(ConversionState.CONVERTING, found.conversion.overlays)
         return cls(record, folder, state)
 
     def save(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import IntegrityError, TargetError, register
+from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.landing.record import Conversion, ConversionState, LandingRecord, read_landing
 from hypersdk.migration.findings import (
     VERIFY_EXTRA,
@@ -44,7 +45,7 @@ def verify_export(path: Path, *, cancel: CancelToken, observer: Observer | None 
     that it made are none."""
     report = verify_directory(path, cancel=cancel, observer=observer)
     try:
-        record = read_landing(path)
+        record = _record(path)
     except IntegrityError as error:
         return _with(report, Finding(error.code, error.message, LANDING_FILE))
     except TargetError as error:
@@ -53,6 +54,20 @@ def verify_export(path: Path, *, cancel: CancelToken, observer: Observer | None 
         return report
     others = tuple(finding for finding in report.findings if not _made_by(record.conversion, finding))
     return _with(replace(report, findings=others), _finding(path, record, record.conversion))
+
+
+def _record(path: Path) -> LandingRecord | None:
+    """The record of the export in ``path``, or what that of an earlier export left there."""
+    record = read_landing(path)
+    if record is None or record.conversion is None:
+        return None
+    try:
+        export = export_id(open_manifest(path))
+    except (IntegrityError, TargetError):  # the report says why; a conversion needs it
+        return record
+    if record.export == export:
+        return record
+    return replace(record, conversion=replace(record.conversion, state=ConversionState.CONVERTING))
 
 
 def _with(report: VerifyReport, finding: Finding) -> VerifyReport:
