@@ -84,7 +84,7 @@ def show_layouts(cli: Cli, paths: Sequence[Path], keys: Sequence[str]) -> None:
     machines = list(_machines(cli, paths))
     if len(machines) == 1:
         examined = examine(machines[0], cancel=cli.cancel, keys=keys)
-        _show(cli, examined)
+        _show(cli, examined, alone=True)
         refusals = [finding.as_error() for finding in examined.findings if finding.refuses]
         raise_if_any(examined.name, refusals, "converted")
         return
@@ -133,7 +133,8 @@ def _machines(cli: Cli, paths: Sequence[Path]) -> Iterator[Path]:
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
-def _show(cli: Cli, examined: Examined) -> None:
+def _show(cli: Cli, examined: Examined, *, alone: bool = False) -> None:
+    """``alone``: what helps against a refusal is told by the error that ends the command."""
     if cli.output.json_lines:
         cli.output.event("layout", _as_object(examined))
         return
@@ -146,18 +147,18 @@ def _show(cli: Cli, examined: Examined) -> None:
     if rows:
         cli.output.print(lay_out(_COLUMNS, rows, width))
     for finding in examined.findings:
-        _show_finding(cli, finding)
+        _show_finding(cli, finding, advice=not (alone and finding.refuses))
     if not examined.findings:
         cli.output.print(Text("✔ nothing that a guest conversion would refuse", style="green"))
 
 
-def _show_finding(cli: Cli, finding: GuestFinding) -> None:
+def _show_finding(cli: Cli, finding: GuestFinding, *, advice: bool) -> None:
     sign, colour = ("✘", "red") if finding.refuses else ("!", "yellow")
     width = (cli.output.width or _UNLIMITED) - _INDENT
     code = f" ({finding.code})"
     first, *more = wrapped(finding.message + code, width, 0)
     cli.output.print(Text.assemble((f"{sign} ", f"bold {colour}"), first), soft_wrap=True)
-    for line in [*more, *wrapped(next_step(finding), width, 0)]:
+    for line in [*more, *(wrapped(next_step(finding), width, 0) if advice else [])]:
         cli.output.print(Text(" " * _INDENT + line, style=colour), soft_wrap=True)
 
 

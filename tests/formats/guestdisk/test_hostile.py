@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypersdk.formats.guestdisk import DiskLayout, read_layout
+from hypersdk.formats.guestdisk import ContentKind, DiskLayout, assess, read_layout
 from hypersdk.formats.guestdisk.region import MAX_READS
+from hypersdk.model import Firmware
 from hypersdk.transfer.holes import runs
 from hypersdk.units import KiB, MiB
 from tests.support.guestdisks import (
@@ -73,6 +75,8 @@ def read_bounded(size: int, ranges: Mapping[int, bytes]) -> DiskLayout:
     reader = MemoryReader(size, ranges)
     layout = read_layout(reader)
     assert reader.reads <= MAX_READS
+    for firmware in (None, *Firmware):
+        assess([layout], firmware=firmware)
     return layout
 
 
@@ -127,3 +131,15 @@ def test_a_disk_that_would_take_more_reads_is_not_complete(tmp_path: Path) -> No
     layout = read_bounded(1100 * MiB, pages(disk))
     assert len(layout.partitions) == 1000
     assert not layout.complete
+
+
+@pytest.mark.parametrize("unit", [b'"', b'\\"', b'"\\', b"a ", b"a{", b"a=[", b"#", b"a=b "])
+def test_a_long_text_of_lvm_takes_no_time(unit: bytes) -> None:
+    """Half a megabyte of it; a search that starts over at each byte would run for hours."""
+    length = 512 * KiB
+    area = PHYSICAL_VOLUME[4096:4136] + struct.pack("<QQ", 512, length) + PHYSICAL_VOLUME[4152:4608]
+    head = bytearray(PHYSICAL_VOLUME[:4096])
+    text = (unit * (length // len(unit) + 1))[:length]
+    layout = read_bounded(64 * MiB, {0: bytes(head), 4096: area, 4608: text})
+    assert layout.whole is not None
+    assert layout.whole.kind is ContentKind.LVM

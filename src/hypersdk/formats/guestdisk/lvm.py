@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias, Union
 
 from hypersdk.formats.guestdisk.region import MAX_READ, Region, little
@@ -28,7 +29,12 @@ _AREA_MAGIC: Final = b" LVM2 x[5A%r0N*>"
 _MAX_AREAS: Final = 16
 _UUID_GROUPS: Final = (6, 4, 4, 4, 4, 4, 6)
 _MAX_DIGITS: Final = 18
-_TOKEN: Final = re.compile(rb'#[^\n]*+|"(?P<text>(?:[^"\\]|\\.)*+)"|(?P<word>[\w.+-]++)|(?P<mark>[][{}=])', re.DOTALL)
+_MAX_TOKENS: Final = 100_000
+"""A group of 256 volumes has about 20,000."""
+_TOKEN: Final = re.compile(
+    rb'#[^\n]*+|"(?P<text>(?:[^"\\]|\\.)*+)(?:"|\\?\Z)|(?P<word>[\w.+-]++)|(?P<mark>[][{}=])', re.DOTALL
+)
+"""A string ends at the end of the text, too: to look for its end again and again would take for ever."""
 
 _Section: TypeAlias = dict[str, Union[str, list[str], "_Section"]]
 
@@ -107,7 +113,7 @@ def _parse(text: bytes) -> _Section:
     top: _Section = {}
     path, key, assigned = [top], "", False
     values: list[str] | None = None
-    for token in _TOKEN.finditer(text):
+    for token in islice(_TOKEN.finditer(text), _MAX_TOKENS):
         match token["mark"]:
             case b"{":
                 section: _Section = {}

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from hypersdk.units import KiB, MiB
 
 MAX_READS: Final = 2048
-MAX_BYTES: Final = 64 * MiB
+MAX_BYTES: Final = 24 * MiB
 """Limits for one disk. 128 partitions with a file system each take about 600 reads and 9 MiB."""
 MAX_READ: Final = 512 * KiB
 
