@@ -21,6 +21,7 @@ from hypersdk.landing import disks as landing_disks
 from hypersdk.landing.land import landed_xml, start_landed, undo_landing
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.record import LandingFile, StepState, read_landing
+from hypersdk.landing.verifying import verify_export
 from hypersdk.migration.runfile import held_folder
 from hypersdk.model import Firmware
 from hypersdk.transfer.cancel import CancelToken
@@ -141,6 +142,24 @@ def test_images_move_into_a_pool_of_the_same_file_system_and_back(
     assert lander.undo() == []
     nothing_is_left(lan, export, before)
     assert list(pool.iterdir()) == []
+
+
+def findings(folder: Path) -> list[tuple[str, str | None]]:
+    return [(finding.code, finding.file) for finding in verify_export(folder, cancel=CancelToken()).findings]
+
+
+def test_verify_knows_what_a_landing_did(lan: Libvirtd, small: LandOptions, export: Path, pool: Path) -> None:
+    images = ["web-01-disk1.qcow2", "web-01-disk2.qcow2"]
+    in_place, moved = Lander(export, lan.uri, small), Lander(export, lan.uri, small).to_pool("images")
+    in_place.land()
+    assert findings(export) == []
+    with (export / images[0]).open("r+b") as image:
+        image.write(b"guest")
+    assert findings(export) == [("verify_landed", images[0])]
+    assert in_place.undo() == []
+    assert findings(export) == [("verify_flipped", images[0])]
+    moved.land()
+    assert findings(export) == [("verify_landed", image) for image in images]
 
 
 @pytest.fixture

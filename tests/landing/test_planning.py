@@ -75,6 +75,9 @@ def test_without_a_conversion_a_guest_gets_what_it_can_drive() -> None:
     old = source(disks=(source_disk(1, bus="ide"),))
     plan = plan_guest(old, assumed_drivers(old), MAPPED, KVM_FACTS)
     assert (plan.disks[0].bus, plan.machine_type) == (DiskBus.IDE, "pc")
+    card = SourceNic(None, "VM Network", "e1000")
+    assert assumed_drivers(source(nics=(card, card))).nic_model is NicModel.E1000
+    assert assumed_drivers(source(nics=(card, SourceNic(None, "DMZ")))).nic_model is NicModel.E1000E
     modern = replace(old, firmware=Firmware.EFI)
     assert assumed_drivers(modern).disk_bus is DiskBus.SATA
 

@@ -42,6 +42,7 @@ from hypersdk.kvm.define import (
 from hypersdk.kvm.domainxml import Origin, domain_xml
 from hypersdk.kvm.preflight import DomainFacts, check_unused, domain_refusals, read_domains, read_inventory
 from hypersdk.landing.disks import (
+    DOMAIN_CHANGE,
     IMAGE_CHANGE,
     VOLUME_CHANGE,
     DiskPlacer,
@@ -77,7 +78,6 @@ TARGET_NOT_RESTORED: Final = register(
 )
 
 STEP: Final = "land"
-DOMAIN_CHANGE: Final = "domain"
 STARTED_CHANGE: Final = "started"
 _DESCRIPTIONS: Final = {
     IMAGE_CHANGE: "put an image back",
@@ -258,7 +258,8 @@ class _Step:
             )
             disks.append(replace(place.disk, file=path))
         self._cancel.check()
-        uuid = self._define(replace(plan, disks=tuple(disks)), source)
+        in_place = [str(disk.file) for disk in disks] if storage.pool is None else []
+        uuid = self._define(replace(plan, disks=tuple(disks)), source, in_place)
         if options.autostart:
             set_autostart(self._connection, uuid)
         return Landed(
@@ -269,7 +270,7 @@ class _Step:
             owner=OWNERS[storage.places[0].placing],
         )
 
-    def _define(self, plan: GuestPlan, source: str) -> str:
+    def _define(self, plan: GuestPlan, source: str, in_place: list[str]) -> str:
         for change in _ours(self._landing.record):
             if change.kind == DOMAIN_CHANGE:  # of a killed run
                 return str(change.data["uuid"])
@@ -277,7 +278,8 @@ class _Step:
         uuid = str(uuids.uuid4())
         origin = Origin(self._landing.record.landing_id, source, __version__)
         xml = domain_xml(plan, uuid=uuid, origin=origin)
-        with self._landing.change(DOMAIN_CHANGE, change_data(self._connection, self._landing, uuid=uuid)):
+        data = change_data(self._connection, self._landing, uuid=uuid, in_place=in_place)
+        with self._landing.change(DOMAIN_CHANGE, data):
             define_domain(self._connection, xml)
         return uuid
 

@@ -80,11 +80,12 @@ _VIDEO: Final = "vga"
 def assumed_drivers(guest: SourceGuest) -> GuestDrivers:
     """What a guest is taken to drive where no conversion told it: SATA and an Intel network card, for which Windows
     since Vista and the kernels of Linux distributions have drivers. A BIOS machine that had an IDE disk keeps IDE: its
-    guest may be older."""
+    guest may be older. One whose cards were all e1000 keeps that."""
     ide = guest.firmware is Firmware.BIOS and any(disk.bus == DiskBus.IDE for disk in guest.disks)
+    adapters = {nic.adapter for nic in guest.nics}
     return GuestDrivers(
         disk_bus=DiskBus.IDE if ide and len(guest.disks) <= IDE_PLACES else DiskBus.SATA,
-        nic_model=NicModel.E1000 if ide else NicModel.E1000E,
+        nic_model=NicModel.E1000 if ide or adapters == {"e1000"} else NicModel.E1000E,
     )
 
 

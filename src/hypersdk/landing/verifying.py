@@ -1,18 +1,21 @@
-"""Verifies an export as ``migration.verify`` does, and knows what a guest conversion does to it."""
+"""Verifies an export as ``migration.verify`` does, and knows what a guest conversion and a landing do to it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import IntegrityError, TargetError, register
+from hypersdk.landing.disks import landed_images
 from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.landing.record import Conversion, ConversionState, LandingRecord, read_landing
 from hypersdk.migration.findings import (
     VERIFY_EXTRA,
     VERIFY_FLIPPED,
     VERIFY_GROWN,
+    VERIFY_MISSING,
     VERIFY_SWAPPED_DISK,
     VERIFY_TRUNCATED,
     VERIFY_UNREADABLE,
@@ -37,12 +40,18 @@ VERIFY_COMMITTING: Final = register(
     "Run it again, or clean the folder up: both finish it. Do not use the images before, and keep the files named"
     " *.overlay.",
 )
+VERIFY_LANDED: Final = register(
+    "verify_landed",
+    "The machine was landed, and the image belongs to its domain now: it was moved into a storage pool, or the guest"
+    " changes it.",
+    "Nothing has to be done. To get an image back that was not changed, undo the landing.",
+)
 _CHANGED: Final = frozenset({VERIFY_FLIPPED, VERIFY_GROWN, VERIFY_TRUNCATED, VERIFY_SWAPPED_DISK})
 
 
 def verify_export(path: Path, *, cancel: CancelToken, observer: Observer | None = None) -> VerifyReport:
     """``verify_directory``; where a guest conversion was interrupted, that is the first finding, and the differences
-    that it made are none."""
+    that it made are none. What a landing did with an image is told as that."""
     report = verify_directory(path, cancel=cancel, observer=observer)
     try:
         record = _record(path)
@@ -50,7 +59,11 @@ def verify_export(path: Path, *, cancel: CancelToken, observer: Observer | None 
         return _with(report, Finding(error.code, error.message, LANDING_FILE))
     except TargetError as error:
         return _with(report, Finding(VERIFY_UNREADABLE, error.message, LANDING_FILE))
-    if record is None or record.conversion is None or not record.conversion.overlays:
+    if record is None:
+        return report
+    places = landed_images(record)
+    report = replace(report, findings=tuple(_of_landing(finding, places) for finding in report.findings))
+    if record.conversion is None or not record.conversion.overlays:
         return report
     others = tuple(finding for finding in report.findings if not _made_by(record.conversion, finding))
     return _with(replace(report, findings=others), _finding(path, record, record.conversion))
@@ -59,7 +72,7 @@ def verify_export(path: Path, *, cancel: CancelToken, observer: Observer | None 
 def _record(path: Path) -> LandingRecord | None:
     """The record of the export in ``path``, or what that of an earlier export left there."""
     record = read_landing(path)
-    if record is None or record.conversion is None:
+    if record is None:
         return None
     try:
         export = export_id(open_manifest(path))
@@ -67,7 +80,17 @@ def _record(path: Path) -> LandingRecord | None:
         return record
     if record.export == export:
         return record
-    return replace(record, conversion=replace(record.conversion, state=ConversionState.CONVERTING))
+    conversion = record.conversion and replace(record.conversion, state=ConversionState.CONVERTING)
+    return replace(record, conversion=conversion, changes=[])
+
+
+def _of_landing(finding: Finding, places: Mapping[str, Path]) -> Finding:
+    """The finding, or another one where the landing explains it."""
+    name = finding.file or ""
+    if finding.code not in _CHANGED | {VERIFY_MISSING} or name not in places:
+        return finding
+    what = f"is at {places[name]}" if finding.code == VERIFY_MISSING else "was changed by the guest"
+    return Finding(VERIFY_LANDED, f"{name} {what}: the machine was landed", name)
 
 
 def _with(report: VerifyReport, finding: Finding) -> VerifyReport:
