@@ -1,8 +1,4 @@
-"""`export --report FILE`: the machines of a run and how each ended, as CSV, JSON or one HTML page.
-
-The page needs nothing else: no script, no font, no image, no network. All text in it comes from the inventory or from
-errors, so all of it is escaped; its own policy (CSP) forbids everything but its style.
-"""
+"""`export --report FILE`: the machines of a run and how each ended, as CSV, JSON or one HTML page."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +18,7 @@ from hypersdk.cli.batch import Batch, ExportStatus, Row, Totals
 from hypersdk.cli.columns import size_text
 from hypersdk.cli.state import Cli
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
+from hypersdk.htmlpage import Column, cards, page, table, text
 from hypersdk.text import clean, count
 from hypersdk.transfer.files import is_folder, target_errors, write_atomic
 from hypersdk.units import format_duration, format_rate, format_size
@@ -69,8 +65,8 @@ def _check(path: Path) -> None:
 def _write(cli: Cli, path: Path, batch: Batch) -> None:
     if not batch.size:
         return
-    text = WRITERS[path.suffix.lower()](batch)
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    content = WRITERS[path.suffix.lower()](batch)
+    write_atomic(path, content.encode("utf-8", "backslashreplace"))
     if cli.output.json_lines:
         cli.output.event("report", {"file": path.absolute()})
     else:
@@ -79,13 +75,13 @@ def _write(cli: Cli, path: Path, batch: Batch) -> None:
 
 def csv_text(batch: Batch) -> str:
     """A header and a line per machine (RFC 4180). Unknown values are empty."""
-    text = io.StringIO()
+    file = io.StringIO()
     names = [field.name for field in fields(Row)]
-    writer = csv.DictWriter(text, names, lineterminator="\r\n")
+    writer = csv.DictWriter(file, names, lineterminator="\r\n")
     writer.writeheader()
     for row in batch.rows():
         writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
-    return text.getvalue()
+    return file.getvalue()
 
 
 def _cell(value: object) -> object:
@@ -112,61 +108,6 @@ def json_text(batch: Batch) -> str:
 
 # --- HTML ------------------------------------------------------------------------------------------------------------
 
-STYLE: Final = """
-:root { color-scheme: light dark; --line: #d5d9de; --soft: #5a6472; --good: #17733b; --bad: #b3261e; --warn: #8a5a00;
-  --back: #fff; --card: #f4f6f8; --text: #1a1f26 }
-@media (prefers-color-scheme: dark) { :root { --line: #39414c; --soft: #a3adba; --good: #6bd08f; --bad: #ff8a80;
-  --warn: #ffc46b; --back: #14181d; --card: #1e242b; --text: #e8ecf1 } }
-* { box-sizing: border-box } html { font-size: 15px }
-body { margin: 0 auto; max-width: 90rem; padding: 2rem 1.5rem; background: var(--back); color: var(--text);
-  font: 1rem/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
-h1 { font-size: 1.6rem; margin: 0 0 .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem }
-p { margin: 0; color: var(--soft) }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.4rem 0 0 }
-dl div { background: var(--card); border-radius: .5rem; padding: .7rem .9rem }
-dt { color: var(--soft); font-size: .85rem } dd { margin: 0; font-size: 1.25rem; font-weight: 600; white-space: nowrap }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
-th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap }
-td.number, th.number { text-align: right; white-space: nowrap }
-td.name { font-weight: 600 } td.name, td.text { overflow-wrap: anywhere; min-width: 10rem }
-.good { color: var(--good) } .bad { color: var(--bad) } .warn { color: var(--warn) } td.status { white-space: nowrap }
-code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, monospace; color: var(--soft) }
-footer { margin-top: 2rem; font-size: .85rem; color: var(--soft) }
-@page { size: A4 landscape; margin: 12mm }
-@media print { :root { --line: #bbb; --soft: #444; --good: #075c28; --bad: #9b1c15; --warn: #6b4600; --back: #fff;
-  --card: #fff; --text: #000 } html { font-size: 9.5px } body { max-width: none; padding: 0 }
-  dl div { border: 1px solid #bbb } .scroll { overflow: visible }
-  thead { display: table-header-group } tr { break-inside: avoid } }
-"""
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{when}</p>
-<dl>
-{cards}
-</dl>
-{problems}
-<h2>Machines</h2>
-<div class="scroll"><table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table></div>
-<footer>HyperSDK {version}</footer>
-</body>
-</html>
-"""
 _CLASSES: Final[Mapping[ExportStatus, str]] = {
     ExportStatus.EXPORTED: "good",
     ExportStatus.EARLIER: "good",
@@ -182,15 +123,15 @@ def html_text(batch: Batch) -> str:
     """The page: totals, what failed with its next step, all machines."""
     rows, totals = batch.rows(), batch.totals()
     good = totals.exported + totals.exported_earlier
-    return _PAGE.format(
-        title=f"{good:,} of {count(totals.machines, 'machine')} exported",
-        when=f"Started {batch.began:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(totals.elapsed_s)}",
-        style=STYLE,
-        cards="\n".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in _cards(totals)),
-        problems=_problems([row for row in rows if row.status in _PROBLEMS]),
-        head="".join(f'<th class="{kind}">{title}</th>' for title, kind, _ in _COLUMNS),
-        rows="\n".join(map(_machine, rows)),
-        version=escape(__version__),
+    return page(
+        f"{good:,} of {count(totals.machines, 'machine')} exported",
+        f"Started {batch.began:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(totals.elapsed_s)}",
+        (
+            cards(_cards(totals)),
+            table("To do", _TO_DO, [row for row in rows if row.status in _PROBLEMS]),
+            table("Machines", _COLUMNS, rows),
+        ),
+        __version__,
     )
 
 
@@ -202,41 +143,27 @@ def _cards(totals: Totals) -> Iterator[tuple[str, str]]:
     yield "Holes kept", format_size(totals.holes_bytes)
 
 
-def _problems(rows: list[Row]) -> str:
-    if not rows:
-        return ""
-    lines = [
-        f'<tr><td class="name">{_text(row.machine)}</td><td class="status {_CLASSES[row.status]}">{row.status}</td>'
-        f'<td class="text">{_text(row.message)}<br><code>{_text(row.code)}</code></td>'
-        f'<td class="text">{_text(row.next_step)}</td></tr>'
-        for row in rows
-    ]
-    head = "<tr><th>Machine</th><th>Status</th><th>Reason</th><th>Next step</th></tr>"
-    body = "\n".join(lines)
-    return (
-        f'<h2>To do</h2>\n<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-    )
+def _status(row: Row) -> str:
+    return f'<span class="{_CLASSES[row.status]}">{row.status}</span>'
 
 
-def _machine(row: Row) -> str:
-    return "<tr>" + "".join(f'<td class="{kind}">{show(row)}</td>' for _, kind, show in _COLUMNS) + "</tr>"
-
-
-def _text(value: str) -> str:
-    return escape(clean(value))
-
-
-_COLUMNS: Final[tuple[tuple[str, str, Callable[[Row], str]], ...]] = (
-    ("Machine", "name", lambda row: _text(row.machine)),
-    ("Status", "status", lambda row: f'<span class="{_CLASSES[row.status]}">{row.status}</span>'),
-    ("Power", "", lambda row: _text(row.power)),
+_TO_DO: Final[tuple[Column[Row], ...]] = (
+    ("Machine", "name", lambda row: text(row.machine)),
+    ("Status", "status", _status),
+    ("Reason", "text", lambda row: f"{text(row.message)}<br><code>{text(row.code)}</code>"),
+    ("Next step", "text", lambda row: text(row.next_step)),
+)
+_COLUMNS: Final[tuple[Column[Row], ...]] = (
+    ("Machine", "name", lambda row: text(row.machine)),
+    ("Status", "status", _status),
+    ("Power", "", lambda row: text(row.power)),
     ("Disks", "number", lambda row: "" if row.disks is None else str(row.disks)),
     ("Provisioned", "number", lambda row: size_text(row.capacity_bytes)),
     ("Received", "number", lambda row: size_text(row.wire_bytes)),
     ("Data", "number", lambda row: size_text(row.data_bytes)),
     ("Holes kept", "number", lambda row: size_text(row.holes_bytes)),
     ("Time", "number", lambda row: "" if row.elapsed_s is None else format_duration(row.elapsed_s)),
-    ("Proof", "text", lambda row: _text(row.proof)),
-    ("Folder", "text", lambda row: _text(row.folder)),
+    ("Proof", "text", lambda row: text(row.proof)),
+    ("Folder", "text", lambda row: text(row.folder)),
 )
 WRITERS: Final[Mapping[str, Callable[[Batch], str]]] = {".csv": csv_text, ".json": json_text, ".html": html_text}

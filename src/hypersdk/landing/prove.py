@@ -32,7 +32,7 @@ from hypersdk.units import format_duration
 STEP: Final = "prove"
 SCREENSHOT: Final = "screenshot.png"
 SERIAL_LOG: Final = "serial.log"
-_TEXTS: Final = {
+_TEXTS: Final[Mapping[str, str]] = {
     Verdict.MARKER: "the guest printed '{line}'",
     Verdict.LOGIN: "a login prompt appeared: {line}",
     Verdict.AGENT: "the guest agent answered: {line}",
@@ -73,8 +73,14 @@ def prove_landed(
 
 def proof_text(proof: BootProof) -> str:
     """For users: ``a login prompt appeared: web-01 login: (after 12 s)``."""
-    seen = _TEXTS[proof.verdict].format(line=proof.line)
+    seen = verdict_text(proof.verdict, proof.line)
     return f"{seen} (after {format_duration(proof.seconds)}{'' if proof.accelerated else ', emulated'})"
+
+
+def verdict_text(verdict: str, line: str) -> str:
+    """What was seen. ``verdict`` is one of a later version where it is unknown."""
+    known = _TEXTS.get(verdict)
+    return known.format(line=line) if known else f"{verdict}: {line}"
 
 
 def _keep(folder: Path, boot: Boot) -> dict[str, str]:

@@ -18,8 +18,9 @@ from hypersdk.transfer.files import shown_path
 MANIFEST_NAME: Final = "artifact-manifest.json"
 LANDING_FILE: Final = ".hypersdk-landing.json"
 """The record of what was done with an export afterwards (``landing.record``)."""
-EVIDENCE_FILES: Final = frozenset({"virt-v2v.log", "screenshot.png", "serial.log"})
-"""What the steps after an export keep beside it: the log of the guest conversion, and what a boot showed."""
+REPORT_NAME: Final = "report.html"
+EVIDENCE_FILES: Final = frozenset({"virt-v2v.log", "screenshot.png", "serial.log", REPORT_NAME})
+"""What the steps after an export keep beside it: the log of the guest conversion, what a boot showed, the report."""
 PARTIAL: Final = ".partial"
 BLOCKS: Final = ".blocks"
 _MAX_STEM_BYTES: Final = 180
