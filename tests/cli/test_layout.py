@@ -125,3 +125,15 @@ def test_names_on_the_disk_cannot_draw(tmp_path: Path) -> None:
     assert done.status == 0
     assert "\x1b" not in done.out
     assert "\\x1b[31mred" in done.out
+
+
+def test_a_group_on_two_disks_is_shown_once(tmp_path: Path) -> None:
+    first, second = empty(tmp_path / "first", 64 * MiB), empty(tmp_path / "second", 64 * MiB)
+    put(first, 0, PHYSICAL_VOLUME)
+    put(first, 1 * MiB, make_content(tmp_path / "root", "ext4"))
+    put(second, 0, PHYSICAL_VOLUME)
+    put(second, 512 + 32, b"0123456789abcdefghijklmnopqrstuv")  # the volume's own UUID
+    both = export_folder(tmp_path / "both", raw=[first, second])
+    assert run("layout", str(both)).out.count("/dev/vg_guest/root") == 1
+    alone = run("layout", str(export_folder(tmp_path / "alone", raw=[second]))).out
+    assert alone.count("not seen  spread over several physical volumes") == 2

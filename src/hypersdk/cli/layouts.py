@@ -24,6 +24,7 @@ from hypersdk.formats.guestdisk import (
     Partition,
     TableKind,
     device_name,
+    volumes_of,
 )
 from hypersdk.landing.examining import DISK_UNREADABLE, Examined, ExaminedDisk, examine
 from hypersdk.migration.preflight import raise_if_any
@@ -143,7 +144,8 @@ def _show(cli: Cli, examined: Examined, *, alone: bool = False) -> None:
     folder = clean(str(examined.path), 400)
     where = "" if folder == name else f"  {folder}"
     cli.output.print(Text.assemble((name, "bold"), f"  {_FIRMWARE[examined.firmware]}", (where, "dim")))
-    rows = [row for number, disk in enumerate(examined.disks, 1) for row in _rows(device_name(number), disk)]
+    shown = {volume.name for volume in volumes_of([disk.layout for disk in examined.disks])}
+    rows = [row for number, disk in enumerate(examined.disks, 1) for row in _rows(device_name(number), disk, shown)]
     if rows:
         cli.output.print(lay_out(_COLUMNS, rows, width))
     for finding in examined.findings:
@@ -184,14 +186,15 @@ def _as_object(examined: Examined) -> dict[str, Any]:
     }
 
 
-def _rows(device: str, disk: ExaminedDisk) -> Iterator[list[Cell]]:
+def _rows(device: str, disk: ExaminedDisk, shown: set[str]) -> Iterator[list[Cell]]:
+    """``shown``: the volumes that are seen on some disk, then those that were shown as not seen."""
     layout = disk.layout
     details = ", ".join([clean(disk.file, 200), *_remarks(layout)])
     size = format_size(layout.size_bytes)
     if layout.whole is not None:
         told = ", ".join(filter(None, [_details(layout.whole), details]))
         yield _row(device, size, "disk", _content(layout.whole), told)
-        yield from _volumes(layout.whole)
+        yield from _volumes(layout.whole, shown)
         return
     yield _row(device, size, "disk", _TABLES[layout.table], details)
     for partition in layout.partitions:
@@ -199,7 +202,7 @@ def _rows(device: str, disk: ExaminedDisk) -> Iterator[list[Cell]]:
         told = ", ".join(filter(None, ["active" if partition.active else "", _details(content)]))
         place = f"{device}{partition.number}"
         yield _row(place, format_size(partition.size_bytes), _type(partition), _content(content), told)
-        yield from _volumes(content)
+        yield from _volumes(content, shown)
 
 
 def _remarks(layout: DiskLayout) -> Iterator[str]:
@@ -219,13 +222,18 @@ def _type(partition: Partition) -> str:
     return _TYPES.get(partition.type, partition.type)
 
 
-def _volumes(content: Content) -> Iterator[list[Cell]]:
+def _volumes(content: Content, shown: set[str]) -> Iterator[list[Cell]]:
+    """The volumes of a group, which each of its physical volumes lists: one that cannot be seen from here is shown only
+    where it is seen nowhere."""
     group = content.group
     for volume in group.volumes if group else ():
-        place = clean(f"/dev/{group.name if group else ''}/{volume.name}", 200)
-        found = volume.content
-        told = _details(found) if found else "begins on another physical volume, or is spread over several"
-        yield _row(place, format_size(volume.size_bytes), "volume", _content(found) if found else "not seen", told)
+        name, found = f"/dev/{group.name if group else ''}/{volume.name}", volume.content
+        if found is None and name in shown:
+            continue
+        shown.add(name)
+        told = _details(found) if found else "spread over several physical volumes"
+        size = format_size(volume.size_bytes)
+        yield _row(clean(name, 200), size, "volume", _content(found) if found else "not seen", told)
 
 
 def _content(content: Content) -> str:
