@@ -28,8 +28,9 @@ def test_a_guest_that_hangs_and_a_qemu_that_aborts(tmp_path: Path) -> None:
     found = try_accelerator(str(hangs), "kvm", cancel=CancelToken(), limit_s=0.2)
     assert not found.works
     assert "hung" in found.reason
-    aborts = script(tmp_path / "aborts", "kill -ABRT $$")
-    assert try_accelerator(str(aborts), "kvm", cancel=CancelToken()) == KvmProbe(False, "qemu ended with status 134")
+    aborts = script(tmp_path / "aborts", "echo 'failed to set MSR 0x10a' >&2; kill -ABRT $$")
+    found = try_accelerator(str(aborts), "kvm", cancel=CancelToken())
+    assert found == KvmProbe(False, "qemu ended with status 134: failed to set MSR 0x10a")
 
 
 @pytest.fixture
@@ -84,5 +85,7 @@ def test_a_choice_is_not_checked(tmp_path: Path, device: Path) -> None:
     tools, cancel = counting(tmp_path, 1), CancelToken()
     assert use_kvm(Acceleration.KVM, tools, cancel=cancel)
     assert not use_kvm(Acceleration.TCG, tools, cancel=cancel)
+    forbidden = {"LIBGUESTFS_BACKEND_SETTINGS": "a:force_tcg"}
+    assert not use_kvm(Acceleration.AUTO, tools, cancel=cancel, environ=forbidden)
     assert not (tmp_path / "runs").exists()
     assert not use_kvm(Acceleration.AUTO, tools, cancel=cancel, environ={"XDG_CACHE_HOME": str(tmp_path)})

@@ -17,6 +17,7 @@ from typing import Final
 
 from hypersdk.config.folders import cache_folder
 from hypersdk.errors import TargetError
+from hypersdk.guest.environment import BACKEND_SETTINGS, FORCE_TCG
 from hypersdk.guest.processgroup import private_folder, run_in_group
 from hypersdk.guest.request import Acceleration
 from hypersdk.guest.tools import GuestTools
@@ -78,8 +79,11 @@ class KvmProbe:
 def use_kvm(
     choice: Acceleration, tools: GuestTools, *, cancel: CancelToken, environ: Mapping[str, str] = os.environ
 ) -> bool:
-    """Whether to run the appliance with KVM. A choice other than ``AUTO`` is not checked."""
+    """Whether to run the appliance with KVM. ``AUTO`` follows libguestfs's own variable where it forbids KVM; another
+    choice is not checked."""
     if choice is Acceleration.AUTO:
+        if FORCE_TCG in environ.get(BACKEND_SETTINGS, "").split(":"):
+            return False
         return probe_kvm(tools, cancel=cancel, environ=environ).works
     return choice is Acceleration.KVM
 
@@ -101,22 +105,24 @@ def probe_kvm(tools: GuestTools, *, cancel: CancelToken, environ: Mapping[str, s
 def try_accelerator(qemu: str, accelerator: str, *, cancel: CancelToken, limit_s: float = LIMIT_S) -> KvmProbe:
     """Runs the boot sector with ``kvm`` or ``tcg``."""
     cpu = "host" if accelerator == "kvm" else "max"
-    with private_folder() as folder:
-        image, log = folder / "probe.raw", folder / "qemu.log"
+    with private_folder() as folder, private_folder() as logs:
+        image, log = folder / "probe.raw", logs / "qemu.log"
         image.write_bytes(BOOT_SECTOR.ljust(64 * 1024, b"\0"))
         command = [
             qemu, "-accel", accelerator, "-cpu", cpu, "-m", "32", "-nodefaults", "-display", "none", "-no-reboot",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-drive", f"if=ide,format=raw,readonly=off,file={image}",
         ]  # fmt: skip
-        output: list[bytes] = []
         try:
             status = run_in_group(
                 lambda _lines: command, folder=folder, environment=_environment(), log=log, cancel=cancel,
-                on_line=output.append, lines_on_stdout=True, limit_s=limit_s,
+                limit_s=limit_s,
             )  # fmt: skip
         except TimeoutError:
             return KvmProbe(False, f"a guest in 64-bit mode hung for {limit_s:.0f} s")
-    return KvmProbe(True) if status == PASSED else KvmProbe(False, f"qemu ended with status {status}")
+        if status == PASSED:
+            return KvmProbe(True)
+        words = log.read_text(errors="replace").splitlines()[-1:]
+        return KvmProbe(False, clean(": ".join([f"qemu ended with status {status}", *words]), 200))
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,8 @@ from hypersdk.guest.tools import GuestTools
 
 _KEPT: Final = ("PATH", "HOME", "USER", "LOGNAME", "LD_LIBRARY_PATH", "SUPERMIN_KERNEL", "SUPERMIN_MODULES")
 _KEPT_PREFIX: Final = ("LIBGUESTFS_", "GUESTFISH_")
+BACKEND_SETTINGS: Final = "LIBGUESTFS_BACKEND_SETTINGS"
+FORCE_TCG: Final = "force_tcg"
 _SHARED_CACHE: Final = "/var/tmp"  # noqa: S108 - libguestfs makes a private folder in it
 
 
@@ -36,8 +38,9 @@ def environment(
         found["VIRTIO_WIN"] = str(tools.virtio_win)
     if tools.virt_tools is not None:
         found["VIRT_TOOLS_DATA_DIR"] = str(tools.virt_tools)
+    found.pop(BACKEND_SETTINGS, None)
     if not accelerated:
-        found["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
+        found[BACKEND_SETTINGS] = FORCE_TCG
         found["LIBGUESTFS_APPEND"] = _joined(environ.get("LIBGUESTFS_APPEND"), "norandmaps")
     return found
 

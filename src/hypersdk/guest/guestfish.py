@@ -60,7 +60,7 @@ def talk(
             )
         finally:
             conversation.close()
-    if not conversation.results:
+    if status != 0 or not conversation.results:
         raise failure((), log, status)
     return conversation.results[0]
 

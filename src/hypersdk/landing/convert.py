@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hypersdk.errors import TargetError
-from hypersdk.guest.conversion import check_request, convert_in_place
+from hypersdk.guest.arguments import check_request
+from hypersdk.guest.conversion import convert_in_place
 from hypersdk.guest.overlay import create_overlay, overlay_size, remove_overlay
 from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ConversionRequest
