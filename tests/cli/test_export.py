@@ -22,8 +22,10 @@ from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import name_inserted_iso
 from tests.support.cli.commandline import Run
 from tests.support.cli.shell import SMALL, Shell, small
+from tests.support.landings import mark_landed
 from tests.support.machines import make_machine
 from tests.support.simulator import SimulatorFactory
+from tests.support.tools import sha256
 
 ISO = "[iso-library] linux/debian-12.7.0-amd64-netinst.iso"
 FILES = {
@@ -283,6 +285,17 @@ def test_an_export_that_lies_there_is_replaced_by_force_only(shell: Shell, tmp_p
     refused = shell("export", "off", "-o", tmp_path / "x", "--json")
     assert (refused.status, refused.error["code"]) == (9, "foreign_output")
     shell.good("export", "off", "-o", tmp_path / "x", "--force", "--format", "ova")
+
+
+def test_images_of_a_landed_machine_are_not_replaced_even_by_force(shell: Shell, tmp_path: Path) -> None:
+    shell.good("export", "off", "-o", tmp_path / "ova", "--format", "ova")
+    shell.good("export", "off", "-o", tmp_path / "x")
+    mark_landed(tmp_path / "x", "off-disk1.qcow2")
+    before = sha256(tmp_path / "x" / "off-disk1.qcow2")
+    for command in (["export", "off"], ["convert", tmp_path / "ova" / "off.ova"]):
+        refused = shell(*command, "-o", tmp_path / "x", "--force", "--json")
+        assert (refused.status, refused.error["code"]) == (6, "images_landed")
+    assert sha256(tmp_path / "x" / "off-disk1.qcow2") == before
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypersdk.kvm.capabilities import HypervisorFacts, read_facts
 from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.landing.guests import open_guest
 from hypersdk.landing.land import Landed, UndoProblem, land, undo_landing
+from hypersdk.landing.landed import DOMAIN_CHANGE
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.record import LandingFile
@@ -74,3 +75,12 @@ class Lander:
     def to_pool(self, pool: str) -> Lander:
         """The same with a storage pool."""
         return replace(self, options=replace(self.options, pool=pool), seen=[])
+
+
+def mark_landed(folder: Path, image: str) -> None:
+    """Writes the record of a landing whose domain uses ``image`` of the export in ``folder``."""
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held)
+        landing.record.target = "qemu:///system"
+        with landing.change(DOMAIN_CHANGE, {"in_place": [str(folder / image)]}):
+            pass

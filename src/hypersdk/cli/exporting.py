@@ -100,6 +100,7 @@ def make_plans(
             name = spec.machine if row is None else row.name
             show(f"Planning {number} of {len(specs)}: {name} ...")
             try:
+                refuse_landed(spec)
                 with session.breakable(cli.cancel):
                     batch.plans.append(
                         make_plan(session, spec, cancel=cli.cancel, machines=machines, min_free=settings.min_free)
@@ -110,6 +111,14 @@ def make_plans(
                 batch.skipped.append(Failure(name, error, spec, row))
     _check_shared_space(batch)
     return batch
+
+
+def refuse_landed(spec: ExportSpec) -> None:
+    """An export does not replace the disks of a landed machine. Raises Refused ``images_landed``."""
+    if spec.force:
+        from hypersdk.landing.landed import check_not_landed
+
+        check_not_landed(spec.output_dir)
 
 
 def _check_shared_space(batch: Batch) -> None:

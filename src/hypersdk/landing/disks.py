@@ -41,7 +41,8 @@ from hypersdk.kvm.storage import (
     upload,
     volume_path,
 )
-from hypersdk.landing.record import LandingFile, LandingRecord, TargetChange
+from hypersdk.landing.landed import IMAGE_CHANGE, VOLUME_CHANGE
+from hypersdk.landing.record import LandingFile, TargetChange
 from hypersdk.model.guestplan import GuestDisk, GuestPlan
 from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
@@ -70,9 +71,6 @@ IMAGE_MISSING: Final = register(
     "An image of the export is not in its folder.",
     "Undo the landing that moved it, or export the machine again.",
 )
-IMAGE_CHANGE: Final = "image"
-VOLUME_CHANGE: Final = "volume"
-DOMAIN_CHANGE: Final = "domain"
 
 Report = Callable[[str, int, int], None]
 """Called with what is done now (``uploading web-01-disk1.qcow2``), bytes done and bytes of it."""
@@ -163,23 +161,6 @@ def storage_refusals(
         except (Refused, TargetError) as error:
             found.append(error)
     return found
-
-
-def landed_images(record: LandingRecord) -> dict[str, Path]:
-    """Images of the export that belong to a domain now, with the path at which it has them: those that were renamed
-    into a pool, or that it uses in the folder of the export."""
-    moved = {
-        Path(change.data["from"]).name: Path(change.data["path"])
-        for change in record.open_changes
-        if change.kind == IMAGE_CHANGE and change.data["moved"] and change.made
-    }
-    in_place = {
-        Path(file).name: Path(file)
-        for change in record.open_changes
-        if change.kind == DOMAIN_CHANGE
-        for file in change.data["in_place"]
-    }
-    return moved | in_place
 
 
 def change_data(connection: Connection, landing: LandingFile, **fields: Any) -> dict[str, Any]:

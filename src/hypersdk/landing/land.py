@@ -42,9 +42,6 @@ from hypersdk.kvm.define import (
 from hypersdk.kvm.domainxml import Origin, domain_xml
 from hypersdk.kvm.preflight import DomainFacts, check_unused, domain_refusals, read_domains, read_inventory
 from hypersdk.landing.disks import (
-    DOMAIN_CHANGE,
-    IMAGE_CHANGE,
-    VOLUME_CHANGE,
     DiskPlacer,
     Placing,
     Report,
@@ -53,6 +50,7 @@ from hypersdk.landing.disks import (
     plan_storage,
     storage_refusals,
 )
+from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.options import LandOptions
 from hypersdk.landing.record import LandingFile, LandingRecord, StepState, TargetChange
 from hypersdk.model.guestplan import GuestPlan

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import IntegrityError, TargetError, register
-from hypersdk.landing.disks import landed_images
 from hypersdk.landing.guests import export_id, open_manifest
+from hypersdk.landing.landed import landed_images
 from hypersdk.landing.record import Conversion, ConversionState, LandingRecord, read_landing
 from hypersdk.migration.findings import (
     VERIFY_EXTRA,

@@ -65,7 +65,7 @@ def command(
     The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and
     described as after an export.
     """
-    from hypersdk.cli.exporting import show_result
+    from hypersdk.cli.exporting import refuse_landed, show_result
     from hypersdk.cli.progress import watching
     from hypersdk.migration.convert import convert_file
     from hypersdk.migration.settings import RunSettings
@@ -78,6 +78,7 @@ def command(
         force=force,
         **file_hash_fields({"file_hash": file_hash, "no_file_hash": no_file_hash}),
     )
+    refuse_landed(spec)
     settings = RunSettings(state=cli.state_dir)
     cli.output.keep_going()
     with watching(cli.output) as observer:
