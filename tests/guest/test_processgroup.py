@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import string
 import subprocess
 import sys
 import textwrap
@@ -208,6 +210,25 @@ def test_nothing_lives_after_a_kill_of_this_process(tmp_path: Path, case: int) -
     )
     assert time.monotonic() - killed < 20 * NOTHING_LEFT_S  # a loaded machine decides no test; the grace is 2 s
     run_tool("qemu-img", "info", image)
+
+
+def test_the_folder_of_libguestfs_sockets_is_removed(tmp_path: Path) -> None:
+    """That of the appliance that was started, not of another one."""
+    cancel = CancelToken()
+    names = ("".join(random.SystemRandom().choices(string.ascii_letters, k=6)) for _ in range(2))
+    own, other = (Path(f"/tmp/libguestfs{name}") for name in names)
+    for folder in (own, other):
+        folder.mkdir()
+        (folder / "console.sock").touch()
+    program = script(
+        tmp_path / "program", f'(exec -a "qemu path={own}/console.sock" sleep 600) & echo x >/dev/fd/"$1"; wait'
+    )
+    program.write_text(program.read_text().replace("#!/bin/sh", "#!/bin/bash"))
+    with private_folder() as private, pytest.raises(Cancelled):
+        run(program, private, tmp_path / "log", cancel, on_line=lambda line: cancel.cancel(""))
+    assert not own.exists()
+    assert other.exists()
+    shutil.rmtree(other)
 
 
 def test_two_at_once_do_not_end_each_other(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Runs a program and ends everything that it started, also when the process that wants it run is killed.
 
-Run as a file, ``python -I -S supervisor.py TMPDIR GRACE_S COMMAND...``, so it imports little and starts in 15 ms. Its
+Run as a file, ``python -I -S supervisor.py TMPDIR GRACE_S COMMAND...``, so it imports little and takes 25 ms of CPU. Its
 standard input is a pipe that the parent holds open; when the parent closes it or dies, the program is ended. As a
 child subreaper (prctl(2)) this process also becomes the parent of daemons, which call setsid(2) and outlive the program
 that started them: their descent is what identifies the processes to end, not their session or group.
@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -33,12 +35,15 @@ def main() -> int:
     woken = _wake_on_signals()
     ended: dict[int, int] = {}
     program = 0
+    folders = [folder]
     try:
         program = _start(command)
         ended = _wait(program, woken, parent)
     finally:
+        folders += socket_folders(descendants(os.getpid()))
         ended |= end_descendants(grace_s)
-        remove_folder(folder)
+        for path in folders:
+            remove_folder(path)
     return _exit_status(ended[program])
 
 
@@ -141,6 +146,24 @@ def parent_of(pid: int) -> int | None:
             return int(file.read().rpartition(b")")[2].split()[1])
     except (OSError, IndexError):
         return None
+
+
+def socket_folders(pids: list[int]) -> list[str]:
+    """The folders of libguestfs's sockets, by the command lines of its qemu: for root they are always in ``/tmp``, and
+    a library that is killed leaves them. Only folders of this user."""
+    named: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            named.update(match.decode() for match in re.findall(rb"/tmp/libguestfs[A-Za-z0-9]{6}(?=/)", file.read()))
+    return [path for path in sorted(named) if _is_own_folder(path)]
+
+
+def _is_own_folder(path: str) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def remove_folder(folder: str) -> None:
