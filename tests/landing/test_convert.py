@@ -23,6 +23,7 @@ from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.landings import CleanedUp, clean_conversion
 from hypersdk.landing.record import ConversionState, LandingFile, StepState, read_landing
 from hypersdk.landing.verifying import VERIFY_COMMITTING, VERIFY_CONVERTING, verify_export
+from hypersdk.migration.manifest import seal
 from hypersdk.migration.naming import LANDING_FILE, MANIFEST_NAME
 from hypersdk.migration.runfile import held_folder
 from hypersdk.migration.spec import OutputFormat
@@ -252,6 +253,39 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     os.truncate(images(folder)[0], 2 * MiB)
     error = refused(folder)
     assert (type(error), error.code) == (IntegrityError, "image_changed")
+
+
+@pytest.mark.parametrize("sha", [False, True])
+def test_a_damaged_image_is_not_given_new_digests(tmp_path: Path, sha: bool) -> None:
+    folder = export_folder(tmp_path / "web-01", disks=2, image_format="raw", sha=sha)
+    if sha:  # only that
+        _without_trees(folder)
+    with images(folder)[1].open("r+b") as file:
+        file.seek(MiB // 2)
+        file.write(b"flipped")
+    was = digests(folder)
+    with pytest.raises(IntegrityError) as raised:
+        run_conversion(folder, MarkingConverter())
+    assert raised.value.code == "image_changed"
+    assert (digests(folder), overlays(folder)) == (was, [])
+    assert codes(folder) == ["verify_flipped"]
+
+
+def _without_trees(folder: Path) -> None:
+    document = json.loads((folder / MANIFEST_NAME).read_bytes())
+    for part in (*(disk["hypersdk"] for disk in document["disks"]), *document["metadata"]["hypersdk"]["files"]):
+        part["tree"] = None
+    (folder / MANIFEST_NAME).write_text(json.dumps(seal(document)))
+
+
+def test_a_damage_ends_the_conversion_at_once(tmp_path: Path) -> None:
+    folder = export_folder(tmp_path / "web-01", image_format="raw")
+    cancelled: list[bool] = []
+    with images(folder)[0].open("r+b") as file:
+        file.write(b"flipped")
+    with pytest.raises(IntegrityError):
+        run_conversion(folder, MarkingConverter(until_cancelled=cancelled.append))
+    assert cancelled == [True]
 
 
 def test_an_image_with_a_backing_file_is_refused(tmp_path: Path) -> None:

@@ -37,9 +37,10 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class MarkingConverter:
-    """Marks each disk, then calls ``then``."""
+    """Marks each disk, then calls ``then``. With ``until_cancelled`` it runs until it is cancelled, which it tells."""
 
     then: Callable[[], None] = _nothing
+    until_cancelled: Callable[[bool], None] | None = None
     runs: list[ConversionRequest] = field(default_factory=list)
 
     def __call__(
@@ -58,6 +59,11 @@ class MarkingConverter:
         log = folder / "virt-v2v.log"
         log.write_text("converted\n")
         self.then()
+        if self.until_cancelled is not None:
+            try:
+                cancel.sleep(60)
+            finally:
+                self.until_cancelled(cancel.cancelled)
         cancel.check()
         return ConversionReport(
             system=GuestSystem("linux", "debian", "Debian 12", "debian12", "x86_64"),

@@ -41,7 +41,7 @@ from hypersdk.landing.commit import (
     overlays_of,
     timestamp,
 )
-from hypersdk.landing.fitness import check_images
+from hypersdk.landing.fitness import check_digests, check_images
 from hypersdk.landing.record import Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ConvertPart
 from hypersdk.migration.readback import opened
@@ -49,6 +49,7 @@ from hypersdk.model.guestplan import GuestDrivers
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import sync_folder, target_errors
 from hypersdk.transfer.space import SpaceLedger, free_bytes
+from hypersdk.transfer.workergroup import WorkerGroup
 from hypersdk.units import GiB
 
 LOG: Final = logging.getLogger(__name__)
@@ -80,11 +81,16 @@ def convert_guest(
     cancel: CancelToken,
     on_event: Callable[[ConversionEvent], None] = lambda _event: None,
     space: SpaceLedger | None = None,
+    as_written: bool = False,
     convert: Converter = convert_in_place,
 ) -> GuestDrivers:
     """Converts the guest of the export in the landing's folder and records the step ``convert``, whose result is the
     ``drivers``. ``request.guest`` is that export's (``open_guest``). Does nothing where the guest is converted;
     finishes a conversion that was interrupted while it was committed.
+
+    While the guest is converted, the images are compared with their digests, which the conversion replaces: a damaged
+    image is never committed to. ``as_written`` says that this process has just written them, and leaves that out.
+    ``on_event`` is called in a thread of its own.
 
     When it raises before the commit, the images are unchanged; the record says which it was. Raises Refused and
     UsageError before anything is changed; ConversionError; TargetError, IntegrityError and Cancelled.
@@ -92,7 +98,7 @@ def convert_guest(
     drivers = finish_conversion(landing, tools, cancel=cancel)
     if drivers is None:
         with landing.step(STEP) as step:
-            _Conversion(landing, request, tools, cancel, on_event, convert).run(space or SpaceLedger())
+            _Conversion(landing, request, tools, cancel, on_event, as_written, convert).run(space or SpaceLedger())
             drivers = commit(landing, tools, cancel)
             step.result = {"drivers": asdict(drivers)}
     return drivers
@@ -108,6 +114,7 @@ class _Conversion:
     tools: GuestTools
     cancel: CancelToken
     on_event: Callable[[ConversionEvent], None]
+    as_written: bool
     convert: Converter
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -147,13 +154,7 @@ class _Conversion:
         self._record(ConversionState.CONVERTING, {}, overlays)
         try:
             with explained(self.landing.folder):
-                report = self.convert(
-                    self._on_overlays(),
-                    self.tools,
-                    folder=named(self.landing),
-                    cancel=self.cancel,
-                    on_event=self.on_event,
-                )
+                report = self._run(self._on_overlays())
                 self._check_room()
                 self._sync_overlays()
             self.cancel.check()
@@ -161,6 +162,22 @@ class _Conversion:
             self._drop()
             raise
         return self._part(report, warnings)
+
+    def _run(self, request: ConversionRequest) -> ConversionReport:
+        """Converts, and reads the images meanwhile. The first failure ends both."""
+        reports: list[ConversionReport] = []
+        folder, images = named(self.landing), list(overlays_of(self.landing))
+        with WorkerGroup(self.cancel, "guest") as group:
+            if not self.as_written:
+                group.start("verify", lambda: check_digests(self.place, images, group.token))
+            group.start(
+                "convert",
+                lambda: reports.append(
+                    self.convert(request, self.tools, folder=folder, cancel=group.token, on_event=self.on_event)
+                ),
+            )
+            group.wait()
+        return reports[0]
 
     def _drop(self) -> None:
         """A failure to write the record is not the reason why the conversion ended: the next run drops the rest."""

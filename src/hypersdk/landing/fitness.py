@@ -13,11 +13,14 @@ from hypersdk.formats.guestdisk import DiskLayout, assess
 from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
 from hypersdk.landing.guests import known_firmware, open_manifest
 from hypersdk.landing.reading import layout_of
+from hypersdk.migration.manifest import FilePart, hex_of, tree_of
 from hypersdk.migration.preflight import raise_if_any
 from hypersdk.migration.readback import opened
 from hypersdk.model.guestplan import SourceDisk, SourceGuest
 from hypersdk.remedies import SetOption
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import sha256_of, target_errors
+from hypersdk.transfer.treehash import tree_digest
 
 FORMAT_UNFIT: Final = register(
     "guest_format_unfit",
@@ -27,8 +30,9 @@ FORMAT_UNFIT: Final = register(
 )
 IMAGE_CHANGED: Final = register(
     "image_changed",
-    "An image does not have the size that the export wrote. It may have been started as a machine, or it is damaged.",
-    "Verify the export. Export the machine again if its images are not as they were written.",
+    "An image is not as the export wrote it: it was started as a machine, replaced, or damaged. The digests of a"
+    " conversion would hide that.",
+    "Verify the export: that shows all differences. Restore the image from a backup, or export the machine again.",
 )
 
 
@@ -69,3 +73,19 @@ def _check_size(folder: Path, disk: SourceDisk, size: int | None) -> None:
         found = os.fstat(descriptor).st_size
     if found != size:
         raise IntegrityError(f"{name} has {found} bytes, the export wrote {size}", code=IMAGE_CHANGED)
+
+
+def check_digests(folder: Path, images: Collection[str], cancel: CancelToken) -> None:
+    """Reads ``images`` and compares them with their digests. Raises IntegrityError ``image_changed``, TargetError and
+    Cancelled."""
+    for file in open_manifest(folder).files:
+        if file.name in images and not _is_as_written(folder, file, cancel):
+            raise IntegrityError(f"{file.name} is not as the export wrote it", code=IMAGE_CHANGED)
+
+
+def _is_as_written(folder: Path, file: FilePart, cancel: CancelToken) -> bool:
+    """Also where no digest is known that could be compared."""
+    with target_errors(f"reading {file.name}"), opened(folder / file.name) as descriptor:
+        if (tree := tree_of(file)) is not None:
+            return tree_digest(descriptor, cancel) == tree
+        return file.checksum is None or sha256_of(descriptor, file.name, cancel) == hex_of(file.checksum)
