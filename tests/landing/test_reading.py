@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from hypersdk.errors import HyperSDKError, IntegrityError, TargetError
 from hypersdk.formats.guestdisk import TableKind
 from hypersdk.formats.qcow2.reader import Qcow2Reader
+from hypersdk.formats.qcow2.writer import Compression, Qcow2Writer
 from hypersdk.landing.reading import ImageName, layout_of, opened_image
+from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import KiB, MiB
 from tests.support.guestdisks import empty, make_uefi_disk, put
 from tests.support.tools import run_tool
@@ -80,6 +84,17 @@ def test_clusters_that_were_made_zero(raw: Path, tmp_path: Path) -> None:
     run_tool("qemu-img", "convert", "-O", "raw", image, again)
     assert again.read_bytes()[: 64 * KiB] == bytes(64 * KiB)
     assert_reads_as(image, again)
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+def test_qcow2_of_our_own_writer(raw: Path, tmp_path: Path, compression: Compression) -> None:
+    image = empty(tmp_path / "disk.qcow2", 0)
+    descriptor = os.open(image, os.O_RDWR)
+    writer = Qcow2Writer.create(FdFile(descriptor), SIZE, compression=compression)
+    writer.write(0, raw.read_bytes())
+    writer.finish()
+    os.close(descriptor)
+    assert_reads_as(image, raw)
 
 
 @pytest.mark.parametrize("options", [(), ("-o", "subformat=streamOptimized")], ids=["sparse", "stream"])

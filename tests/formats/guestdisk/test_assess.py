@@ -24,6 +24,7 @@ from hypersdk.model import Firmware
 from hypersdk.units import GiB, MiB
 from tests.support.guestdisks import (
     PHYSICAL_VOLUME,
+    content_of,
     empty,
     layout_of_file,
     make_bios_disk,
@@ -33,6 +34,7 @@ from tests.support.guestdisks import (
     partition,
     put,
 )
+from tests.support.guests.windows import windows_guest
 from tests.support.tools import run_tool
 
 LUKS_ID = "0b1c2d3e-0001-4000-8000-00000000cafe"
@@ -228,13 +230,23 @@ def test_bitlocker_needs_a_key(tmp_path: Path) -> None:
     assert (finding.code, "BitLocker" in finding.message) == ("encrypted_without_key", True)
 
 
-def test_windows_is_told_by_its_folder(tmp_path: Path) -> None:
-    path = make_content(tmp_path / "disk", "ntfs")
+def test_windows_is_told_by_its_folders(tmp_path: Path) -> None:
+    """A data disk that is hibernated, or has a file called Windows, does not matter to a conversion."""
     file = tmp_path / "file"
     file.write_bytes(b"HIBR" + bytes(8192))
-    other = make_content(tmp_path / "other", "ntfs")
-    for volume, names in ((path, ("Windows", "hiberfil.sys")), (other, ("hiberfil.sys",))):
+    data = make_content(tmp_path / "data", "ntfs")
+    system = volume_of(windows_guest().disks[0], tmp_path / "system")
+    assert layout_of_file(system).whole == replace(content_of(system), windows=True, ntfs=NtfsState.CLEAN)
+    for volume, names in ((data, ("Windows", "hiberfil.sys")), (system, ("hiberfil.sys",))):
         for name in names:
             run_tool("ntfscp", "-f", volume, file, name)
-    (finding,) = assess([layout_of_file(other), layout_of_file(path)], firmware=None)
+    (finding,) = assess([layout_of_file(data), layout_of_file(system)], firmware=None)
     assert (finding.code, finding.volume) == ("hibernated_ntfs", "/dev/sdb")
+
+
+def volume_of(disk: Path, path: Path) -> Path:
+    """The only partition of a disk, as a file of its own."""
+    (found,) = layout_of_file(disk).partitions
+    where = (f"skip={found.start_bytes}", f"count={found.size_bytes}", "iflag=skip_bytes,count_bytes")
+    run_tool("dd", f"if={disk}", f"of={path}", *where, "bs=1M", "conv=sparse", "status=none")
+    return path

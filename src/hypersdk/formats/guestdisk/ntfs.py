@@ -47,7 +47,7 @@ _SUBNODE, _LAST = 0x01, 0x02
 _MAX_DEPTH: Final = 8
 _MAX_ENTRIES: Final = 4096
 
-_WINDOWS: Final = "WINDOWS"
+_WINDOWS, _SYSTEM32 = "WINDOWS", "SYSTEM32"
 _HIBERFIL: Final = "HIBERFIL.SYS"
 _HIBERFIL_HEADER: Final = 4096
 _HIBERNATED: Final = (b"hibr", b"HIBR")
@@ -139,9 +139,10 @@ class _Volume:
             return NtfsState.UNKNOWN
 
     def has_windows(self, records: Sequence[bytes]) -> bool:
-        """Whether the root has the folder of Windows; False where that cannot be read."""
+        """Whether there is a system: the folder ``Windows\\System32``. False where that cannot be read."""
         try:
-            return self._find(records[_ROOT], _WINDOWS) is not None
+            windows = self._find(records[_ROOT], _WINDOWS)
+            return windows is not None and self._find(self._read_record(records[_MFT], windows), _SYSTEM32) is not None
         except _Unreadable:
             return False
 
@@ -163,9 +164,9 @@ class _Volume:
             raise _Unreadable
         return record
 
-    def _find(self, root: bytes, name: str) -> int | None:
-        """The record of the file ``name`` (in upper case) in the root folder; None where there is none."""
-        index = _attribute(root, _INDEX_ROOT, _INDEX_NAME)
+    def _find(self, folder: bytes, name: str) -> int | None:
+        """The record of the file ``name`` (in upper case) in a folder; None where there is none."""
+        index = _attribute(folder, _INDEX_ROOT, _INDEX_NAME)
         if index.value is None:
             raise _Unreadable
         block = little(index.value, 8, 4)
@@ -174,15 +175,15 @@ class _Volume:
             found, subnode = _search(node, name)
             if found is not None or subnode is None:
                 return found
-            node = self._index_block(root, subnode, block)
+            node = self._index_block(folder, subnode, block)
         raise _Unreadable
 
-    def _index_block(self, root: bytes, number: int, size: int) -> bytes:
+    def _index_block(self, folder: bytes, number: int, size: int) -> bytes:
         """The node in a block of the index. Its number counts clusters, or sectors where blocks are smaller."""
         if not is_power_of_two(size) or not 512 <= size <= _MAX_BLOCK:
             raise _Unreadable
         unit = self._cluster if size >= self._cluster else 512
-        blocks = _attribute(root, _INDEX_ALLOCATION, _INDEX_NAME)
+        blocks = _attribute(folder, _INDEX_ALLOCATION, _INDEX_NAME)
         return _fixed(self._read(blocks, number * unit, size), b"INDX")[24:]
 
     # The journal

@@ -117,7 +117,7 @@ class Content:
     """What a partition or a whole disk holds. ``uuid`` as blkid prints it, ``version`` that of the LUKS header.
 
     ``efi`` is there for FAT, ``ntfs`` for NTFS, ``group`` for a physical volume whose metadata could be read.
-    ``windows``: an NTFS whose root has the folder ``Windows``.
+    ``windows``: an NTFS with the folder ``Windows\\System32``.
     """
 
     kind: ContentKind
