@@ -418,7 +418,7 @@ def test_a_stopped_verification_says_so(shell: Shell, images: Path, monkeypatch:
     def stop(*_arguments: object, **_named: object) -> None:
         raise Cancelled("stopped: interrupted")
 
-    monkeypatch.setattr("hypersdk.cli.verifying.verify_directory", stop)
+    monkeypatch.setattr("hypersdk.cli.verifying.verify_export", stop)
     done = shell("verify", images, "--json")
     assert (done.status, done.error["code"]) == (130, "cancelled")
     assert not [event for event in done.events if event["type"] in ("verified", "totals")]
@@ -438,7 +438,7 @@ def test_a_verification_ends_when_its_results_cannot_be_written(
         done.set()
         return VerifyReport(folder, "web", (), ("disk",), (), 1, 0.1)
 
-    monkeypatch.setattr("hypersdk.cli.verifying.verify_directory", verified)
+    monkeypatch.setattr("hypersdk.cli.verifying.verify_export", verified)
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
         out, err = SafeStream(descriptor, None), io.StringIO()

@@ -7,71 +7,30 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from hashlib import sha256
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hypersdk.errors import Cancelled, HyperSDKError
-from hypersdk.kvm.address import parse_libvirt_address
-from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.prove import Boot, ProofOptions, boot_domain
 from hypersdk.model.guestplan import Verdict
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from tests.support.guests.acts import Act, acting_guest
-from tests.support.guests.domains import domain_xml
 from tests.support.guests.guest import Guest
 from tests.support.libvirtd import Libvirtd
+from tests.support.proofs import LONG_S, NAME, connected, landed, proved, state_of
 from tests.support.waiting import eventually
-
-LONG_S = 240.0
-"""A time limit for guests that end sooner: a loaded machine must not decide."""
-NAME = "landed"
-
-
-@pytest.fixture
-def connection(libvirtd: Libvirtd) -> Iterator[Connection]:
-    with open_connection(parse_libvirt_address(libvirtd.uri), cancel=CancelToken()) as opened:
-        yield opened
-
 
 Prove = Callable[..., Boot]
 
 
 @pytest.fixture
-def prove(libvirtd: Libvirtd, connection: Connection, guest_folder: Path) -> Prove:
-    """Lands a guest, boots it for a proof, and checks that nothing but the evidence is left."""
-
-    def run(guest: Guest, options: ProofOptions, *, devices: str = "") -> Boot:
-        uuid = landed(libvirtd, guest, guest_folder, devices)
-        before = state_of(libvirtd, guest_folder, uuid)
-        boot = boot_domain(connection, uuid, options, cancel=CancelToken())
-        assert state_of(libvirtd, guest_folder, uuid) == before
-        assert not boot.warnings
-        return boot
-
-    return run
-
-
-def landed(libvirtd: Libvirtd, guest: Guest, folder: Path, devices: str = "") -> str:
-    """Defines the guest's domain; returns its UUID."""
-    definition = folder / "domain.xml"
-    text = domain_xml(guest, NAME, folder, bus="sata").replace("</devices>", f"{devices}</devices>")
-    definition.write_text(text)
-    libvirtd.virsh("define", definition)
-    return libvirtd.virsh("domuuid", NAME).strip()
-
-
-def state_of(libvirtd: Libvirtd, folder: Path, uuid: str) -> list[object]:
-    """All that a proof must leave as it was."""
-    files = [
-        (path.name, found.st_uid, found.st_gid, found.st_mode, sha256(path.read_bytes()).hexdigest())
-        for path in sorted(folder.iterdir())
-        for found in [path.stat()]
-    ]
-    return [libvirtd.domains(), libvirtd.virsh("domstate", uuid), libvirtd.virsh("dumpxml", uuid), files]
+def prove(libvirtd: Libvirtd, guest_folder: Path) -> Prove:
+    """``proved`` in the test's folder."""
+    return partial(proved, libvirtd, guest_folder)
 
 
 def options(**wanted: object) -> ProofOptions:
@@ -169,7 +128,7 @@ def failure(boot: Boot) -> HyperSDKError:
 # --- the end from outside --------------------------------------------------------------------------------------------
 
 
-def test_a_cancel_leaves_nothing(libvirtd: Libvirtd, connection: Connection, guest_folder: Path) -> None:
+def test_a_cancel_leaves_nothing(libvirtd: Libvirtd, guest_folder: Path) -> None:
     uuid = landed(libvirtd, acting_guest(guest_folder, r"hello\r\n"), guest_folder)
     before = state_of(libvirtd, guest_folder, uuid)
     cancel = CancelToken()
@@ -180,7 +139,7 @@ def test_a_cancel_leaves_nothing(libvirtd: Libvirtd, connection: Connection, gue
 
     stopper = threading.Thread(target=stop)
     stopper.start()
-    with pytest.raises(Cancelled):
+    with pytest.raises(Cancelled), connected(libvirtd) as connection:
         boot_domain(connection, uuid, options(), cancel=cancel)
     stopper.join()
     assert state_of(libvirtd, guest_folder, uuid) == before

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import IntegrityError
-from hypersdk.kvm.address import parse_libvirt_address
-from hypersdk.kvm.connection import Connection, open_connection
+from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.landing.prove import proof_text, prove_landed
@@ -23,13 +22,14 @@ from tests.support.guests.acts import acting_guest
 from tests.support.guests.domains import domain_xml
 from tests.support.guests.guest import Guest
 from tests.support.libvirtd import Libvirtd
+from tests.support.proofs import connected
 
 OPTIONS = ProofOptions(marker="is UP", timeout_s=240)
 
 
 @pytest.fixture
 def connection(libvirtd: Libvirtd) -> Iterator[Connection]:
-    with open_connection(parse_libvirt_address(libvirtd.uri), cancel=CancelToken()) as opened:
+    with connected(libvirtd) as opened:
         yield opened
 
 
