@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.errors import IntegrityError
+from hypersdk.errors import IntegrityError, LookupFailed
 from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.guests import export_id, open_manifest
@@ -64,10 +64,10 @@ def test_evidence_record_and_manifest(libvirtd: Libvirtd, connection: Connection
     assert (part.enabled, part.verdict, part.line, part.seconds) == (True, "marker", proof.line, proof.seconds)
     assert export_id(manifest) == identity, "the record of the landing would not be that of this export"
     assert verify_export(export, cancel=CancelToken()).findings == ()
-    before = libvirtd.virsh("dumpxml", uuid)
     libvirtd.virsh("undefine", uuid)  # proved once: not looked at again
     assert prove(connection, export, uuid) == proof
-    assert "web-01-disk1.raw" in before
+    with pytest.raises(LookupFailed):
+        prove(connection, export, "00000000-0000-4000-8000-000000000001")  # another domain, which does not exist
 
 
 def test_a_failed_boot_keeps_its_evidence(libvirtd: Libvirtd, connection: Connection, guest_folder: Path) -> None:

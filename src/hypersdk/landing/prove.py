@@ -43,12 +43,14 @@ _TEXTS: Final[Mapping[str, str]] = {
 def prove_landed(
     connection: Connection, landing: LandingFile, uuid: str, options: ProofOptions, *, cancel: CancelToken
 ) -> BootProof:
-    """Proves that the landed domain with this UUID boots; one that was proved before is not booted again.
+    """Proves that the landed domain with this UUID boots; it is not booted again once it is proved. A machine that was
+    landed anew is another domain.
 
     Raises IntegrityError with the code of what was seen instead (``boot_...``), Cancelled, TargetError, and the errors
     of a connection.
     """
-    if (done := landing.done(STEP)) is not None:
+    done = landing.done(STEP)
+    if done is not None and done.get("domain") == uuid:
         return _from_record(done, landing.folder.named)
     with landing.step(STEP) as step:
         boot = boot_domain(connection, uuid, options, cancel=cancel)
@@ -67,7 +69,7 @@ def prove_landed(
             **files,
         )
         _write_manifest(landing.folder.path, part)
-        step.result = {**part.model_dump(mode="json"), "warnings": list(boot.warnings)}
+        step.result = {**part.model_dump(mode="json"), "domain": uuid, "warnings": list(boot.warnings)}
     return _from_record(step.result, landing.folder.named)
 
 
