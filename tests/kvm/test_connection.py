@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.capabilities import read_facts
 from hypersdk.kvm.connection import Connection, _Call, open_connection
 from hypersdk.transfer.cancel import CancelToken
+from tests.support.libvirtd import Libvirtd
 from tests.support.waiting import eventually
 
 TEST = parse_libvirt_address("test:///default")
@@ -139,3 +141,33 @@ def test_without_the_library_the_error_says_how_to_get_it() -> None:
 def test_nothing_loads_the_library_before_it_is_needed() -> None:
     modules = "hypersdk.kvm.connection, hypersdk.kvm.domainxml, hypersdk.landing.planning"
     assert run_python(f"import sys, {modules}; print('libvirt' in sys.modules)").strip() == "False"
+
+
+SSH = """#!{python}
+import os, select, socket, sys
+open({arguments!r}, "w").write("\\n".join(sys.argv[1:]))
+daemon = socket.socket(socket.AF_UNIX)
+daemon.connect({target!r})
+while True:
+    for ready in select.select([0, daemon], [], [])[0]:
+        data = os.read(0, 65536) if ready == 0 else daemon.recv(65536)
+        if not data:
+            sys.exit()
+        daemon.sendall(data) if ready == 0 else os.write(1, data)
+"""
+
+
+def test_by_ssh_nothing_is_asked_and_the_other_side_is_reached(
+    libvirtd: Libvirtd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a program in place of ssh that reaches a real daemon."""
+    arguments, ssh = tmp_path / "arguments", tmp_path / "ssh"
+    ssh.write_text(SSH.format(python=sys.executable, arguments=str(arguments), target=str(libvirtd.socket)))
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    address = parse_libvirt_address("qemu+ssh://admin@kvm1.example.com:2222/system")
+    with open_connection(address, cancel=CancelToken()) as connection:
+        assert read_facts(connection, accelerated=False).virt_type == "qemu"
+    words = arguments.read_text().splitlines()
+    assert {"-T", "BatchMode=yes", "2222", "admin", "kvm1.example.com"} <= set(words)
+    assert words.index("--") < words.index("kvm1.example.com"), "a host is never an option"

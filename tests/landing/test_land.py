@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from lxml import etree
 
-from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, IntegrityError, NotRestored, Refused
+from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, IntegrityError, NotRestored, Refused, TargetError
 from hypersdk.kvm import imagefile
 from hypersdk.landing import disks as landing_disks
 from hypersdk.landing.land import landed_xml, start_landed, undo_landing
@@ -285,6 +285,20 @@ def test_a_missing_image_is_told_before_anything_is_defined(lan: Libvirtd, small
     assert lan.domains() == []
 
 
+def test_a_guest_that_does_not_start_is_off_and_told_why(lan: Libvirtd, small: LandOptions, export: Path) -> None:
+    lander = Lander(export, lan.uri, small)
+    landed = lander.land()
+    (export / "web-01-disk2.qcow2").write_bytes(b"not a qcow2 image")
+    with lander.connected() as (connection, _), held_folder(export) as held:
+        landing = LandingFile.opened(held)
+        with pytest.raises(TargetError) as caught:
+            start_landed(connection, landing, landed)
+        assert caught.value.code == "libvirt_failed"
+        assert "web-01-disk2.qcow2" in caught.value.message or "qcow2" in caught.value.message
+        assert [change.kind for change in landing.record.open_changes] == ["domain"]
+    assert lan.virsh("domstate", "web-01").strip() == "shut off"
+
+
 def test_a_running_guest_is_not_stopped_by_an_undo_that_did_not_start_it(
     lan: Libvirtd, small: LandOptions, export: Path
 ) -> None:
@@ -402,6 +416,17 @@ def test_a_remote_target_gets_the_disks_by_upload(
     assert lander.undo() == []
     nothing_is_left(lan, export, before)
     assert list(pool.iterdir()) == []
+
+
+def test_who_may_not_write_in_the_folder_of_a_pool_uploads(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user of the group libvirt; the tests are root, who may write everywhere."""
+    monkeypatch.setattr(landing_disks, "may_write", lambda _: False)
+    before = digests(export)
+    landed = Lander(export, lan.uri, small).to_pool("images").land()
+    assert digests(export) == before
+    assert [sha256(path) for path in landed.disks] == list(dict(sorted(before.items())).values())
 
 
 def test_holes_are_neither_sent_nor_stored(
