@@ -20,8 +20,9 @@ from hypersdk.units import MiB
 from tests.support.cli.shell import SMALL, small
 from tests.support.exporter import Engine, succeeded
 from tests.support.exports import export_folder
-from tests.support.guestdisks import empty, make_bios_disk, make_content, make_uefi_disk
+from tests.support.guestdisks import empty, layout_of_file, make_bios_disk, make_content, make_uefi_disk
 from tests.support.simulator import SimulatorFactory
+from tests.support.tools import run_tool
 
 LOADER = "EFI/BOOT/BOOTX64.EFI"
 
@@ -75,6 +76,31 @@ def test_real_exports_of_every_format(simulator: SimulatorFactory, tmp_path: Pat
     examined = examine(folder, cancel=CancelToken())
     assert [disk.layout.size_bytes for disk in examined.disks] == [SMALL.capacity_bytes] * 2
     assert [finding.code for finding in examined.findings] == ["nothing_to_convert"]
+
+
+@pytest.mark.parametrize("options", ["monolithicSparse", "streamOptimized", "twoGbMaxExtentFlat"])
+def test_a_vmdk_of_any_kind(tmp_path: Path, options: str) -> None:
+    disk = make_uefi_disk(tmp_path, LOADER)
+    image = tmp_path / "disk.vmdk"
+    run_tool("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={options}", disk, image)
+    examined = examine(image, cancel=CancelToken())
+    assert [each.layout for each in examined.disks] == [layout_of_file(disk)]
+    assert (examined.firmware, examined.findings) == (None, ())
+
+
+@pytest.mark.parametrize("output_format", [OutputFormat.OVA, OutputFormat.OVF])
+def test_a_package_outside_of_an_export(
+    simulator: SimulatorFactory, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    engine = Engine(simulator(machines=(small("web-01", disks=(SMALL, SMALL)),)), tmp_path / "state")
+    folder = tmp_path / "out"
+    succeeded(engine.export("web-01", folder, format=output_format))
+    (package,) = folder.glob(f"*.{output_format}")
+    examined = examine(package, cancel=CancelToken())
+    assert (examined.name, examined.firmware) == ("web-01", Firmware.BIOS)
+    assert [disk.layout for disk in examined.disks] == [
+        disk.layout for disk in examine(folder, cancel=CancelToken()).disks
+    ]
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 ::
 
     folder of an export ── manifest ──> firmware, images (also those inside of an OVA) ─┐
+    OVA, OVF, VMDK ── descriptor, if there is one ──> firmware, disks ──────────────────┤
     image file ── firmware not known ───────────────────────────────────────────────────┴─> layouts ──> findings
 """
 
@@ -16,10 +17,11 @@ from typing import Final
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.guestdisk import DiskLayout, GuestFinding, assess, read_layout
 from hypersdk.landing.guests import guest_of, known_firmware, open_manifest
-from hypersdk.landing.reading import ImageName, format_by_name, layout_of, reader_of
+from hypersdk.landing.reading import EmptyReader, ImageName, VmdkReader, format_by_name, layout_of, reader_of
+from hypersdk.migration.local import LocalDisk, open_local
 from hypersdk.migration.manifest import VERIFY_BAD_MANIFEST, DiskPart, MemberPart
 from hypersdk.migration.readback import opened
-from hypersdk.migration.stored import Stored
+from hypersdk.migration.stored import Stored, input_errors
 from hypersdk.model import Firmware
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
@@ -29,6 +31,8 @@ DISK_UNREADABLE: Final = register(
     "The image of a disk is missing, is a link or a device, or cannot be read.",
     "Check the export with `hyper2kvm verify`, and the permissions of its files.",
 )
+
+_PACKAGES: Final = (".vmdk", ".ovf", ".ova", ".vmdk.gz", ".ova.gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,13 @@ class Examined:
 
 
 def examine(path: Path, *, cancel: CancelToken, keys: Collection[str] = ()) -> Examined:
-    """Reads the disks of the export in the folder ``path``, or of the image file ``path``. ``keys``: see ``assess``.
+    """Reads the disks of the export in the folder ``path``, or of the package or image ``path``.
 
-    Raises IntegrityError for a manifest or an image that cannot be used, TargetError for what cannot be read, and
+    ``keys``: see ``assess``. Raises IntegrityError for a manifest or an image that cannot be used, TargetError for what cannot be read, and
     Cancelled.
     """
     if not path.is_dir():
-        disk = ExaminedDisk(path.name, layout_of(path))
-        return Examined(path, path.name, None, (disk,), assess([disk.layout], firmware=None, keys=keys))
+        return _examine_file(path, cancel, keys)
     manifest = open_manifest(path)
     guest = guest_of(manifest, path)
     disks = []
@@ -73,6 +76,25 @@ def examine(path: Path, *, cancel: CancelToken, keys: Collection[str] = ()) -> E
     firmware = known_firmware(guest)
     findings = assess([disk.layout for disk in disks], firmware=firmware, keys=keys)
     return Examined(path, guest.name, firmware, tuple(disks), findings)
+
+
+def _examine_file(path: Path, cancel: CancelToken, keys: Collection[str]) -> Examined:
+    name, firmware = path.name, None
+    if path.name.lower().endswith(_PACKAGES):
+        with open_local(path, cancel) as local, input_errors():
+            disks = tuple(_examine_local(disk) for disk in local.disks)
+            if local.descriptor is not None:
+                name, firmware = local.machine.name, local.machine.firmware
+    else:
+        disks = (ExaminedDisk(path.name, layout_of(path)),)
+    return Examined(path, name, firmware, disks, assess([disk.layout for disk in disks], firmware=firmware, keys=keys))
+
+
+def _examine_local(disk: LocalDisk) -> ExaminedDisk:
+    reader = disk.reader()
+    return ExaminedDisk(
+        disk.label, read_layout(VmdkReader(reader) if reader else EmptyReader(disk.source.capacity_bytes))
+    )
 
 
 def _examine_disk(folder: Path, disk: DiskPart) -> ExaminedDisk:

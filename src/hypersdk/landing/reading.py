@@ -86,18 +86,29 @@ class RawReader:
         return self._file.pread(length, offset)
 
 
-class _VmdkReader:
-    """A VMDK in one file."""
+class VmdkReader:
+    """A VMDK."""
 
-    def __init__(self, file: ReadableFile) -> None:
-        self._disk: DiskReader = open_vmdk(file, _refuse_extents)
-        self.size = self._disk.capacity
+    def __init__(self, disk: DiskReader) -> None:
+        self.size = disk.capacity
+        self._disk = disk
 
     def read(self, offset: int, length: int) -> bytes:
         """See Reader."""
         buffer = bytearray(max(0, min(length, self.size - offset)))
         self._disk.read(offset, memoryview(buffer))
         return bytes(buffer)
+
+
+class EmptyReader:
+    """A disk without an image: all of it is zeros."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See Reader."""
+        return bytes(max(0, min(length, self.size - offset)))
 
 
 def _refuse_extents(names: Sequence[str]) -> ReadableFile:
@@ -107,5 +118,5 @@ def _refuse_extents(names: Sequence[str]) -> ReadableFile:
 _READERS: Final[Mapping[ImageName, Callable[[ReadableFile], Reader]]] = {
     "raw": RawReader,
     "qcow2": Qcow2Reader,
-    "vmdk": _VmdkReader,
+    "vmdk": lambda file: VmdkReader(open_vmdk(file, _refuse_extents)),
 }

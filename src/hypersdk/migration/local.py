@@ -69,6 +69,10 @@ class LocalDisk:
         """Whether it is only in the descriptor: it has no file and is empty."""
         return self.envelope is not None and self.envelope.file is None
 
+    def reader(self) -> DiskReader | None:
+        """Random access to its content; None where it is ``empty``. Raises IntegrityError and OSError."""
+        return self.source.reader() if isinstance(self.source, FileStreamSource | ReaderSource) else None
+
 
 @dataclass(frozen=True, slots=True)
 class LocalMachine:
@@ -208,6 +212,10 @@ class FileStreamSource:
         cancel.check()
         yield _FileStream(self._image)
 
+    def reader(self) -> DiskReader:
+        """Random access to the disk. Raises IntegrityError where the stream's tables are damaged."""
+        return open_vmdk(self._image.file, self._image.beside)
+
 
 class _FileStream:
     """See ByteStream."""
@@ -236,6 +244,10 @@ class ReaderSource:
         self.capacity_bytes = reader.capacity
         self.host = "local"
         self._reader = reader
+
+    def reader(self) -> DiskReader:
+        """Random access to the disk."""
+        return self._reader
 
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
         """See RangeSource."""

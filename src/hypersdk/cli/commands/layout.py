@@ -25,9 +25,9 @@ from hypersdk.cli.state import Cli, pass_cli
 def command(cli: Cli, paths: tuple[Path, ...], keys: tuple[str, ...]) -> None:
     """Show what lies on the disks of exports, and what a guest conversion would refuse.
 
-    Each PATH is the folder of an export, a folder with exports below it, or an image file (raw, qcow2, VMDK). Shown are
-    partitions, file systems, LVM, encryption and boot loaders. A few blocks of each disk are read, nothing is changed.
-    Volumes have the names that virt-v2v gives them. Fails with status 6 if a machine would be refused.
+    Each PATH is the folder of an export, a folder with exports below it, an OVA, an OVF or an image (raw, qcow2, VMDK).
+    Shown are partitions, file systems, LVM, encryption and boot loaders. A few blocks of each disk are read, nothing is
+    changed. Volumes have the names that virt-v2v gives them. Fails with status 6 if a machine would be refused.
 
     With --json: an event of type layout for each machine.
     """
