@@ -62,8 +62,8 @@ class Examined:
 def examine(path: Path, *, cancel: CancelToken, keys: Collection[str] = ()) -> Examined:
     """Reads the disks of the export in the folder ``path``, or of the package or image ``path``.
 
-    ``keys``: see ``assess``. Raises IntegrityError for a manifest or an image that cannot be used, TargetError for what cannot be read, and
-    Cancelled.
+    ``keys``: see ``assess``. Raises IntegrityError for a manifest or an image that cannot be used, TargetError for what
+    cannot be read, UsageError, and Cancelled.
     """
     if not path.is_dir():
         return _examine_file(path, cancel, keys)
