@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
 
 from hypersdk.errors import Refused, UsageError
+from hypersdk.kvm.domainxml import Origin, domain_xml
 from hypersdk.landing.options import LandOptions, NetworkTarget, parse_network_map, parse_network_target
 from hypersdk.landing.planning import assumed_drivers, check_networks, plan_guest, safe_name, unique_name
 from hypersdk.model import Firmware
@@ -199,3 +203,25 @@ def test_unmapped_networks_are_listed_with_all_their_machines() -> None:
     assert caught.value.message == "networks without a target: 'DMZ' of a, b; 'LAN' of a"
     default = parse_network_target("network:default")
     check_networks(guests, replace(MAPPED, default_network=default))
+
+
+@given(st.text(max_size=300))
+def test_any_name_becomes_one_that_is_safe(name: str) -> None:
+    safe = safe_name(name)
+    assert safe_name(safe) == safe
+    assert 0 < len(safe.encode()) <= 203
+    assert not safe.isdigit()
+    assert not any(char.isspace() or char in "/\\'\"<>&:;$" for char in safe)
+    assert safe.isprintable()
+
+
+@given(st.text(max_size=100), st.text(max_size=100), st.text(min_size=1, max_size=50))
+def test_no_text_of_the_source_gets_out_of_its_place_in_the_domain(name: str, where: str, network: str) -> None:
+    guest = source(name=name, nics=(SourceNic(None, network),))
+    options = LandOptions(default_network=NetworkTarget("br0", bridge=True))
+    plan = plan_guest(guest, VIRTIO, options, KVM_FACTS)
+    text = domain_xml(plan, uuid="8f0c2f4e-5a55-4c0f-9a51-0a8f2d8c1b11", origin=Origin("id", where, "1.0"))
+    domain = etree.fromstring(text.encode())
+    assert len(domain.findall("devices")) == 1
+    assert domain.findtext("name") == plan.name
+    assert domain.findtext("title") == plan.title or plan.title is None

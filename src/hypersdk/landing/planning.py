@@ -109,7 +109,7 @@ def plan_guest(
     name = unique_name(safe_name(options.name or guest.name), taken)
     return GuestPlan(
         name=name,
-        title=clean(guest.name, 500) if guest.name != name else None,
+        title=(clean(guest.name, 500) or None) if guest.name != name else None,
         firmware=guest.firmware,
         secure_boot=guest.secure_boot and guest.firmware is Firmware.EFI,
         tpm=tpm,
