@@ -21,6 +21,7 @@ LIMIT_S: Final = 840
 """Of all commands; a machine that does nothing else needs about a minute."""
 NOT_RUN: Final = {
     "./scripts/test": "it runs this suite",
+    "pip install '.[kvm]'": "it needs libvirt's headers, and a hypervisor",
     "vCenter / ESXi                      this machine": "a picture",
 }
 """By the first line of a block."""

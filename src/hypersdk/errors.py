@@ -266,7 +266,7 @@ CORRUPT_GRAIN = register(
 BAD_FORMAT = register(
     "bad_format",
     "The data is not in the format it claims to be, or uses a feature that is not supported.",
-    "Check that the file is a VMDK, OVA or OVF written by vSphere or qemu-img.",
+    "Check that the file is what its name says, as vSphere or qemu-img write it.",
 )
 MANIFEST_MISMATCH = register(
     "manifest_mismatch",

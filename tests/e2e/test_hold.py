@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from hypersdk.errors import SourceError
+from hypersdk.errors import Refused, SourceError
 from hypersdk.migration.hold import check_off_network, restore_held, taking_over
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up
@@ -59,7 +59,7 @@ def test_a_disconnected_machine_runs_on_without_network_and_is_reconnected(
         check_off_network(session, run.record.moref, "web-01", cancel=CancelToken())
         restore_held(session, run, note=lambda _: None)
         assert cards(made.simulator) == [(True, True)]
-        with pytest.raises(SourceError) as caught:
+        with pytest.raises(Refused) as caught:
             check_off_network(session, run.record.moref, "web-01", cancel=CancelToken())
     assert caught.value.code == "source_on_network"
     assert made.simulator.state() == before

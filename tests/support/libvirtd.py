@@ -82,6 +82,11 @@ def running_libvirtd(*, settings: str = "") -> Iterator[Libvirtd]:
         requires(tool)
     state = Path(tempfile.mkdtemp(prefix="hypersdk-libvirtd-"))  # short: the path of a socket has at most 107 bytes
     state.chmod(0o755)  # qemu, which is another user, works below it
+    lowest = 10_000 + os.getpid() % 500 * 100  # the host's ports: two daemons would give a guest the same one
+    (state / "etc/libvirt").mkdir(parents=True)
+    (state / "etc/libvirt/qemu.conf").write_text(
+        f"remote_display_port_min = {lowest}\nremote_display_port_max = {lowest + 99}\n"
+    )
     (state / "libvirtd.conf").write_text(f'unix_sock_dir = "{state}"\nauth_unix_rw = "none"\n{settings}\n')
     with (state / "log").open("wb") as log, subprocess.Popen(_command(state), stdout=log, stderr=log) as process:
         socket = state / "libvirt-sock"

@@ -27,10 +27,14 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "export": Entry(f"{_HERE}.export", "Copy machines out of vSphere into verified images."),
         "convert": Entry(
             f"{_HERE}.convert",
-            "Convert a local VMDK, OVA or OVF into another image format.",
+            "Convert a local image or package into another format.",
         ),
         "verify": Entry(f"{_HERE}.verify", "Check that an export is complete and unchanged."),
         "layout": Entry(f"{_HERE}.layout", "Show what lies on the disks of an export or an image."),
+    },
+    "Land on KVM": {
+        "migrate": Entry(f"{_HERE}.migrate", "Move machines from vSphere onto KVM."),
+        "import": Entry(f"{_HERE}.import_", "Land an export or a local package on KVM."),
     },
     "Maintenance": {
         "status": Entry(f"{_HERE}.status", "Show unfinished exports and what they left on the source."),

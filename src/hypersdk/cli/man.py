@@ -26,8 +26,9 @@ EXIT_STATUS: Final = (
     ("8", "Data failed an integrity check."),
     ("9", "The output could not be written."),
     ("10", "Some of several machines failed."),
-    ("11", "The source could not be restored."),
+    ("11", "The source, or the target of a migration, could not be restored."),
     ("14", "Standard output is full or closed; an export has gone on to its end."),
+    ("15", "A guest could not be converted; the exported image is unchanged."),
     ("129, 130, 143", "Stopped: the terminal went away (SIGHUP), Ctrl-C, SIGTERM."),
     ("141", "The reader of standard output closed it."),
 )

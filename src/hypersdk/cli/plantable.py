@@ -159,18 +159,18 @@ def _remarks(batch: Batch) -> Iterator[tuple[str, str, str]]:
     changes = Counter(change for plan in batch.plans for change in plan.changes)
     yield from (("source", f"{change} ({number} of {total})", "") for change, number in changes.items())
     warned = [(plan.machine.name, warning_text(found)) for plan in batch.plans for found in plan.warnings]
-    yield from _grouped("warning", warned, "yellow")
-    yield from _grouped("skipped", [(failure.machine, _reason(failure)) for failure in batch.skipped], "red")
+    yield from grouped("warning", warned, "yellow")
+    yield from grouped("skipped", [(failure.machine, reason_of(failure)) for failure in batch.skipped], "red")
 
 
-def _reason(failure: Failure) -> str:
+def reason_of(failure: Failure) -> str:
     """The same text for machines that are skipped for the same reason."""
     error = failure.error
     what = error.message.removeprefix(f"'{failure.machine}' ")
     return f"{what} ({error.code}). {next_step(error)}"
 
 
-def _grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Iterator[tuple[str, str, str]]:
+def grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Iterator[tuple[str, str, str]]:
     """Each text once, behind the machines that it holds for."""
     machines: dict[str, list[str]] = {}
     for name, text in remarks:

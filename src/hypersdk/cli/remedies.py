@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("source", "power-off"): "use --power-off",
     ("source", "shutdown"): "use --shutdown",
+    ("no_convert", True): "use --no-convert, which lands the guest as it is",
     ("disconnect_source", True): "use --disconnect-source, which disconnects its network cards",
     ("keep_source_running", True): "use --keep-source-running, which gives the landed machine new MAC addresses",
     ("export_method", "lease"): "use --source lease",

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import IntegrityError
 from hypersdk.migration.checked import checksum_of
 from hypersdk.migration.findings import VERIFY_NO_MANIFEST
+from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.manifest import (
     MAX_MANIFEST_BYTES,
     VERIFY_BAD_MANIFEST,
     ArtifactManifest,
     DiskPart,
     NicPart,
+    os_family,
     read_manifest,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
+from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.readback import read_small
-from hypersdk.model import Firmware
+from hypersdk.migration.spec import ExportSpec
+from hypersdk.model import Firmware, Machine, boot_sequence
 from hypersdk.model.guestplan import SourceDisk, SourceGuest, SourceNic
 from hypersdk.transfer.files import NotRegularError, shown_path, target_errors
 from hypersdk.units import GiB
@@ -109,3 +114,32 @@ def _disk(disk: DiskPart, folder: Path) -> SourceDisk:
 
 def _nic(nic: NicPart) -> SourceNic:
     return SourceNic(nic.mac or None, nic.network, (nic.hypersdk and nic.hypersdk.adapter) or None)
+
+
+def described_guest(machine: Machine, disks: Sequence[PlannedDisk], spec: ExportSpec) -> SourceGuest:
+    """``machine`` as its export, or the conversion of its package, will describe it."""
+    sequence = boot_sequence(machine)
+    buses = {disk.key: disk.bus for disk in machine.disks}
+    return SourceGuest(
+        name=machine.name,
+        firmware=machine.firmware,
+        secure_boot=machine.secure_boot and machine.firmware is Firmware.EFI,
+        tpm=machine.has_vtpm,
+        cpus=machine.summary.cpus,
+        cores_per_socket=machine.cores_per_socket,
+        memory_bytes=machine.summary.memory_bytes,
+        guest_id=machine.guest_id or machine.guest.os_id,
+        os_family=os_family(machine.guest_id or machine.guest.os_id),
+        disks=tuple(
+            SourceDisk(
+                file=spec.output_dir.absolute() / disk.file_name,
+                image_format=FORMATS[spec.format].image.suffix,
+                capacity_bytes=disk.capacity_bytes,
+                bus=buses[disk.key],
+                boot_order=sequence.index(disk.key) if disk.key in sequence else None,
+                label=disk.label,
+            )
+            for disk in disks
+        ),
+        nics=tuple(SourceNic(nic.mac or None, nic.network or "", nic.adapter or None) for nic in machine.nics),
+    )

@@ -1,4 +1,4 @@
-"""Image conversion: a local VMDK, OVF or OVA into any output format, by the code that copies an export.
+"""Image conversion: a local image or package into any output format, by the code that copies an export.
 
 The guest system is not changed; that would be guest conversion. Reading a local file again costs little, so an
 interrupted conversion starts again.
@@ -39,7 +39,7 @@ from hypersdk.transfer.folder import OutputFolder
 
 NO_DESCRIPTION: Final = register(
     "no_description",
-    "A VMDK alone has no description of its machine, which an OVF or OVA needs.",
+    "An image alone has no description of its machine, which an OVF or OVA needs.",
     SetOption("format", "vmdk"),
     SetOption("format", "qcow2"),
     SetOption("format", "raw"),
@@ -91,10 +91,7 @@ def _convert(
     started = time.monotonic()
     output = FORMATS[spec.format]
     copied, empty = _split(machine.disks, output)
-    stem = stem_of(machine.machine.name)
-    plans = [
-        _planned(disk, disk_file_name(stem, number, output.image.suffix)) for number, disk in enumerate(copied, start=1)
-    ]
+    plans = _planned_all(machine, copied, output)
     progress = MachineProgress(machine.machine.name, plans)
     disk_ids = [disk.envelope.id if disk.envelope else None for disk in copied]
     records = [
@@ -143,6 +140,19 @@ def _convert(
         run.remove()
         progress.phase(Phase.DONE)
     return result
+
+
+def planned_disks(machine: LocalMachine, spec: ExportSpec) -> list[PlannedDisk]:
+    """The images that ``convert_file`` will make of ``machine``."""
+    output = FORMATS[spec.format]
+    return _planned_all(machine, _split(machine.disks, output)[0], output)
+
+
+def _planned_all(machine: LocalMachine, disks: Sequence[LocalDisk], output: Format) -> list[PlannedDisk]:
+    stem = stem_of(machine.machine.name)
+    return [
+        _planned(disk, disk_file_name(stem, number, output.image.suffix)) for number, disk in enumerate(disks, start=1)
+    ]
 
 
 def _planned(disk: LocalDisk, file_name: str) -> PlannedDisk:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hypersdk.errors import SourceError, register
+from hypersdk.errors import Refused, register
 from hypersdk.migration.journal import SourceJournal, not_restored
 from hypersdk.migration.runfile import RunFile
 from hypersdk.remedies import RestoreSource, SetOption
@@ -36,9 +36,9 @@ SOURCE_ON_NETWORK = register(
 
 
 def check_off_network(session: Session, moref: str, machine: str, *, cancel: CancelToken) -> None:
-    """Raises SourceError ``source_on_network`` where the machine is powered on with a connected network card."""
+    """Raises Refused ``source_on_network`` where the machine is powered on with a connected network card."""
     if is_on_network(session, moref, cancel=cancel):
-        raise SourceError(f"'{machine}' is powered on and connected to its network", code=SOURCE_ON_NETWORK)
+        raise Refused(f"'{machine}' is powered on and connected to its network", code=SOURCE_ON_NETWORK)
 
 
 def restore_held(session: Session, run: RunFile, *, note: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@
     FILE.vmdk   streamOptimized ──> stream (as from a lease)     other kinds ──> ranges through the reader
     FILE.ovf    descriptor names the disks; only files next to it or in folders below are opened
     FILE.ova    descriptor and disks are members
+    FILE.qcow2 .raw .img   one disk, its clusters or runs of data as ranges
 
 An archive or a disk may be compressed with gzip as a whole. How files are opened is in ``stored``, how they are found
 and compared in ``package``.
@@ -27,6 +28,7 @@ from hypersdk.formats.ova import descriptor_member, read_ova
 from hypersdk.formats.ovf import EnvelopeDisk, EnvelopeFile, OvfEnvelope, descriptor_text, parse_ovf
 from hypersdk.formats.vmdk.reader import DiskReader, VmdkKind, open_vmdk, sniff, stream_capacity
 from hypersdk.migration.package import Image, Package
+from hypersdk.migration.plainimages import Qcow2Disk, RawDisk
 from hypersdk.migration.stored import (
     UNREADABLE_INPUT,
     ArchiveStore,
@@ -46,7 +48,7 @@ from hypersdk.units import SECTOR, KiB, align_up, format_size
 UNKNOWN_INPUT: Final = register(
     "unknown_input",
     "Files of this type cannot be converted.",
-    "Give a .vmdk, .ovf or .ova file; a .vmdk or .ova may be compressed (.gz).",
+    "Give a .vmdk, .ovf, .ova, .qcow2, .raw or .img file; a .vmdk or .ova may be compressed (.gz).",
 )
 
 _FIRST_KEY: Final = 2000
@@ -101,11 +103,14 @@ def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
         ".vmdk": _open_vmdk_file,
         ".ovf": _open_ovf,
         ".ova": _open_ova,
+        ".qcow2": _open_qcow2,
+        ".raw": _open_raw,
+        ".img": _open_raw,
     }
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     opener = openers.get(suffix)
-    if opener is None or path.name.lower().endswith(".ovf.gz"):
-        raise UsageError(f"'{path.name}' is not a .vmdk, .ovf or .ova file", code=UNKNOWN_INPUT)
+    if opener is None or (path.suffix.lower() == ".gz" and suffix not in (".vmdk", ".ova")):
+        raise UsageError(f"'{path.name}' is not a file that can be converted", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
         pool = Pool(stack)
         try:
@@ -139,6 +144,23 @@ def _open_ova(store: FolderStore, path: Path, file: PooledFile, cancel: CancelTo
     package = Package(ArchiveStore(file, content, members), descriptor.name.rpartition("/")[0], cancel.check)
     text = package.descriptor(Stored(descriptor.name, content, descriptor.offset, descriptor.size))
     return _described(_stem(path), text, package)
+
+
+def _open_qcow2(store: FolderStore, path: Path, file: PooledFile, cancel: CancelToken) -> LocalMachine:
+    return _image_alone(store, path, file, Qcow2Disk(file), cancel)
+
+
+def _open_raw(store: FolderStore, path: Path, file: PooledFile, cancel: CancelToken) -> LocalMachine:
+    return _image_alone(store, path, file, RawDisk(file), cancel)
+
+
+def _image_alone(
+    store: FolderStore, path: Path, file: PooledFile, reader: DiskReader, cancel: CancelToken
+) -> LocalMachine:
+    package = Package(store, "", cancel.check)
+    store.adopt(file)
+    disk = LocalDisk(_FIRST_KEY, "disk 1", ReaderSource(reader, "disk 1"), None)
+    return LocalMachine(_machine(path.stem, None, (disk,)), (disk,), None, package)
 
 
 def _stem(path: Path) -> str:
@@ -237,7 +259,7 @@ class _FileStream:
 
 
 class ReaderSource:
-    """Any other VMDK on disk, as a RangeSource."""
+    """Any other image on disk, as a RangeSource."""
 
     def __init__(self, reader: DiskReader, label: str) -> None:
         self.label = label

@@ -35,6 +35,7 @@ from pydantic import (
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.checked import first_problem
+from hypersdk.migration.point import PointInTime
 from hypersdk.model.guestplan import GuestDrivers
 from hypersdk.transfer.treehash import TREE_ALGORITHM
 from hypersdk.units import MiB
@@ -191,7 +192,7 @@ class FilePart(_ManifestPart):
 
 class MetadataFacts(_ManifestPart):
     """``manifest_digest`` is over the manifest without it (see ``seal``). Manifests of earlier releases lack
-    ``cores_per_socket``, ``guest_id`` and ``tpm``."""
+    ``cores_per_socket``, ``guest_id``, ``tpm`` and ``point``, the token of ``point_in_time``."""
 
     job_name: str | None = None
     point_in_time: str = ""
@@ -200,6 +201,7 @@ class MetadataFacts(_ManifestPart):
     cores_per_socket: Count = 1
     guest_id: str | None = None
     tpm: bool = False
+    point: PointInTime | None = None
     files: tuple[FilePart, ...] = Field(default=(), max_length=4096)
     manifest_digest: str | None = None
 

@@ -143,17 +143,18 @@ def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: Cancel
     spec = work.plan.spec
     proved = work.run.record.point is not None and _still_at_point(work, cancel)
     machine = read_machine(work.session, work.plan.machine.moref)
-    made = len(work.run.record.changes)
-    if machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN):
+    goes_off = machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
+    ejects = spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms)
+    if goes_off:
         work.journal.shut_down(guest=spec.state is SourceState.SHUTDOWN, timeout_s=shutdown_timeout_s, cancel=cancel)
     if spec.disconnect:
         work.journal.disconnect(cancel)
-    if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
+    if ejects:
         work.journal.eject_isos(machine, cancel)
     snapshot = _snapshot(work, machine, cancel)
     if not proved:
         _start_again(work)
-    untouched = snapshot is None and len(work.run.record.changes) == made
+    untouched = snapshot is None and not (goes_off or spec.disconnect or ejects)
     at_point = machine if untouched else read_machine(work.session, machine.moref, snapshot=snapshot)
     _check_disks(work.plan, at_point)
     point = point_of(at_point, snapshot)

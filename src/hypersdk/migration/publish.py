@@ -287,6 +287,7 @@ class Publishing:
             cores_per_socket=self.machine.cores_per_socket,
             guest_id=self.machine.guest_id or self.machine.guest.os_id,
             tpm=self.machine.has_vtpm,
+            point=self.run.point,
             files=tuple(
                 FilePart(name=file.name, bytes=file.size_bytes, checksum=file.checksum, tree=_tree_part(file))
                 for file in files

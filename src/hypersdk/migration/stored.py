@@ -32,7 +32,7 @@ from hypersdk.formats.names import is_inner_path
 from hypersdk.formats.ova import OvaMember
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.files import SYMBOLIC_LINK, NotRegularError, open_regular
-from hypersdk.transfer.holes import pieces
+from hypersdk.transfer.holes import pieces, runs
 from hypersdk.units import MiB
 
 UNREADABLE_INPUT: Final = register(
@@ -122,6 +122,11 @@ class PooledFile:
     def size(self) -> int:
         """Bytes of the file when it was opened."""
         return self._size
+
+    def data_runs(self) -> Iterator[range]:
+        """Runs of bytes that may hold data; all else are holes."""
+        with self._pool.lent(self) as fd:
+            yield from (run for run, is_data in runs(fd, range(self._size)) if is_data)
 
     def pieces(self, region: range) -> Iterator[memoryview]:
         """The bytes of ``region``, see ``transfer.holes.pieces``."""

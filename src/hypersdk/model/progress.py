@@ -23,6 +23,9 @@ class Phase(StrEnum):
     WAITING = "waiting"  # for space, for an earlier lease to expire, for a token: ``note`` says which
     VERIFYING = "verifying"  # reads the image back
     PUBLISHING = "publishing"  # rename, manifest, undo
+    CONVERTING = "converting"  # the guest: drivers, boot loader
+    LANDING = "landing"  # defines the domain; starts it
+    PROVING = "proving"  # boots the guest in isolation
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -54,9 +57,12 @@ SNAPSHOTS_PER_DATASTORE: Final = 2
 """Temporary snapshots that the exports of one process may have on one datastore at a time."""
 _REDONE: Final = "0 to 100: how far the attempt has come while it does again what was done before; else null"
 ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
-_AT_WORK: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING})
+_LANDING: Final = frozenset({Phase.CONVERTING, Phase.LANDING, Phase.PROVING})
+_AT_WORK: Final = _LANDING | {
+    Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING
+}  # fmt: skip
 """Phases in which work is done."""
-_COPIED: Final = frozenset({Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING})
+_COPIED: Final = _LANDING | {Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING}
 
 
 def _field(default: Any, about: str = "", *, job: str | None = "", event: str | None = "", digits: int = 1) -> Any:

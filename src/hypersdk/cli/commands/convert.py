@@ -1,4 +1,4 @@
-"""`hyper2kvm convert`: converts local VMDK, OVA and OVF files."""
+"""`hyper2kvm convert`: converts local images and packages."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def command(
     file_hash: str | None,
     no_file_hash: bool,
 ) -> None:
-    """Convert a local VMDK, OVA or OVF into another image format.
+    """Convert a local VMDK, OVA, OVF, qcow2 or raw image into another image format.
 
     The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and
     described as after an export.

@@ -68,32 +68,10 @@ selection_options = flag_group(
         metavar="VM",
         help="Leave out machines with this name or pattern, whatever else selects them. Repeatable.",
     ),
-    click.option(
-        "--write-job",
-        type=click.Path(path_type=Path, allow_dash=True),
-        metavar="FILE",
-        help="Write a job file of the selection instead of exporting it (.json: JSON, else YAML; - prints it).",
-    ),
 )
-"""Flags that say which machines are exported."""
+"""Flags that say which machines are meant."""
 
-export_options = flag_group(
-    click.option(
-        "-f",
-        "--file",
-        "job_file",
-        type=click.Path(path_type=Path),
-        metavar="JOBFILE",
-        help="Run the exports of a job file (YAML or JSON; - is standard input).",
-    ),
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path, file_okay=False),
-        metavar="DIR",
-        help="Output folder (default: ./NAME). Several machines get a folder each below it.",
-    ),
-    click.option("--format", type=click.Choice(FORMATS), help="Output format (default: qcow2)."),
+data_options = flag_group(
     click.option(
         "--compress",
         type=click.Choice(COMPRESS_MODES),
@@ -109,13 +87,10 @@ export_options = flag_group(
         type=click.Choice(METHODS),
         help="Source of the data: export lease or datastore ranges (default: auto).",
     ),
-    click.option(
-        "--from-snapshot",
-        metavar="NAME",
-        help="Export this snapshot of the machine; 'new' creates a temporary one.",
-    ),
-    click.option("--power-off", is_flag=True, help="Power a running machine off, export it, power it on again."),
-    click.option("--shutdown", is_flag=True, help="Shut a running guest down, export it, power it on again."),
+)
+"""How the data are read and stored."""
+
+source_options = flag_group(
     click.option(
         "--no-quiesce", is_flag=True, help="Take the temporary snapshot without quiescing the guest's file systems."
     ),
@@ -147,12 +122,52 @@ export_options = flag_group(
         help="Minimum free space of a datastore while a snapshot exists (default: the larger of 10% and 20GiB).",
     ),
     click.option("--datastore-floor", hidden=True, help="Former name of --datastore-min-free."),
-    click.option("--resume", is_flag=True, help="Continue an unfinished export in the output folder."),
-    click.option("--discard", is_flag=True, help="Discard an unfinished export in the output folder and start again."),
-    click.option("--force", is_flag=True, help="Replace another export in the output folder."),
+)
+"""What is done at the source, and the limits of a run."""
+
+run_options = flag_group(
     file_hash_options,
     click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
     click.option("--yes", is_flag=True, help="Start several exports without asking."),
+)
+"""What is checked, shown and asked."""
+
+export_options = flag_group(
+    click.option(
+        "--write-job",
+        type=click.Path(path_type=Path, allow_dash=True),
+        metavar="FILE",
+        help="Write a job file of the selection instead of exporting it (.json: JSON, else YAML; - prints it).",
+    ),
+    click.option(
+        "-f",
+        "--file",
+        "job_file",
+        type=click.Path(path_type=Path),
+        metavar="JOBFILE",
+        help="Run the exports of a job file (YAML or JSON; - is standard input).",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Output folder (default: ./NAME). Several machines get a folder each below it.",
+    ),
+    click.option("--format", type=click.Choice(FORMATS), help="Output format (default: qcow2)."),
+    data_options,
+    click.option(
+        "--from-snapshot",
+        metavar="NAME",
+        help="Export this snapshot of the machine; 'new' creates a temporary one.",
+    ),
+    click.option("--power-off", is_flag=True, help="Power a running machine off, export it, power it on again."),
+    click.option("--shutdown", is_flag=True, help="Shut a running guest down, export it, power it on again."),
+    source_options,
+    click.option("--resume", is_flag=True, help="Continue an unfinished export in the output folder."),
+    click.option("--discard", is_flag=True, help="Discard an unfinished export in the output folder and start again."),
+    click.option("--force", is_flag=True, help="Replace another export in the output folder."),
+    run_options,
     click.option(
         "--report",
         type=click.Path(path_type=Path),
@@ -180,7 +195,7 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **fla
     With --json: events of type plan, progress, total, result, skipped, totals, report, job_file, warning and error, one
     a line.
     """
-    selection = _selection(machines, flags)
+    selection = read_selection(machines, flags)
     write_job = flags.pop("write_job")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
     _check_exclusive(given, "file_hash", "no_file_hash")
@@ -207,7 +222,7 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, **fla
         _export_selected(cli, selection, spec, choices, own_folder=own_folder)
 
 
-def _selection(machines: tuple[str, ...], flags: Flags) -> Selection:
+def read_selection(machines: tuple[str, ...], flags: Flags) -> Selection:
     """Takes the flags of the selection out of ``flags``."""
     from hypersdk.cli.selection import Selection
 

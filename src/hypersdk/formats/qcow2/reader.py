@@ -10,13 +10,14 @@ point nowhere are an error, and nothing is read but the entries that an answer n
 
 from __future__ import annotations
 
+import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
 from hypersdk.errors import IntegrityError, register
-from hypersdk.formats.image import ReadableFile
+from hypersdk.formats.image import ReadableFile, runs_of
 from hypersdk.formats.qcow2.layout import COMPRESSED, DRAFT_MAGIC, HEADER, MAGIC, OFFSET_MASK
 from hypersdk.units import SECTOR, KiB, MiB, TiB
 
@@ -91,6 +92,26 @@ class Qcow2Reader:
             parts.append(self._piece(offset >> self._bits, inside, step))
             offset += step
         return b"".join(parts)
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yields ``(offset, length)`` of guest ranges that may hold data, rising, disjoint; all else reads as zeros."""
+        for run in runs_of(self._stored()):
+            start = run.start << self._bits
+            yield start, min(run.stop << self._bits, self.size) - start
+
+    def _stored(self) -> Iterator[int]:
+        """The guest clusters that have an entry."""
+        entries = self._cluster // 8
+        for table_index in range(-(-self.size // (entries * self._cluster))):
+            if table_index >= self._l1_entries:
+                raise _unreadable("its table is shorter than its disk")
+            if table := self._word(self._l1 + 8 * table_index) & OFFSET_MASK:
+                words = struct.unpack(f">{entries}Q", self._exactly(table, self._cluster))
+                first = table_index * entries
+                yield from (first + number for number, word in enumerate(words) if word and not self._reads_zero(word))
+
+    def _reads_zero(self, entry: int) -> bool:
+        return not entry & COMPRESSED and bool(not entry & OFFSET_MASK or entry & self._zero)
 
     def _piece(self, index: int, inside: int, length: int) -> bytes:
         """``length`` bytes of a cluster."""

@@ -1,0 +1,103 @@
+"""Plans, shows and runs the import of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.panel import Panel
+from rich.text import Text
+
+from hypersdk.cli.migrating import opened_target, show_migrated
+from hypersdk.cli.migrationtable import afterwards, domain_facts
+from hypersdk.cli.picker.details import facts_table
+from hypersdk.cli.progress import watching
+from hypersdk.cli.state import Cli
+from hypersdk.errors import HyperSDKError
+from hypersdk.guest.tools import find_tools
+from hypersdk.landing.importing import ImportPlan, plan_import, run_import
+from hypersdk.landing.plans import domain_dict
+from hypersdk.landing.progress import MigrationProgress
+from hypersdk.landing.request import LandingRequest
+from hypersdk.landing.steps import GuestTurn
+from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.ticking import ticking
+from hypersdk.model import ExportProgress
+from hypersdk.text import clean
+
+
+@dataclass(frozen=True, slots=True)
+class ImportChoices:
+    """``output`` is the folder for a package; ``source_off``: the user says that the source is off the network."""
+
+    output: Path | None = None
+    source_off: bool = False
+    dry_run: bool = False
+
+
+def import_source(cli: Cli, path: Path, request: LandingRequest, choices: ImportChoices) -> None:
+    """The whole command. Raises the error that ends it."""
+    settings = RunSettings(state=cli.state_dir)
+    tools = find_tools(cli.environ)
+    if request.conversion is not None:
+        request.conversion.check_tools(tools)
+    with opened_target(cli, request) as target:
+        plan = plan_import(
+            path,
+            choices.output,
+            request,
+            target,
+            source_off=choices.source_off,
+            tools=tools,
+            runs=settings.run_store,
+            cancel=cli.cancel,
+        )
+    _show(cli, plan, request)
+    if choices.dry_run:
+        return
+    cli.resumable = True
+    cli.output.keep_going()
+    latest = [ExportProgress(machine=plan.guest.name)]
+    progress = MigrationProgress(lambda: latest[0])
+    progress.begin()
+    error: HyperSDKError | None = None
+    with watching(cli.output) as observer, ticking([progress.snapshot], observer, settings.progress_interval_s):
+        try:
+            migrated = run_import(
+                plan,
+                request,
+                target,
+                turn=GuestTurn(tools),
+                settings=settings,
+                cancel=cli.cancel,
+                observer=lambda now: latest.__setitem__(0, now),
+                notify=progress.enter,
+            )
+        except HyperSDKError as failed:
+            error = failed
+            raise
+        finally:
+            progress.end(error)
+    show_migrated(cli, plan.guest.name, migrated, progress.elapsed_s)
+
+
+def _show(cli: Cli, plan: ImportPlan, request: LandingRequest) -> None:
+    if cli.output.json_lines:
+        facts = {"machine": plan.guest.name, "source": plan.source, "output_dir": plan.spec.output_dir}
+        cli.output.event("plan", {**facts, "convert": plan.package is not None, "domain": domain_dict(plan.domain)})
+        return
+    rows = [(label, Text(clean(value, 400), style=style)) for label, value, style in _facts(plan, request)]
+    title = Text(f" {clean(plan.guest.name, 100)} ", style="bold")
+    cli.output.notes.print(
+        Panel(facts_table(rows), title=title, title_align="left", box=box.ROUNDED, border_style="cyan", padding=(0, 1))
+    )
+
+
+def _facts(plan: ImportPlan, request: LandingRequest) -> Iterator[tuple[str, str, str]]:
+    yield "from", plan.source, ""
+    if plan.package is not None:
+        yield "convert", f"into {plan.spec.format.value} images in {plan.spec.output_dir}", ""
+    yield from domain_facts(plan.domain, request)
+    yield "afterwards", afterwards(request), ""

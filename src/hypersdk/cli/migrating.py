@@ -1,0 +1,313 @@
+"""Plans, shows, runs and reports migrations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.text import Text
+
+from hypersdk.cli.batch import Failure
+from hypersdk.cli.connect import connected
+from hypersdk.cli.exporting import MAX_SHOWN, NO_IS_QUIT, specs_for
+from hypersdk.cli.machines import read_selected
+from hypersdk.cli.migrationtable import machine_text, show_migrations
+from hypersdk.cli.programs.program import spelled
+from hypersdk.cli.progress import watching
+from hypersdk.cli.report import labelled, report, show_error, show_line
+from hypersdk.cli.selection import Selection
+from hypersdk.cli.state import Cli
+from hypersdk.cli.total import MachinesTotal
+from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, UsageError
+from hypersdk.guest.tools import GuestTools, find_tools
+from hypersdk.landing.migrate import MigrationOutcome, migrate_machines
+from hypersdk.landing.plans import MigrationPlan, domain_dict, plan_migration
+from hypersdk.landing.prove import proof_text
+from hypersdk.landing.request import LandingRequest
+from hypersdk.landing.steps import Migrated
+from hypersdk.landing.target import Target, open_target
+from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.spec import ExportSpec
+from hypersdk.model import MachineSummary
+from hypersdk.model.guestplan import BootProof
+from hypersdk.text import clean, count, shell_line
+from hypersdk.units import format_duration
+from hypersdk.vsphere.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How the user wants migrations to run. ``yes``: without a question before several machines."""
+
+    settings: RunSettings
+    dry_run: bool = False
+    yes: bool = False
+    max_conversions: int = 1
+
+
+@dataclass(slots=True)
+class Migrations:
+    """The migrations of one command."""
+
+    plans: list[MigrationPlan] = field(default_factory=list)
+    skipped: list[Failure] = field(default_factory=list)
+    earlier: list[MigrationPlan] = field(default_factory=list)
+    outcomes: list[MigrationOutcome] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """The number of machines."""
+        return len(self.plans) + len(self.skipped) + len(self.earlier)
+
+    def failed(self) -> list[Failure]:
+        """Those that began and failed, or were stopped."""
+        return [
+            Failure(outcome.plan.name, outcome.error, outcome.plan.spec)
+            for outcome in self.outcomes
+            if outcome.error is not None
+        ]
+
+
+def migrate_selected(
+    cli: Cli, selection: Selection, spec: ExportSpec, request: LandingRequest, choices: Choices, *, own_folder: bool
+) -> None:
+    """The whole command: selects, plans, shows, asks, runs and reports."""
+    tools = find_tools(cli.environ)
+    if request.conversion is not None:
+        request.conversion.check_tools(tools)
+    with opened_target(cli, request) as target, connected(cli) as session:
+        inventory, chosen = read_selected(cli, session, selection)
+        if request.options.name is not None and len(chosen) > 1:
+            raise UsageError(f"--name is for one machine, and {len(chosen)} are selected")
+        specs = specs_for(spec, chosen, own_folder=own_folder)
+        batch = _plans(cli, session, target, tools, specs, inventory, request, choices.settings)
+        show_migrations(cli, batch.plans, batch.skipped, batch.earlier, request)
+        if batch.plans and not choices.dry_run and _may_start(cli, len(batch.plans), choices):
+            _carry_out(cli, session, batch, request, target, tools, choices)
+    conclude(cli, batch)
+
+
+@contextmanager
+def opened_target(cli: Cli, request: LandingRequest) -> Iterator[Target]:
+    """Connects to the target. Raises ConnectError, AccessError, Refused."""
+    with ExitStack() as stack:
+        with cli.output.working(f"Connecting to {request.address} ..."), cli.interrupts.breakable():
+            target = stack.enter_context(open_target(request, cancel=cli.cancel))
+        yield target
+
+
+def _plans(
+    cli: Cli,
+    session: Session,
+    target: Target,
+    tools: GuestTools,
+    specs: Sequence[ExportSpec],
+    machines: Sequence[MachineSummary],
+    request: LandingRequest,
+    settings: RunSettings,
+) -> Migrations:
+    """A plan for each machine that can be migrated, and the error of each that cannot. Nothing is changed."""
+    batch = Migrations()
+    names = {machine.moref: machine.name for machine in machines}
+    with cli.output.working("Planning ...") as show:
+        for number, spec in enumerate(specs, start=1):
+            name = names.get(spec.machine, spec.machine)
+            show(f"Planning {number} of {len(specs)}: {name} ...")
+            taken = {plan.domain.name for plan in batch.plans if plan.domain is not None}
+            try:
+                with session.breakable(cli.cancel):
+                    plan = plan_migration(
+                        session,
+                        spec,
+                        request,
+                        target,
+                        tools=tools,
+                        taken=taken,
+                        machines=list(machines),
+                        settings=settings,
+                        cancel=cli.cancel,
+                    )
+                (batch.earlier if plan.domain is None else batch.plans).append(plan)
+            except Cancelled:
+                raise
+            except HyperSDKError as error:
+                batch.skipped.append(Failure(name, error, spec))
+    return batch
+
+
+def _may_start(cli: Cli, machines: int, choices: Choices) -> bool:
+    """Asks at a terminal before several machines."""
+    if machines == 1 or choices.yes or not cli.output.can_ask:
+        return True
+    question = f"Start {count(machines, 'migration')}? [Y]es, [q]uit: "
+    if cli.choose(question, spelled("yes", "quit") | NO_IS_QUIT, empty="yes", unanswered="quit") == "yes":
+        return True
+    cli.output.note("Nothing was migrated.")
+    return False
+
+
+def _carry_out(
+    cli: Cli,
+    session: Session,
+    batch: Migrations,
+    request: LandingRequest,
+    target: Target,
+    tools: GuestTools,
+    choices: Choices,
+) -> None:
+    cli.resumable = True
+    cli.output.keep_going()
+    began = time.monotonic()
+    total = MachinesTotal(lambda: cli.cancel.cancelled)
+    with watching(cli.output, total=total) as observer:
+        try:
+            batch.outcomes += migrate_machines(
+                session,
+                batch.plans,
+                request,
+                target.facts,
+                tools=tools,
+                max_conversions=choices.max_conversions,
+                cancel=cli.cancel,
+                observer=observer,
+                settings=choices.settings,
+            )
+        finally:
+            batch.elapsed_s = time.monotonic() - began
+
+
+def conclude(cli: Cli, batch: Migrations) -> None:
+    """Reports each machine and, of several, the totals. Raises the error that sets the exit status."""
+    for outcome in batch.outcomes:
+        if outcome.migrated is not None:
+            show_migrated(cli, outcome.plan.name, outcome.migrated, outcome.elapsed_s, brief=batch.size > MAX_SHOWN)
+    failed = batch.failed()
+    if batch.size == 1:
+        for failure in (*batch.skipped, *failed):
+            raise failure.error
+        return
+    for failure in failed:
+        if not isinstance(failure.error, Cancelled):
+            _show_failure(cli, failure)
+    if batch.outcomes:
+        _show_totals(cli, batch, failed)
+    stopped = [failure.error for failure in failed if isinstance(failure.error, Cancelled)]
+    if stopped:
+        raise stopped[0]
+    if bad := [*batch.skipped, *failed]:
+        raise PartlyFailed(
+            f"{len(bad)} of {count(batch.size, 'machine')} not migrated",
+            next_step="Check each failure, then run the same command again.",
+            migrated=sum(outcome.migrated is not None for outcome in batch.outcomes),
+            failed=[{"machine": failure.machine, "code": failure.error.code} for failure in bad],
+        )
+
+
+def show_migrated(cli: Cli, name: str, migrated: Migrated, elapsed_s: float, *, brief: bool = False) -> None:
+    """Where the machine is now, and what to do next; an event of type "result" with --json."""
+    landed = migrated.landed
+    if cli.output.json_lines:
+        cli.output.event("result", migrated_dict(name, migrated, elapsed_s))
+        return
+    state = "running" if migrated.started else "defined, not started"
+    heading = Text.assemble(
+        ("✔ ", "bold green"), (clean(name, 100), "bold"), f"  {state} as {clean(landed.name, 200)} on {landed.uri}"
+    )
+    if brief:
+        heading.append(f" in {format_duration(elapsed_s)}", "dim")
+        show_line(cli.output, heading)
+        return
+    cli.output.print(heading)
+    for path in landed.disks:
+        cli.output.line(f"  {path}")
+    for label, text, style in _facts(migrated, elapsed_s):
+        if cli.output.width is None:
+            cli.output.line(f"  {label:<8}{text}")
+        else:
+            cli.output.print(labelled(label, text, cli.output.width, style))
+
+
+def _facts(migrated: Migrated, elapsed_s: float) -> list[tuple[str, str, str]]:
+    domain, landed = migrated.domain, migrated.landed
+    buses = ", ".join(dict.fromkeys(disk.bus.value for disk in domain.disks))
+    models = ", ".join(dict.fromkeys(nic.model.value for nic in domain.nics)) or "no network card"
+    found = [
+        ("machine", machine_text(domain), ""),
+        ("guest", "converted" if migrated.converted else "not converted", ""),
+        ("devices", f"disks on {buses}; network: {models}", ""),
+        ("proof", proof_text(migrated.proof) if migrated.proof else "not booted; --prove does", ""),
+        ("images", landed.owner, ""),
+        ("took", format_duration(elapsed_s), ""),
+    ]
+    texts = [warning.text for warning in migrated.warnings] + list(migrated.proof.warnings if migrated.proof else ())
+    found += [("warning", text, "yellow") for text in texts]
+    if not migrated.started:
+        found.append(("next", shell_line(["virsh", "-c", landed.uri, "start", landed.name]), "bold"))
+    return found
+
+
+def migrated_dict(name: str, migrated: Migrated, elapsed_s: float) -> dict[str, Any]:
+    """For ``--json``."""
+    landed = migrated.landed
+    return {
+        "machine": name,
+        "uuid": landed.uuid,
+        "uri": landed.uri,
+        "disks": [str(path) for path in landed.disks],
+        "owner": landed.owner,
+        "converted": migrated.converted,
+        "proof": proof_dict(migrated.proof) if migrated.proof else None,
+        "started": migrated.started,
+        "domain": {**domain_dict(migrated.domain), "name": landed.name},
+        "warnings": [warning.text for warning in migrated.warnings],
+        "elapsed_s": round(elapsed_s, 1),
+    }
+
+
+def proof_dict(proof: BootProof) -> dict[str, Any]:
+    """A boot proof for ``--json``."""
+    return {
+        "verdict": proof.verdict.value,
+        "line": proof.line,
+        "seconds": proof.seconds,
+        "accelerated": proof.accelerated,
+        "screenshot": None if proof.screenshot is None else str(proof.screenshot),
+        "serial_log": None if proof.serial_log is None else str(proof.serial_log),
+        "warnings": list(proof.warnings),
+    }
+
+
+def _show_failure(cli: Cli, failure: Failure) -> None:
+    if cli.output.json_lines:
+        failure.send(cli.output)
+    elif failure.machine in failure.error.message:
+        show_error(cli.output, failure.error)
+    else:
+        cli.output.note(f"{failure.machine}:", style="bold")
+        report(cli.output, failure.error)
+
+
+def _show_totals(cli: Cli, batch: Migrations, failed: Sequence[Failure]) -> None:
+    stopped = sum(isinstance(failure.error, Cancelled) for failure in failed)
+    counts = {
+        "migrated": sum(outcome.migrated is not None for outcome in batch.outcomes),
+        "migrated earlier": len(batch.earlier),
+        "failed": len(failed) - stopped,
+        "stopped": stopped,
+        "skipped": len(batch.skipped),
+        "not started": len(batch.plans) - len(batch.outcomes),
+    }
+    if cli.output.json_lines:
+        facts = {name.replace(" ", "_"): number for name, number in counts.items()}
+        cli.output.event("totals", {"machines": batch.size, **facts, "elapsed_s": round(batch.elapsed_s, 1)})
+        return
+    good = counts["migrated"] + counts["migrated earlier"] == batch.size
+    shown = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number or name == "migrated")
+    text = f"{'✔' if good else '✘'} {count(batch.size, 'machine')}: {shown}"
+    if batch.outcomes:
+        text += f", in {format_duration(batch.elapsed_s)}"
+    cli.output.print(Text(text, style=f"bold {'green' if good else 'yellow'}"))

@@ -1,0 +1,260 @@
+"""The steps after the export, in the folder of one machine.
+
+::
+
+    held folder ─> convert ─> land ─> prove ─> source off the network? ─> its changes are final ─> start
+          │                                                                                          │
+          └─────────────────── a failure: undo at the target, then give the source back ─────────────┘
+
+The record of the landing has the state of each step: one that is done is not repeated. What is left at the target keeps
+the source off the network, so the source is given back last, and only when nothing is left there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import HyperSDKError, NotRestored, Refused, register
+from hypersdk.guest.tools import GuestTools
+from hypersdk.kvm.capabilities import HypervisorFacts
+from hypersdk.kvm.connection import Connection, open_connection
+from hypersdk.kvm.define import is_ours
+from hypersdk.kvm.prove import ProofOptions
+from hypersdk.landing.commit import converted_drivers
+from hypersdk.landing.conversions import NOT_CONVERTED, ConversionOptions
+from hypersdk.landing.convert import convert_guest
+from hypersdk.landing.fence import needs_fence
+from hypersdk.landing.guests import open_guest, open_manifest
+from hypersdk.landing.land import Landed, land, not_undone, start_landed, undo_landing, warnings
+from hypersdk.landing.planning import assumed_drivers, plan_guest
+from hypersdk.landing.prove import prove_landed
+from hypersdk.landing.record import LandingFile
+from hypersdk.landing.request import CONVERT, LAND, PROVE, START, LandingRequest
+from hypersdk.migration.hold import check_off_network, restore_held, taking_over
+from hypersdk.migration.runfile import RunFile, held_folder
+from hypersdk.migration.settings import RunSettings
+from hypersdk.model import Phase
+from hypersdk.model.guestplan import BootProof, GuestDrivers, GuestPlan, SourceGuest
+from hypersdk.remedies import Notice, RestoreSource
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.space import SpaceLedger
+from hypersdk.vsphere.session import Session
+
+LANDED_UNCONVERTED: Final = register(
+    "landed_unconverted",
+    "The machine was landed before without a guest conversion, and its domain uses the images now.",
+    "Undefine that domain, then run the command again.",
+    NOT_CONVERTED,
+)
+Notify = Callable[[Phase, str], None]
+"""Called with the phase and one line for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the machine came from: ``text`` for users. ``session`` is None where nobody is logged in to it: then the
+    user has said that it is off the network."""
+
+    text: str
+    session: Session | None = None
+    moref: str = ""
+
+
+class GuestTurn:
+    """How many guests are converted or proved at a time: that takes a processor, and memory. ``space`` are the
+    reservations that they share."""
+
+    def __init__(self, tools: GuestTools, at_once: int = 1, space: SpaceLedger | None = None) -> None:
+        self.tools: Final = tools
+        self.space: Final = space or SpaceLedger()
+        self._slots = threading.Semaphore(at_once)
+
+    @contextmanager
+    def taken(self, cancel: CancelToken, waiting: Callable[[], None]) -> Iterator[None]:
+        """Waits for a turn and takes it for the block; ``waiting`` is called if it is not free. Raises Cancelled."""
+        if not self._slots.acquire(blocking=False):
+            waiting()
+            while not self._slots.acquire(timeout=0.2):
+                cancel.check()
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """A landed machine. ``started`` says whether this run, or one before it, started it; ``converted`` whether its
+    guest was converted, and by that says what it can use."""
+
+    landed: Landed
+    domain: GuestPlan
+    started: bool
+    converted: bool
+    proof: BootProof | None
+    warnings: tuple[Notice, ...]
+
+
+def land_folder(
+    folder: Path,
+    request: LandingRequest,
+    facts: HypervisorFacts,
+    source: Source,
+    *,
+    turn: GuestTurn,
+    settings: RunSettings,
+    cancel: CancelToken,
+    notify: Notify,
+) -> Migrated:
+    """Does the steps that are not done. After a failure or a cancel nothing is left at the target, and the source is as
+    it was before the migration; what an earlier, finished migration landed stays.
+
+    Raises the error of the step; NotRestored where something is left at the target.
+    """
+    with held_folder(folder) as held, ExitStack() as stack:
+        landing = LandingFile.opened(held, state=settings.state)
+        work = _Steps(landing, RunFile.load(held.path, settings.run_store), source, turn, cancel, notify)
+        try:
+            connection = stack.enter_context(open_connection(request.address, cancel=cancel))
+            return work.run(connection, request, facts)
+        except BaseException as error:
+            work.undo(error)
+            raise
+
+
+class _Steps:
+    """One run of the steps. ``held`` is the run of the export, which holds the source; None where nothing is held."""
+
+    def __init__(
+        self,
+        landing: LandingFile,
+        held: RunFile | None,
+        source: Source,
+        turn: GuestTurn,
+        cancel: CancelToken,
+        notify: Notify,
+    ) -> None:
+        self._landing = landing
+        self._turn = turn
+        self._held = held
+        self._source = source
+        self._cancel = cancel
+        self._notify = notify
+        self._connection: Connection | None = None
+        self._was_finished = landing.record.finished
+
+    def run(self, connection: Connection, request: LandingRequest, facts: HypervisorFacts) -> Migrated:
+        self._connection = connection
+        self._forget_gone(connection)
+        guest = open_guest(self._landing.folder.named)
+        drivers = self._converted(guest, request.conversion)
+        domain = plan_guest(guest, drivers, request.options, facts)
+        self._notify(Phase.LANDING, "")
+        landed = land(
+            connection,
+            domain,
+            facts,
+            self._landing,
+            request.options,
+            source=self._source.text,
+            report=lambda text, _done, _total: self._notify(Phase.LANDING, text),
+            cancel=self._cancel,
+        )
+        proof = self._proved(connection, landed, request.proof)
+        if needs_fence(request.options):
+            self._take_over(connection, landed, request)
+        return Migrated(
+            landed,
+            domain,
+            started=self._landing.done(START) is not None,
+            converted=self._landing.done(CONVERT) is not None,
+            proof=proof,
+            warnings=tuple(warnings(domain)),
+        )
+
+    def _converted(self, guest: SourceGuest, options: ConversionOptions | None) -> GuestDrivers:
+        """What the guest can use. Without a conversion, now or before, what guests of its kind have drivers for."""
+        known = converted_drivers(open_manifest(self._landing.folder.path))
+        if options is None or (known is not None and self._landing.done(CONVERT) is not None):
+            return known or assumed_drivers(guest)
+        if self._landing.done(LAND) is not None:
+            raise Refused(f"'{guest.name}' was landed without a guest conversion", code=LANDED_UNCONVERTED)
+        with self._turn.taken(self._cancel, self._waits):
+            self._notify(Phase.CONVERTING, "starting")
+            return convert_guest(
+                self._landing,
+                options.request_for(guest),
+                self._turn.tools,
+                cancel=self._cancel,
+                on_event=lambda event: self._notify(Phase.CONVERTING, event.text),
+                space=self._turn.space,
+            )
+
+    def _waits(self) -> None:
+        self._notify(Phase.WAITING, "waits until another guest is converted or proved")
+
+    def _proved(self, connection: Connection, landed: Landed, options: ProofOptions | None) -> BootProof | None:
+        """The proof that the landed machine boots, if one is wanted and the machine was not started yet."""
+        if options is None or (self._landing.done(START) is not None and self._landing.done(PROVE) is None):
+            return None
+        with self._turn.taken(self._cancel, self._waits):
+            self._notify(Phase.PROVING, "booting it without network, on a temporary overlay")
+            return prove_landed(connection, self._landing, landed.uuid, options, cancel=self._cancel)
+
+    def _forget_gone(self, connection: Connection) -> None:
+        """A domain that somebody undefined since it was landed is landed again."""
+        done = self._landing.done(LAND)
+        if done is not None and not is_ours(connection, str(done["uuid"]), self._landing.record.landing_id):
+            self._was_finished = False
+            self._undo_target(connection, None)
+
+    def _undo_target(self, connection: Connection, error: BaseException | None) -> None:
+        if problems := undo_landing(connection, self._landing, cancel=CancelToken()):
+            raise not_undone(self._landing, problems) from error
+
+    def _take_over(self, connection: Connection, landed: Landed, request: LandingRequest) -> None:
+        """Starts the landed machine, if that is asked for, once its source is off the network for good."""
+        started = self._landing.done(START) is not None
+        if not started:
+            self._cancel.check()
+            self._check_source(request)
+        with taking_over(self._held):
+            if request.options.start and not started:
+                self._notify(Phase.LANDING, f"starting {landed.name}")
+                with self._landing.step(START):
+                    start_landed(connection, self._landing, landed)
+
+    def _check_source(self, request: LandingRequest) -> None:
+        if self._source.session is not None and not request.options.new_macs:
+            machine = self._landing.record.machine
+            check_off_network(self._source.session, self._source.moref, machine, cancel=self._cancel)
+
+    def undo(self, error: BaseException) -> None:
+        """Undoes what is open at the target, then at the source. Raises NotRestored where something is left at the
+        target, which keeps the source as it is; what is left at the source is added to ``error``."""
+        self._notify(Phase.LANDING, "undoing what was changed")
+        if self._landing.record.open_changes and not self._was_finished:
+            if self._connection is None:
+                return  # it cannot be reached: the next run continues
+            self._undo_target(self._connection, error)
+        if self._held is None or self._source.session is None or not self._held.record.hold:
+            return
+        try:
+            restore_held(self._source.session, self._held, note=lambda text: self._notify(Phase.LANDING, text))
+        except HyperSDKError as left:
+            _add(error, left)
+
+
+def _add(error: BaseException, left: HyperSDKError) -> None:
+    """Adds what could not be undone at the source."""
+    if not isinstance(error, HyperSDKError):
+        error.add_note(left.message)
+        return
+    remedies = left.remedies if isinstance(left, NotRestored) else (RestoreSource(),)
+    error.remedies = tuple(dict.fromkeys((*error.remedies, *remedies)))
+    error.fields["not_undone"] = [left.message]

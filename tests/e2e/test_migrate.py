@@ -1,0 +1,338 @@
+"""`migrate` and `import`, from the simulator of vCenter onto a real libvirtd."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from lxml import etree
+
+from hypersdk.landing.landings import unfinished_landings
+from hypersdk.migration.runs import unfinished_runs
+from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.units import MiB
+from tests.support.cli.commandline import Run
+from tests.support.cli.hyper2kvm import Program
+from tests.support.cli.shell import Shell, login
+from tests.support.guests.bootsectors import boot_sector_guest
+from tests.support.guests.guest import MARKER
+from tests.support.libvirtd import Libvirtd
+from tests.support.seeds import SEED
+from tests.support.simulator import SimulatorFactory, lift_rate_limit
+
+pytestmark = pytest.mark.waits
+
+DISK: Final = DiskSpec(8 * MiB, allocated_bytes=2 * MiB)
+ON: Final = MachineSpec("web-01", (DISK,), power="poweredOn", memory_mb=64)
+OFF: Final = MachineSpec("db 02", (DISK, DISK), memory_mb=64)
+ON_DATA: Final = MachineSpec("data", (DISK,), power="poweredOn", memory_mb=64)
+"""Nothing on its disk boots."""
+PROVED: Final = ("--prove", "--prove-marker", MARKER)
+MOMENTS: Final = 4
+"""Kills of one run of the tests; each is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Commands that migrate to one libvirtd, on its network ``lan``, without a guest conversion."""
+
+    shell: Shell
+    libvirtd: Libvirtd
+    folder: Path
+
+    def words(self, *words: str | Path) -> list[str | Path]:
+        """The flags of all commands."""
+        return [*words, "--to", self.libvirtd.uri, "--map", "*=network:lan", "--no-convert", "--acceleration", "tcg"]
+
+    def __call__(self, *words: str | Path, **more: Any) -> Run:
+        return self.shell(*self.words("migrate", "--json", "-o", self.folder, *words), **more)
+
+    def result(self, *words: str | Path) -> dict[str, Any]:
+        """The result of one machine."""
+        done = self(*words)
+        assert done.status == 0, done.events
+        return next(event for event in done.events if event["type"] == "result")
+
+    def load(self, *words: str | Path) -> Run:
+        """`import`."""
+        return self.shell(*self.words("import", "--json", *words))
+
+    @property
+    def simulator(self) -> Simulator:
+        return self.shell.server
+
+    def on_network(self, name: str = "web-01") -> bool:
+        """Whether the source is connected."""
+        machine = self.simulator.vm(name)
+        return machine.power == "poweredOn" and any(
+            device.connectable.connected for device in machine.device_list if device.macAddress
+        )
+
+    def running(self) -> list[str]:
+        """Names of the domains that run."""
+        return self.libvirtd.virsh("list", "--name").split()
+
+    def assert_nothing_left(self, explanation: str = "") -> None:
+        """Neither `status` nor the folder knows of anything that is to be done."""
+        state = self.shell.home / ".local/state/hypersdk"
+        assert [run.folder for run in unfinished_runs(state)] == [], explanation
+        assert [landing.folder for landing in unfinished_landings(state)] == [], explanation
+        assert list(self.folder.rglob("*.partial")) == []
+
+
+@pytest.fixture
+def lan(libvirtd: Libvirtd, bridge_name: str, tmp_path: Path) -> str:
+    definition = tmp_path / "lan.xml"
+    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
+    libvirtd.virsh("net-define", definition)
+    libvirtd.virsh("net-start", "lan")
+    return "lan"
+
+
+@pytest.fixture
+def move(
+    simulator: SimulatorFactory, libvirtd: Libvirtd, lan: str, guest_folder: Path, tmp_path: Path
+) -> Callable[..., Move]:
+    """``move(machines=...)``: a simulator, and commands that migrate from it."""
+
+    def start(**settings: Any) -> Move:
+        return Move(Shell(simulator(**settings), tmp_path), libvirtd, guest_folder / "out")
+
+    return start
+
+
+def test_a_machine_that_is_only_defined_leaves_its_source_as_it_was(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON,))
+    before = moved.simulator.state()
+    result = moved.result("web-01")
+    assert (result["started"], result["converted"], result["domain"]["name"]) == (False, False, "web-01")
+    assert moved.libvirtd.domains() == ["web-01"]
+    assert moved.running() == []
+    assert moved.simulator.state() == before
+    domain = etree.fromstring(moved.libvirtd.virsh("dumpxml", "web-01").encode())
+    mac = moved.simulator.vm("web-01").mac(0)
+    assert [found.get("address") for found in domain.iterfind("devices/interface/mac")] == [mac]
+    assert [found.get("file") for found in domain.iterfind("devices/disk/source")] == result["disks"]
+    again = moved("web-01")
+    assert [event["reason"] for event in again.events if event["type"] == "skipped"] == ["migrated"]
+    moved.assert_nothing_left()
+
+
+def test_several_machines_start_and_their_sources_stay_off_the_network(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON, OFF, MachineSpec("web-03", (DISK,), power="poweredOn", memory_mb=64)))
+    done = moved("--all", "--start", "--disconnect-source")
+    totals = next(event for event in done.events if event["type"] == "totals")
+    assert (done.status, totals["migrated"]) == (0, 3), done.events
+    assert sorted(moved.running()) == ["db-02", "web-01", "web-03"]
+    assert moved.simulator.vm("web-01").power == "poweredOn"
+    assert not moved.on_network("web-01")
+    assert not moved.on_network("web-03")
+    moved.assert_nothing_left()
+
+
+def test_a_running_source_is_not_joined_by_a_machine_with_its_addresses(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON,))
+    before = moved.simulator.state()
+    refused = moved("web-01", "--start")
+    assert (refused.status, refused.error["code"]) == (6, "source_on_network")
+    for flag in ("--shutdown", "--power-off", "--disconnect-source", "--keep-source-running"):
+        assert flag in refused.error["next_step"]
+    assert moved("web-01", "--autostart").error["code"] == "source_on_network", "its host would start it"
+    assert moved.simulator.state() == before
+    assert not moved.folder.exists()
+    result = moved.result("web-01", "--start", "--keep-source-running")
+    assert result["domain"]["nics"][0]["mac"] is None
+    assert moved.running() == ["web-01"]
+    assert moved.on_network()
+    mac = moved.simulator.vm("web-01").mac(0)
+    assert mac not in moved.libvirtd.virsh("dumpxml", "web-01").lower()
+
+
+def test_a_copy_that_its_source_left_behind_is_not_started(move: Callable[..., Move]) -> None:
+    """Landed first to be tried, then moved for good: what was written meanwhile is not lost."""
+    moved = move(machines=(ON,))
+    moved.result("web-01")
+    in_the_way = moved("web-01", "--start", "--power-off")
+    codes = {reason["code"] for reason in in_the_way.error["reasons"]}
+    assert codes >= {"domain_exists", "mac_taken", "image_of_domain"}
+    assert moved.on_network(), "nothing was begun"
+    moved.libvirtd.virsh("undefine", "web-01")
+    done = moved("web-01", "--start", "--power-off")
+    (plan,) = [event for event in done.events if event["type"] == "plan"]
+    assert plan["earlier"] == "outdated"
+    assert [event["type"] for event in done.events if event["type"] == "result"] == ["result"]
+    assert (moved.running(), moved.simulator.vm("web-01").power) == (["web-01"], "poweredOff")
+    moved.assert_nothing_left()
+
+
+def test_a_target_that_fails_leaves_source_and_target_as_they_were(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON,), rate_bytes_s=MiB)
+    before = moved.simulator.state()
+    words = moved.words("migrate", "--json", "web-01", "-o", moved.folder, "--start", "--power-off")
+    running = Program(moved.shell.home, moved.simulator).start(*words)
+    running.until(lambda: moved.simulator.vm("web-01").power == "poweredOff")
+    moved.libvirtd.virsh("net-destroy", "lan")
+    lift_rate_limit(moved.simulator)
+    ended = running.wait()
+    assert (ended.status, ended.error["code"]) == (6, "network_inactive"), ended.explain()
+    assert moved.libvirtd.domains() == []
+    assert moved.simulator.state() == before
+    moved.assert_nothing_left()
+    moved.libvirtd.virsh("net-start", "lan")
+    (plan,) = [event for event in moved("web-01", "--start", "--power-off").events if event["type"] == "plan"]
+    assert plan["earlier"] == "outdated", "the source ran meanwhile"
+    assert moved.running() == ["web-01"]
+
+
+def test_a_domain_that_somebody_undefined_is_landed_again_from_the_same_export(move: Callable[..., Move]) -> None:
+    moved = move(machines=(OFF,))
+    first = moved.result("db 02")
+    moved.libvirtd.virsh("undefine", "db-02")
+    done = moved("db 02")
+    (plan,) = [event for event in done.events if event["type"] == "plan"]
+    assert (plan["earlier"], plan["export"]) == ("exported", None)
+    assert moved.libvirtd.domains() == ["db-02"]
+    assert first["disks"] == next(event for event in done.events if event["type"] == "result")["disks"]
+
+
+def test_a_guest_is_landed_only_with_the_proof_that_it_boots(move: Callable[..., Move], guest_folder: Path) -> None:
+    """The image that the server serves is the one that boots at the target."""
+    guest = boot_sector_guest("marker")
+    image = DiskSpec(guest.image.stat().st_size, image=guest.image)
+    moved = move(machines=(MachineSpec("web-01", (image,), power="poweredOn", memory_mb=64), ON_DATA))
+    result = moved.result("web-01", "--power-off", "--start", "--prove", "--prove-marker", guest.marker)
+    proof = result["proof"]
+    assert proof["verdict"] == "marker"
+    assert guest.marker in proof["line"]
+    assert Path(proof["screenshot"]).read_bytes().startswith(b"\x89PNG")
+    assert (moved.running(), moved.simulator.vm("web-01").power) == (["web-01"], "poweredOff")
+    failed = moved("data", "--power-off", "--start", "--prove", "--prove-timeout", "60", "-o", moved.folder / "data")
+    assert (failed.status, failed.error["code"]) == (8, "boot_no_device"), failed.events
+    assert moved.libvirtd.domains() == ["web-01"], "what does not boot does not stay"
+    assert moved.simulator.vm("data").power == "poweredOn"
+    assert Path(str(failed.error["screenshot"])).exists(), "the evidence is kept"
+
+
+def moments(moved: Move, *words: str | Path) -> int:
+    """Runs the command, which lives; how many moments it had."""
+    return int(dying(moved, "-", *words).stdout)
+
+
+def dying(moved: Move, moment: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.support.programs.dyingmigration", moment, *map(str, words)]
+    env = {**os.environ, **login(moved.simulator, moved.shell.home)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])
+def test_a_killed_migration_goes_on_where_it_was(move: Callable[..., Move], fence: str) -> None:
+    """At the end one domain runs, defined once, its source is off the network, and nothing is left to be done."""
+    number = moments(*_ready(move, fence))
+    assert number > 10
+    for moment in random.Random(f"{SEED}{fence}").sample(range(number), min(MOMENTS, number)):
+        moved, *words = _ready(move, fence)
+        killed = dying(moved, str(moment), *words)
+        assert killed.returncode == -9, killed.stderr
+        defined = moved.libvirtd.virsh("list", "--all", "--uuid").split()
+        assert not (moved.running() and moved.on_network()), "both are on the network"
+        again = moved("web-01", "--start", fence, *PROVED)
+        assert again.status == 0, (moment, again.events)
+        after = moved.libvirtd.virsh("list", "--all", "--uuid").split()
+        assert defined in ([], after), (moment, "the domain was defined again")
+        assert (moved.running(), moved.on_network()) == (["web-01"], False), moment
+        moved.assert_nothing_left(f"killed at {moment}")
+
+
+def _ready(move: Callable[..., Move], fence: str) -> tuple[Any, ...]:
+    """A new source and an empty target, and the command's words."""
+    guest = boot_sector_guest("marker")
+    image = DiskSpec(guest.image.stat().st_size, image=guest.image)
+    moved = move(machines=(MachineSpec("web-01", (image,), power="poweredOn", memory_mb=64),))
+    for domain in moved.running():
+        moved.libvirtd.virsh("destroy", domain)
+    for domain in moved.libvirtd.domains():
+        moved.libvirtd.virsh("undefine", domain)
+    if moved.folder.exists():
+        for path in sorted(moved.folder.rglob("*"), reverse=True):
+            path.unlink()
+    return moved, *moved.words("migrate", "web-01", "-o", moved.folder, "--start", fence, *PROVED)
+
+
+# --- import ----------------------------------------------------------------------------------------------------------
+
+
+def exported(moved: Move, output_format: str) -> Path:
+    folder = moved.folder.parent / "package"
+    moved.shell.good("export", "web-01", "-o", folder, "--format", output_format, "--no-quiesce")
+    return folder
+
+
+@pytest.mark.parametrize("output_format", ["ova", "ovf"])
+def test_a_package_is_converted_landed_and_started_once(move: Callable[..., Move], output_format: str) -> None:
+    moved = move(machines=(ON,))
+    package = exported(moved, output_format) / f"web-01.{output_format}"
+    unsure = moved.load(package, "-o", moved.folder, "--start")
+    assert (unsure.status, unsure.error["code"]) == (6, "source_not_checked")
+    assert not moved.folder.exists()
+    for _ in range(2):
+        done = moved.load(package, "-o", moved.folder, "--start", "--source-off")
+        assert done.status == 0, done.events
+    assert [event["convert"] for event in done.events if event["type"] == "plan"] == [False]
+    assert moved.running() == ["web-01"]
+    assert moved.shell("verify", moved.folder).status in (0, 8), "the guest may have written since it was started"
+    moved.assert_nothing_left()
+
+
+def test_the_folder_of_an_export_is_landed_without_a_login(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON,))
+    folder = exported(moved, "qcow2")
+    moved.simulator.stop()
+    done = moved.load(folder, "--name", "tried", "--start", "--new-macs")
+    assert done.status == 0, done.events
+    assert moved.running() == ["tried"]
+
+
+def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON,))
+    image = next(exported(moved, "vmdk").glob("*.vmdk"))
+    unknown = moved.load(image, "-o", moved.folder)
+    assert unknown.status == 6, unknown.events
+    done = moved.load(image, "-o", moved.folder, "--cpus", "1", "--memory", "64MiB", "--name", "alone")
+    assert done.status == 0, done.events
+    assert moved.libvirtd.domains() == ["alone"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "code"),
+    [
+        (["migrate", "--all"], 2, "usage"),  # no target
+        (["migrate", "--to", "qemu:///system"], 2, "usage"),  # no machine
+        (["migrate", "web-01", "--to", "https://vcenter.example.com"], 2, "libvirt_address"),
+        (["migrate", "web-01", "--to", "test:///default", "--map", "VM Network"], 2, "bad_network_map"),
+        (["migrate", "web-01", "--to", "test:///default", "--disconnect-source"], 2, "usage"),
+        (["migrate", "web-01", "--to", "test:///default", "--keep-source-running", "--shutdown"], 2, "usage"),
+        (["migrate", "web-01", "--to", "test:///default", "--power-off", "--shutdown"], 2, "usage"),
+        (["migrate", "web-01", "--to", "test:///default", "--no-convert", "--key", "/dev/null"], 2, "usage"),
+        (["migrate", "web-01", "--to", "test:///default", "--static-ip", "00:50:56:01:02:03=x"], 2, "usage"),
+        (["migrate", "--all", "--to", "test:///default", "--no-convert", "--name", "one"], 2, "usage"),
+        (["migrate", "web-01", "--to", "test:///default", "--no-convert"], 6, "network_unmapped"),
+        (["import", "/nonexistent", "--to", "test:///default", "--no-convert"], 2, "unknown_input"),
+        (["import", "/tmp", "--to", "test:///default", "--no-convert"], 8, "verify_no_manifest"),
+        (["import", "x.ova", "--to", "test:///default", "--source-off", "--new-macs"], 2, "usage"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(
+    simulator: SimulatorFactory, tmp_path: Path, words: list[str], status: int, code: str
+) -> None:
+    shell = Shell(simulator(machines=(ON, OFF)), tmp_path)
+    done = shell(*words, "--json")
+    assert (done.status, done.error["code"]) == (status, code), done.events

@@ -1,0 +1,57 @@
+"""A `hyper2kvm` that kills itself: ``python -m tests.support.programs.dyingmigration MOMENT ARGUMENTS...``.
+
+A moment is the return of a call that changes something: a save of a record, a change at the source, a domain that is
+defined or started. At the given one the process dies, so all before it happened and nothing after it; with ``-`` it
+lives and prints the number of moments.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from hypersdk.cli.app import program
+from hypersdk.landing import land
+from hypersdk.landing.record import LandingFile
+from hypersdk.migration import journal
+from hypersdk.migration.runfile import RunFile
+
+CALLS: Final[tuple[tuple[Any, str], ...]] = (
+    (LandingFile, "save"),
+    (RunFile, "save"),
+    (RunFile, "remove"),
+    (journal, "power_off"),
+    (journal, "disconnect_nics"),
+    (land, "define_domain"),
+    (land, "start_domain"),
+)
+
+
+def main() -> int:
+    """Runs one command."""
+    moment, *arguments = sys.argv[1:]
+    numbers = itertools.count()
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **named: Any) -> Any:
+            result = call(*args, **named)
+            if str(next(numbers)) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return called
+
+    for owner, name in CALLS:
+        setattr(owner, name, dying(getattr(owner, name)))
+    with open(os.devnull, "w+") as null:
+        status = program.main(arguments, null, sys.stderr, null, os.environ)
+    print(next(numbers))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
