@@ -1,7 +1,7 @@
 """Runs a program and ends everything that it started, also when the process that wants it run is killed.
 
-Run as a file, ``python -I -S supervisor.py TMPDIR GRACE_S COMMAND...``, so it imports little and takes 25 ms of CPU. Its
-standard input is a pipe that the parent holds open; when the parent closes it or dies, the program is ended. As a
+Run as a file, ``python -I -S supervisor.py TMPDIR GRACE_S COMMAND...``, so it imports little and takes 25 ms of CPU.
+Its standard input is a pipe that the parent holds open; when the parent closes it or dies, the program is ended. As a
 child subreaper (prctl(2)) this process also becomes the parent of daemons, which call setsid(2) and outlive the program
 that started them: their descent is what identifies the processes to end, not their session or group.
 
