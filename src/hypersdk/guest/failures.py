@@ -34,7 +34,7 @@ NOT_INSTALLED: Final = register(
 KEY_NEEDED: Final = register(
     "guest_key_needed",
     "A disk is encrypted with LUKS, and no given key opens it.",
-    First("give the passphrase or the key file of the encrypted disk"),
+    First("give the passphrase of the encrypted disk, or a file whose first line it is"),
     Retry(),
 )
 MULTI_BOOT: Final = register(

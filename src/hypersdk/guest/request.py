@@ -27,8 +27,11 @@ ANY_DEVICE: Final = "all"
 
 @dataclass(frozen=True, slots=True)
 class DiskKey:
-    """A LUKS passphrase or key file. ``device`` is a libguestfs device (``/dev/sda2``), the UUID of the LUKS header, or
-    ``all``: any disk and partition, and with newer versions of virt-v2v any logical volume."""
+    """A LUKS passphrase, or a file whose first line it is: virt-v2v reads no binary key files.
+
+    ``device`` is a libguestfs device (``/dev/sda2``), the UUID of the LUKS header, or ``all``: any disk and partition,
+    and with newer versions of virt-v2v any logical volume.
+    """
 
     secret: Secret | Path
     device: str = ANY_DEVICE
