@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hypersdk.landing.landings import unfinished_landings
-from hypersdk.landing.record import LandingFile
+from hypersdk.landing.record import LandingFile, StepState
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.runfile import held_folder
 from tests.support.cli.commandline import Run, run
 from tests.support.exports import export_folder
 from tests.support.guestconversions import MarkingConverter, killed, run_conversion
+from tests.support.landings import Lander, on_bridge
+from tests.support.libvirtd import Libvirtd
+from tests.support.tools import run_tool, sha256
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="libvirt's system driver needs root")
 
 
 @pytest.fixture
@@ -82,6 +89,58 @@ def test_changes_left_at_the_target_are_shown(folder: Path, state: Path) -> None
     told = command(state, "status").out
     assert f"web-01 -> qemu:///system, from {folder}" in told
     assert "interrupted: land failed, left at the target: domain" in told
+
+
+@pytest.fixture
+def lan(libvirtd: Libvirtd, bridge_name: str) -> Iterator[Libvirtd]:
+    """The daemon, whose host has a bridge."""
+    run_tool("ip", "link", "add", bridge_name, "type", "bridge")
+    yield libvirtd
+    libvirtd.clear()
+    run_tool("ip", "link", "delete", bridge_name)
+
+
+@pytest.fixture
+def lander(lan: Libvirtd, bridge_name: str, guest_folder: Path) -> Lander:
+    """Lands an export with two disks."""
+    export = export_folder(guest_folder / "web-01", disks=2)
+    export.chmod(0o755)
+    return Lander(export, lan.uri, on_bridge(bridge_name))
+
+
+@needs_root
+def test_what_a_killed_landing_left_at_the_target_is_undone(lan: Libvirtd, lander: Lander, state: Path) -> None:
+    before = {path.name: sha256(path) for path in lander.folder.glob("*.qcow2")}
+    lander.land()
+    with held_folder(lander.folder) as held:  # as if it had been killed before it was noted that the step is done
+        landing = LandingFile.opened(held, state=state)
+        with landing.changing() as record:
+            record.steps["land"].state = StepState.RUNNING
+    assert "interrupted: land running, left at the target: domain" in command(state, "status").out
+    done = command(state, "cleanup", lander.folder)
+    assert (done.status, done.out) == (0, f"{lander.folder}: undone at the target: domain\n")
+    assert lan.domains() == []
+    assert {path.name: sha256(path) for path in lander.folder.glob("*.qcow2")} == before
+    assert command(state, "status").out == "No unfinished exports.\n"
+
+
+@needs_root
+def test_a_landed_machine_stays(lan: Libvirtd, lander: Lander, state: Path) -> None:
+    lander.land()
+    command(state, "cleanup", lander.folder)
+    assert lan.domains() == ["web-01"]
+
+
+@needs_root
+def test_a_target_that_cannot_be_reached_is_an_error(lan: Libvirtd, lander: Lander, state: Path) -> None:
+    lander.land()
+    with held_folder(lander.folder) as held, LandingFile.opened(held, state=state).changing() as record:
+        record.steps["land"].state = StepState.FAILED
+        record.target = "qemu+unix:///system?socket=/nonexistent"
+        for change in record.changes:
+            change.data["uri"] = record.target
+    assert command(state, "cleanup", lander.folder, "--json").status != 0
+    assert lan.domains() == ["web-01"]
 
 
 def test_a_damaged_record_is_shown(folder: Path, state: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.guest.tools import find_tools
-from hypersdk.landing.landings import CleanedUp, UnfinishedLanding, clean_conversion, unfinished_landings
+from hypersdk.landing.landings import CleanedUp, UnfinishedLanding, clean_conversion, clean_target, unfinished_landings
 from hypersdk.landing.record import ConversionState, LandingRecord, StepState
 from hypersdk.text import clean, shell_line
 
@@ -35,7 +35,7 @@ def _show(cli: Cli, landing: UnfinishedLanding, record: LandingRecord) -> None:
     cli.output.line(clean(f"  {'running now' if landing.active else 'interrupted'}: {', '.join(_facts(record))}"))
     if not landing.active:
         command = shell_line(["hyper2kvm", "cleanup", str(landing.folder)])
-        text = f"Continue {record.machine}: run the same command again. Clean its guest conversion up: {command}"
+        text = f"Continue {record.machine}: run the same command again. Clean up what it left: {command}"
         cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
 
 
@@ -71,13 +71,14 @@ def landing_object(landing: UnfinishedLanding) -> dict[str, Any]:
 
 
 def clean_landings(cli: Cli, folders: Sequence[Path]) -> tuple[list[Path], list[HyperSDKError]]:
-    """Cleans up the interrupted guest conversions in ``folders``, or all that `status` shows. Returns the folders where
-    there was something to do, and what failed; each failure is a warning, too. Raises Cancelled."""
+    """Cleans up the interrupted landings in ``folders``, or all that `status` shows. Returns the folders where there
+    was something to do, and what failed; each failure is a warning, too. Raises Cancelled."""
     known = [landing.folder for landing in unfinished_landings(cli.state_dir) if not landing.active]
     tools = find_tools(cli.environ)
     handled, failed = [], []
     for folder in folders or known:
         try:
+            undone = clean_target(folder, state=cli.state_dir, cancel=cli.cancel)
             done = clean_conversion(folder, tools, state=cli.state_dir, cancel=cli.cancel)
         except Cancelled:
             raise
@@ -85,15 +86,18 @@ def clean_landings(cli: Cli, folders: Sequence[Path]) -> tuple[list[Path], list[
             cli.output.warn(f"{folder}: {error.message}")
             failed.append(error)
         else:
-            if done is CleanedUp.NOTHING:
+            if done is CleanedUp.NOTHING and not undone:
                 continue
-            _tell(cli, folder, done)
+            _tell(cli, folder, done, undone)
         handled.append(folder)
     return handled, failed
 
 
-def _tell(cli: Cli, folder: Path, done: CleanedUp) -> None:
+def _tell(cli: Cli, folder: Path, done: CleanedUp, undone: Sequence[str]) -> None:
     if cli.output.json_lines:
-        cli.output.event("conversion", {"folder": str(folder), "done": done})
-    else:
+        cli.output.event("landing_cleanup", {"folder": str(folder), "conversion": done, "undone": list(undone)})
+        return
+    if undone:
+        cli.output.line(f"{folder}: undone at the target: {', '.join(undone)}")
+    if done is not CleanedUp.NOTHING:
         cli.output.line(f"{folder}: {_CLEANED[done]}")

@@ -1,4 +1,4 @@
-"""Landings that were interrupted: finding them, and cleaning up what a guest conversion left."""
+"""Landings that were interrupted: finding them, and cleaning up what they left in the folder and at the target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import GuestTools
+from hypersdk.kvm.address import parse_libvirt_address
+from hypersdk.kvm.connection import open_connection
 from hypersdk.landing.commit import STEP, drop_conversion, finish_conversion
+from hypersdk.landing.land import STEP as LAND
+from hypersdk.landing.land import not_undone, undo_landing
 from hypersdk.landing.record import LandingFile, LandingRecord, StepState, read_landing
 from hypersdk.migration.pointers import LANDINGS, Pointers, folder_of
 from hypersdk.migration.runfile import held_folder, is_locked
@@ -78,6 +82,32 @@ def clean_conversion(folder: Path, tools: GuestTools, *, state: Path | None, can
             _note_interrupted(landing)
             return CleanedUp.DROPPED
         return CleanedUp.NOTHING if finish_conversion(landing, tools, cancel=cancel) is None else CleanedUp.FINISHED
+
+
+def clean_target(folder: Path, *, state: Path | None, cancel: CancelToken) -> tuple[str, ...]:
+    """Undoes what a landing that was interrupted or failed left at its target; returns the kinds of these changes. A
+    landed machine stays: somebody may use it.
+
+    Raises NotRestored for what cannot be undone, ConnectError, TargetError ``run_active``, IntegrityError, Cancelled.
+    """
+    record = read_landing(folder)
+    if record is None or not record.open_changes or _is_landed(record):
+        return ()
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        address = parse_libvirt_address(landing.record.target or record.target, plain_tcp=True)
+        landing.record.target = str(address)
+        left = landing.record.open_changes
+        with open_connection(address, cancel=cancel) as connection:
+            problems = undo_landing(connection, landing, cancel=cancel)
+        if problems:
+            raise not_undone(landing, problems)
+        return tuple(change.kind for change in left if change.undone)
+
+
+def _is_landed(record: LandingRecord) -> bool:
+    step = record.steps.get(LAND)
+    return step is not None and step.state is StepState.DONE
 
 
 def _note_interrupted(landing: LandingFile) -> None:

@@ -78,8 +78,9 @@ def command(
     server are cleaned up (none with --snapshot). Copied data is kept and the exports stay resumable; where a snapshot
     was removed, its disks are copied again.
 
-    An interrupted guest conversion is cleaned up, too: its overlays are removed, or written into the images to their
-    end if that had begun. No server is needed for a DIR where nothing else is to be done.
+    An interrupted landing is cleaned up, too: what it left at its target is undone, overlays of a guest conversion are
+    removed, or written into the images to their end if that had begun. A landed machine stays. vSphere is not needed
+    for a DIR where nothing else is to be done.
     """
     from hypersdk.cli.connect import connected
     from hypersdk.cli.landings import clean_landings
