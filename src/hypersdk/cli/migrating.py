@@ -84,11 +84,26 @@ def migrate_selected(
         if request.options.name is not None and len(chosen) > 1:
             raise UsageError(f"--name is for one machine, and {len(chosen)} are selected")
         specs = specs_for(spec, chosen, own_folder=own_folder)
-        batch = _plans(cli, session, target, tools, specs, inventory, request, choices.settings)
-        show_migrations(cli, batch.plans, batch.skipped, batch.earlier, request)
-        if batch.plans and not choices.dry_run and _may_start(cli, len(batch.plans), choices):
-            _carry_out(cli, session, batch, request, target, tools, choices)
+        batch = migrate_specs(cli, session, target, tools, specs, inventory, request, choices)
     conclude(cli, batch)
+
+
+def migrate_specs(
+    cli: Cli,
+    session: Session,
+    target: Target,
+    tools: GuestTools,
+    specs: Sequence[ExportSpec],
+    inventory: Sequence[MachineSummary],
+    request: LandingRequest,
+    choices: Choices,
+) -> Migrations:
+    """Plans, shows, asks and runs."""
+    batch = _plans(cli, session, target, tools, specs, inventory, request, choices.settings)
+    show_migrations(cli, batch.plans, batch.skipped, batch.earlier, request)
+    if batch.plans and not choices.dry_run and _may_start(cli, len(batch.plans), choices):
+        _carry_out(cli, session, batch, request, target, tools, choices)
+    return batch
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import click
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import TARGET_DENIED, TargetError
+from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.text import shell_word
 from hypersdk.transfer.files import exists
@@ -33,6 +33,7 @@ BOOT_TIMEOUT_S: Final = 120.0
 
 
 @click.command("demo", cls=Command)
+@click.argument("what", required=False, type=click.Choice(["migrate"]), metavar="[migrate]")
 @click.option(
     "-o",
     "--output",
@@ -47,27 +48,65 @@ BOOT_TIMEOUT_S: Final = 120.0
     show_default=True,
     help="Number of other machines in the simulated vCenter.",
 )
+@click.option(
+    "--to",
+    "target",
+    metavar="URI",
+    help="With `migrate`: libvirt of the target (default: this machine's own, where it answers).",
+)
 @output_options
 @pass_cli
-def command(cli: Cli, output: Path | None, machines: int) -> None:
-    """Try a migration against a built-in vCenter simulator: list, export to qcow2, verify, boot.
+def command(cli: Cli, what: str | None, output: Path | None, machines: int, target: str | None) -> None:
+    """Try an export against a built-in vCenter simulator: list, export to qcow2, verify, boot.
+
+    With `migrate`, the machine is also landed on libvirt: its domain is defined, and booted once as a proof.
 
     Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
+    if target is not None and what is None:
+        raise UsageError("--to has no effect without `migrate`", next_step="Like `hyper2kvm demo migrate --to URI`.")
+    with ExitStack() as told:
+        session = told.enter_context(_simulated(cli, machines))
+        chosen = _list(cli, session)
+        folder = told.enter_context(_folder(cli, output))
+        if what is None or not _migrated(cli, session, chosen, folder, target):
+            _exported(cli, session, chosen, folder)
+        _step(cli, "Done")
+    command = "migrate VM --to qemu:///system --prove" if what else "-u vcenter.example.com --username you@example.com"
+    cli.output.note(f"With a real vCenter: hyper2kvm {command}", style="dim")
+
+
+def _exported(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path) -> None:
     from hypersdk.cli.exporting import conclude, in_boot_order
+
+    batch = _export(cli, session, machines, folder)
+    conclude(cli, batch)
+    _verify(cli, folder)
+    _boot(cli, folder / in_boot_order(batch.plans[0])[0].file_name)
+
+
+def _verify(cli: Cli, folder: Path) -> None:
     from hypersdk.cli.verifying import raise_for_findings, verify_folder
 
-    with ExitStack() as told:
-        with _simulated(cli, machines) as session:
-            chosen = _list(cli, session)
-            folder = told.enter_context(_folder(cli, output))
-            batch = _export(cli, session, chosen, folder)
-        conclude(cli, batch)
-        _step(cli, "Verify: read the files back and compare them with the manifest")
-        raise_for_findings(verify_folder(cli, folder))
-        _boot(cli, folder / in_boot_order(batch.plans[0])[0].file_name)
-        _step(cli, "Done")
-    cli.output.note("With a real vCenter: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")
+    _step(cli, "Verify: read the files back and compare them with the manifest")
+    raise_for_findings(verify_folder(cli, folder))
+
+
+def _migrated(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path, uri: str | None) -> bool:
+    """Migrates the machine; says whether there was a target."""
+    from hypersdk.cli.demomigration import FOLDER_MODE, demo_target, migrate_demo
+    from hypersdk.simulator.bootsector import MARKER
+
+    with demo_target(cli, uri, marker=MARKER, timeout_s=BOOT_TIMEOUT_S) as target:
+        if target is None:
+            return False
+        _step(cli, f"Migrate {DEMO_MACHINE} to {target.request.address}")
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(FOLDER_MODE)
+        (machine,) = (machine for machine in machines if machine.name == DEMO_MACHINE)
+        migrate_demo(cli, session, machine, machines, folder, target)
+    _verify(cli, folder)
+    return True
 
 
 @contextmanager
@@ -122,6 +161,8 @@ def _simulator(machines: int) -> Simulator:
     machine = MachineSpec(
         name=DEMO_MACHINE,
         disks=(DiskSpec(boot=True), DiskSpec(capacity_bytes=1024 * MiB, allocated_bytes=256 * MiB)),
+        memory_mb=64,
+        nics=0,  # nothing to map, and nothing to disturb
         annotation="A boot sector that says hello, and a disk to watch.",
     )
     return Simulator(SimulatorConfig(vms=machines, machines=(machine,), rate_bytes_s=DEMO_RATE_BYTES_S))
