@@ -32,13 +32,16 @@ def main() -> None:
     parser.add_argument(
         "--disk", type=parse_size, default=parse_size("2GiB"), help="capacity of the disk (default: 2GiB)"
     )
+    parser.add_argument(
+        "--extra", type=parse_size, default=0, help="migrate: random data besides the guest's own, such as 4GiB"
+    )
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
     chosen = parser.parse_args()
     unknown = set(chosen.cases) - set(CASES)
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory(prefix="hypersdk-bench-", dir=chosen.folder) as name:
-        bench = Bench(Path(name), chosen.disk, chosen.rounds)
+        bench = Bench(Path(name), chosen.disk, chosen.rounds, chosen.extra)
         print(
             f"{_machine()}\ndisk of {format_size(chosen.disk)}, medians of {chosen.rounds} interleaved runs, both sides"
             f" synced to disk\n{PEER}\n\n{HEAD}",

@@ -13,10 +13,12 @@ from pathlib import Path
 from benchmarks.daemon import daemons
 from benchmarks.disk import make_disk
 from benchmarks.measure import Row, Took, rounds, run, say
+from benchmarks.migration import Sides, guest_with, migrations, stream_of
 from benchmarks.picker import pickers
 from benchmarks.profile import profiled
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
 from hypersdk.units import GiB, MiB, TiB
+from tests.support.libvirtd import Libvirtd
 from tests.support.peers import Vcsim, go_peer, running_vcsim
 
 VM = "DC0_H0_VM0"
@@ -41,6 +43,7 @@ class Bench:
     folder: Path
     disk_bytes: int
     count: int
+    extra_bytes: int = 0
 
     def fresh(self, name: str) -> Path:
         """An empty folder."""
@@ -76,10 +79,17 @@ def export(bench: Bench, server: Vcsim | Simulator, machine: str, *options: str)
 @contextmanager
 def serving(bench: Bench, disk_bytes: int | None = None, **flags: Path) -> Iterator[Vcsim]:
     """A vcsim whose first machine is off and has the disk, of ``disk_bytes`` where that is not the bench's."""
+    say("making the disk")
+    with serving_disk(bench, make_disk(bench.folder, disk_bytes or bench.disk_bytes), **flags) as server:
+        yield server
+
+
+@contextmanager
+def serving_disk(bench: Bench, vmdk: Path, **flags: Path) -> Iterator[Vcsim]:
+    """A vcsim whose first machine is off and has the disk ``vmdk``, a streamOptimized VMDK that is moved there."""
     laid = bench.fresh("laid")
     (laid / VM).mkdir()
-    say("making the disk")
-    make_disk(bench.folder, disk_bytes or bench.disk_bytes).rename(laid / VM / "disk1.vmdk")
+    vmdk.rename(laid / VM / "disk1.vmdk")
     with running_vcsim(
         vm=1,
         cluster=0,
@@ -275,6 +285,20 @@ def profile(bench: Bench) -> Iterator[Row]:
             yield profiled(what, command, login(server), bench.folder)
 
 
+def migrate(bench: Bench) -> Iterator[Row]:
+    """A migration onto libvirt against govc and virt-v2v. Needs root and virt-v2v."""
+    bench.folder.chmod(0o711)  # libvirt's user reaches the images
+    say("making the guest")
+    guest = guest_with(bench.fresh("guest"), bench.extra_bytes)
+    stream_of(guest, bench.folder / "guest.vmdk")
+    with serving_disk(bench, bench.folder / "guest.vmdk") as server:
+
+        def sides(libvirtd: Libvirtd) -> Sides:
+            return Sides(bench.folder, program(), go_peer("govc"), VM, login(server), libvirtd)
+
+        yield from migrations(sides, guest, bench.count, extra=bench.extra_bytes > 0)
+
+
 CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start_up,
     "picker": picker,
@@ -282,7 +306,8 @@ CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "downloads": downloads,
     "inventory": inventory,
     "daemon": daemon,
+    "migrate": migrate,
     "profile": profile,
 }
-ON_REQUEST = frozenset({"profile"})
+ON_REQUEST = frozenset({"migrate", "profile"})
 """They run only where they are named."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import pytest
 
 from tests.support.guests.appliance import ENVIRONMENT, TIMEOUT_S, guestfish
+from tests.support.guests.domains import vmware_xml
 from tests.support.guests.guest import Guest
 from tests.support.tools import requires, run_tool
 
@@ -19,21 +19,7 @@ pytestmark = [pytest.mark.guests, pytest.mark.timeout(900)]
 def converted(guest: Guest, folder: Path) -> str:
     """What virt-v2v-in-place prints about the guest."""
     definition = folder / "guest.xml"
-    definition.write_text(f"""\
-<domain type='vmware'>
-  <name>{guest.name}</name>
-  <memory unit='MiB'>{guest.memory_mb}</memory>
-  <vcpu>1</vcpu>
-  <os><type arch='x86_64'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file={quoteattr(str(guest.image))}/>
-      <target dev='sda' bus='scsi'/>
-    </disk>
-  </devices>
-</domain>
-""")
+    definition.write_text(vmware_xml(guest))
     done = subprocess.run(
         [requires("virt-v2v-in-place"), "-i", "libvirtxml", definition],
         capture_output=True,

@@ -38,6 +38,22 @@ def domain_xml(guest: Guest, name: str, folder: Path, *, bus: Bus = "ide", secur
 """
 
 
+def vmware_xml(guest: Guest) -> str:
+    """The guest as virt-v2v takes it from ``-i libvirtxml``."""
+    firmware = " firmware='efi'" if guest.firmware == "efi" else ""
+    return f"""\
+<domain type='vmware'>
+  <name>{escape(guest.name)}</name>
+  <memory unit='MiB'>{guest.memory_mb}</memory>
+  <vcpu>1</vcpu>
+  <os{firmware}><type arch='x86_64'>hvm</type></os>
+  <devices>
+    {"".join(_disk(disk, number, "scsi") for number, disk in enumerate(guest.disks))}
+  </devices>
+</domain>
+"""
+
+
 def _os(guest: Guest, bus: Bus, secure_boot: bool) -> str:
     machine = "pc" if bus == "ide" else "q35"
     type_ = f"<type arch='x86_64' machine='{machine}'>hvm</type>"
