@@ -145,7 +145,7 @@ def run_import(
         convert_file(plan.package, plan.spec, cancel=cancel, observer=observer, settings=settings)
     return land_folder(
         plan.spec.output_dir.absolute(),
-        replace(request, options=replace(request.options, name=plan.domain.name)),
+        replace(request, options=replace(request.options, name=plan.domain.name), exported=plan.package is not None),
         target.facts,
         Source(plan.source),
         turn=turn,

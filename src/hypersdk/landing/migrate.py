@@ -116,7 +116,7 @@ class _MachineMigration:
         options = replace(self._request.options, name=domain.name)
         return land_folder(
             self._plan.spec.output_dir.absolute(),
-            replace(self._request, options=options),
+            replace(self._request, options=options, exported=self._exported is not None),
             self._facts,
             Source(f"{self._plan.machine.summary.path} at {endpoint_name(self._session)}", self._session, self._moref),
             turn=self._turn,

@@ -18,12 +18,13 @@ START = "start"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandingRequest:
     """Where the machine is landed, and how. Without a ``conversion`` its guest is landed as it is, without a ``proof``
-    it is not booted before it is started."""
+    it is not booted before it is started. ``exported``: this run has just written the images."""
 
     address: LibvirtAddress
     options: LandOptions
     conversion: ConversionOptions | None = None
     proof: ProofOptions | None = None
+    exported: bool = False
 
     @property
     def steps(self) -> tuple[str, ...]:

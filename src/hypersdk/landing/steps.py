@@ -152,7 +152,7 @@ class _Steps:
         self._connection = connection
         self._forget_gone(connection)
         guest = open_guest(self._landing.folder.named)
-        drivers = self._converted(guest, request.conversion)
+        drivers = self._converted(guest, request.conversion, as_written=request.exported)
         domain = plan_guest(guest, drivers, request.options, facts)
         self._notify(Phase.LANDING, "")
         landed = land(
@@ -177,7 +177,7 @@ class _Steps:
             warnings=tuple(warnings(domain)),
         )
 
-    def _converted(self, guest: SourceGuest, options: ConversionOptions | None) -> GuestDrivers:
+    def _converted(self, guest: SourceGuest, options: ConversionOptions | None, *, as_written: bool) -> GuestDrivers:
         """What the guest can use. Without a conversion, now or before, what guests of its kind have drivers for."""
         known = converted_drivers(open_manifest(self._landing.folder.path))
         if options is None or (known is not None and self._landing.done(CONVERT) is not None):
@@ -193,6 +193,7 @@ class _Steps:
                 cancel=self._cancel,
                 on_event=lambda event: self._notify(Phase.CONVERTING, event.text),
                 space=self._turn.space,
+                as_written=as_written,
             )
 
     def _waits(self) -> None:
