@@ -24,7 +24,7 @@ from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.library import libvirt
 from hypersdk.kvm.proofxml import ProofDomain, nvram_holder
 from hypersdk.kvm.screen import MAX_PICTURE_BYTES, Picture, PictureError, pictures_possible, read_picture
-from hypersdk.text import clean, count
+from hypersdk.text import clean
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -120,7 +120,9 @@ class ProofGuest:
             self._call(f"cannot open {console}", _opening(console, pieces))
         self._call("cannot drop the NVRAM", _drop_nvram)
         with suppress(HyperSDKError):  # libvirt before 5.10
-            self._call("cannot set the agent's time limit", lambda domain: domain.agentSetResponseTimeout(5, 0))
+            self._call(
+                "cannot set the agent's time limit", lambda domain: domain.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
+            )
         self._call("cannot resume the guest", lambda domain: domain.resume())
 
     def end(self) -> None:
@@ -184,9 +186,9 @@ def _same_owners(paths: tuple[str, ...], on_warning: Callable[[str], None]) -> I
     finally:
         kept = [path for path, owner in before.items() if not _give_back(path, owner)]
         if kept:
+            names = ", ".join(clean(path, 200) for path in kept)
             on_warning(
-                f"{count(len(kept), 'image')} now belong to the hypervisor's user, and the owner could not be changed"
-                f" back: {', '.join(clean(path, 200) for path in kept[:3])}"
+                clean(f"still owned by the hypervisor's user, as the owner could not be set back: {names}", 1000)
             )
 
 
