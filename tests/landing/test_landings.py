@@ -58,7 +58,7 @@ def test_a_killed_conversion_is_shown_and_cleaned_up_without_a_server(
 ) -> None:
     assert killed(folder, moment, state=state)
     told = command(state, "status")
-    assert f"interrupted: convert running, {fact}" in told.out
+    assert f"interrupted: convert not finished, {fact}" in told.out
     assert f"hyper2kvm cleanup {folder}" in told.err
     (event,) = command(state, "status", "--json").events
     assert (event["type"], event["folder"], event["conversion"]) == ("landing", str(folder), conversion)
@@ -116,7 +116,7 @@ def test_what_a_killed_landing_left_at_the_target_is_undone(lan: Libvirtd, lande
         landing = LandingFile.opened(held, state=state)
         with landing.changing() as record:
             record.steps["land"].state = StepState.RUNNING
-    assert "interrupted: land running, left at the target: domain" in command(state, "status").out
+    assert "interrupted: land not finished, left at the target: domain" in command(state, "status").out
     done = command(state, "cleanup", lander.folder)
     assert (done.status, done.out) == (0, f"{lander.folder}: undone at the target: domain\n")
     assert lan.domains() == []

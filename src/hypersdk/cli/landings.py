@@ -32,16 +32,19 @@ def show_landings(cli: Cli, landings: Sequence[UnfinishedLanding]) -> None:
 
 def _show(cli: Cli, landing: UnfinishedLanding, record: LandingRecord) -> None:
     cli.output.line(clean(f"{record.machine} -> {record.target or 'KVM'}, from {landing.folder}"))
-    cli.output.line(clean(f"  {'running now' if landing.active else 'interrupted'}: {', '.join(_facts(record))}"))
+    state = "running now" if landing.active else "interrupted"
+    cli.output.line(clean(f"  {state}: {', '.join(_facts(record, landing.active))}"))
     if not landing.active:
         command = shell_line(["hyper2kvm", "cleanup", str(landing.folder)])
         text = f"Continue {record.machine}: run the same command again. Clean up what it left: {command}"
         cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
 
 
-def _facts(record: LandingRecord) -> Iterator[str]:
+def _facts(record: LandingRecord, active: bool) -> Iterator[str]:
     for name, step in record.steps.items():
-        if step.state is not StepState.WAITING:
+        if step.state is StepState.RUNNING and not active:
+            yield f"{name} not finished"
+        elif step.state is not StepState.WAITING:
             yield f"{name} {step.state}"
     state = record.conversion.state if record.conversion else None
     if state is ConversionState.CONVERTING:

@@ -31,14 +31,14 @@ from hypersdk.transfer.cancel import CancelToken
 VERIFY_CONVERTING: Final = register(
     "verify_converting",
     "A guest conversion of the export is running, or was interrupted. The images are as they were exported.",
-    "Run it again, or clean the folder up: what it left is removed.",
+    "Run the migration or the import again, or clean the folder up: what was left is removed.",
 )
 VERIFY_COMMITTING: Final = register(
     "verify_committing",
     "A guest conversion is being written into the images, or was interrupted by that: they are neither as they were"
     " exported nor converted.",
-    "Run it again, or clean the folder up: both finish it. Do not use the images before, and keep the files named"
-    " *.overlay.",
+    "Run the migration or the import again, or clean the folder up: both finish it. Do not use the images before, and"
+    " keep the files named *.overlay.",
 )
 VERIFY_LANDED: Final = register(
     "verify_landed",
