@@ -116,6 +116,7 @@ def own_s(job: JobRecord) -> float | None:
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 def test_the_eta_of_a_queue_is_right_from_the_first_tenth_on(site: SiteFactory) -> None:
     run = run_queue(site, killed=False)
     seen = run.seen
@@ -125,6 +126,7 @@ def test_the_eta_of_a_queue_is_right_from_the_first_tenth_on(site: SiteFactory) 
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 def test_the_eta_is_right_again_and_nothing_falls_after_a_workers_death(site: SiteFactory) -> None:
     """It could not be foreseen: from when the jobs of the dead worker run again."""
     run = run_queue(site, killed=True)

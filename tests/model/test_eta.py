@@ -335,6 +335,7 @@ def test_slots_are_those_that_were_used_and_their_gap_is_measured() -> None:
     lost = [Span(24, 50, lost=True), Span(28, 53, lost=True)]
     assert slots_of([*ended, *lost, Span(50, None)], 51) == (2, 2)
     assert slots_of([*ended, *lost, Span(50, None), Span(53, None)], 60) == (2, 2)
+    assert slots_of([Span(0, 10), Span(0, 20, lost=True), Span(20, None)], 21) == (2, 0), "its worker died"
     assert slots_of([], 60) == (0, 0)
     assert slots_of([Span(0, 10), Span(500, None)], 505) == (1, 0), "the queue was empty in between"
 

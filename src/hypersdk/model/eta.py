@@ -443,10 +443,12 @@ def _dated(spans: Sequence[Span]) -> Iterator[Span]:
 
 
 def _gaps(spans: Sequence[Span]) -> Iterator[float]:
-    """From the end of a job to the start of the next one in its slot; longer ones are those of an empty queue."""
+    """From the end of a job to the start of the next one in its slot. Longer ones are those of an empty queue; until
+    lost jobs run again nobody takes jobs."""
+    again = {span.ended_at for span in spans if span.lost}
     ends = sorted(span.ended_at for span in spans if span.ended_at is not None and not span.lost)
     for start in sorted(span.started_at for span in spans):
         if ends and ends[0] <= start:
             gap_s = start - ends.pop(0)
-            if gap_s <= MOST_GAP_S:
+            if gap_s <= MOST_GAP_S and start not in again:
                 yield gap_s
