@@ -210,7 +210,9 @@ def test_an_odd_terminal_encoding_does_not_end_it(shell: Shell, tmp_path: Path) 
 def test_doctor_examines_a_target_layer_by_layer(shell: Shell, tmp_path: Path) -> None:
     found = shell.good("doctor", "--json", "--to", "test:///default").events
     names = [check["name"] for check in found if check["type"] == "check"]
-    assert names == ["connection", "permission", "versions", "acceleration", "firmware"]
+    assert names == [
+        "connection", "permission", "versions", "acceleration", "firmware", "virt-v2v", "virtio-win", "KVM here",
+    ]  # fmt: skip
     dead = shell("doctor", "--to", f"qemu+unix:///system?socket={tmp_path}/nobody")
     assert dead.status == 3
     assert "✘ connection: cannot connect" in dead.out

@@ -128,10 +128,13 @@ def test_a_machine_that_is_only_defined_leaves_its_source_as_it_was(move: Callab
 
 def test_several_machines_start_and_their_sources_stay_off_the_network(move: Callable[..., Move]) -> None:
     moved = move(machines=(ON, OFF, MachineSpec("web-03", (DISK,), power="poweredOn", memory_mb=64)))
-    done = moved("--all", "--start", "--disconnect-source")
+    page = moved.folder.parent / "run.html"
+    done = moved("--all", "--start", "--disconnect-source", "--report", page)
     totals = next(event for event in done.events if event["type"] == "totals")
     assert (done.status, totals["migrated"]) == (0, 3), done.events
     assert sorted(moved.running()) == ["db-02", "web-01", "web-03"]
+    assert "3 of 3 machines moved to KVM" in page.read_text()
+    assert "network cards disconnected" in (moved.folder / "web-01/report.html").read_text()
     assert moved.simulator.vm("web-01").power == "poweredOn"
     assert not moved.on_network("web-01")
     assert not moved.on_network("web-03")
@@ -265,6 +268,22 @@ def _ready(move: Callable[..., Move], fence: str) -> tuple[Any, ...]:
         for path in sorted(moved.folder.rglob("*"), reverse=True):
             path.unlink()
     return moved, *moved.words("migrate", "web-01", "-o", moved.folder, "--start", fence, *PROVED)
+
+
+def test_doctor_finds_a_folder_that_the_guests_user_cannot_enter(move: Callable[..., Move]) -> None:
+    moved = move(machines=(OFF,))
+    closed = moved.folder.parent / "closed"
+    closed.mkdir(mode=0o700)
+    uri = moved.libvirtd.uri
+    found = {
+        folder: checks(moved.shell("doctor", "--json", "--to", uri, "-o", folder)) for folder in (closed, closed.parent)
+    }
+    assert found[closed.parent]["folder"]["status"] == "ok"
+    assert (found[closed]["folder"]["status"], "setfacl" in found[closed]["folder"]["next_step"]) == ("fail", True)
+
+
+def checks(done: Run) -> dict[str, dict[str, Any]]:
+    return {event["name"]: event for event in done.events if event["type"] == "check"}
 
 
 # --- import ----------------------------------------------------------------------------------------------------------

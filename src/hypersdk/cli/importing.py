@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich import box
@@ -11,15 +12,18 @@ from rich.panel import Panel
 from rich.text import Text
 
 from hypersdk.cli.migrating import opened_target, show_migrated
+from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import afterwards, domain_facts
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.progress import watching
+from hypersdk.cli.remedies import next_step
 from hypersdk.cli.state import Cli
 from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import find_tools
 from hypersdk.landing.importing import ImportPlan, plan_import, run_import
 from hypersdk.landing.plans import domain_dict
 from hypersdk.landing.progress import MigrationProgress
+from hypersdk.landing.report import read_report
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import GuestTurn
 from hypersdk.migration.settings import RunSettings
@@ -35,10 +39,12 @@ class ImportChoices:
     output: Path | None = None
     source_off: bool = False
     dry_run: bool = False
+    report: Path | None = None
 
 
 def import_source(cli: Cli, path: Path, request: LandingRequest, choices: ImportChoices) -> None:
     """The whole command. Raises the error that ends it."""
+    check_report(choices.report)
     settings = RunSettings(state=cli.state_dir)
     tools = find_tools(cli.environ)
     if request.conversion is not None:
@@ -62,6 +68,7 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
     latest = [ExportProgress(machine=plan.guest.name)]
     progress = MigrationProgress(lambda: latest[0])
     progress.begin()
+    began = datetime.now(UTC)
     error: HyperSDKError | None = None
     with watching(cli.output) as observer, ticking([progress.snapshot], observer, settings.progress_interval_s):
         try:
@@ -80,6 +87,15 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
             raise
         finally:
             progress.end(error)
+            if choices.report is not None:
+                found = read_report(
+                    plan.spec.output_dir,
+                    machine=plan.guest.name,
+                    error=error,
+                    next_step=next_step(error) if error else "",
+                    elapsed_s=progress.elapsed_s,
+                )
+                write_reports(cli, choices.report, [found], began=began, elapsed_s=progress.elapsed_s)
     show_migrated(cli, plan.guest.name, migrated, progress.elapsed_s)
 
 

@@ -108,6 +108,12 @@ land_options = flag_group(
         show_default=True,
         help="Convert and run the guest by KVM, or emulated (tcg), many times slower; auto takes KVM where it works.",
     ),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        metavar="FILE.html",
+        help="Write a page of the run, and report.html into the folder of each machine, also after a failure.",
+    ),
 )
 """Flags that say where a machine is landed, and how."""
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -14,9 +16,11 @@ from hypersdk.cli.batch import Failure
 from hypersdk.cli.connect import connected
 from hypersdk.cli.exporting import MAX_SHOWN, NO_IS_QUIT, specs_for
 from hypersdk.cli.machines import read_selected
+from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import machine_text, show_migrations
 from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
+from hypersdk.cli.remedies import next_step
 from hypersdk.cli.report import labelled, report, show_error, show_line
 from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
@@ -26,6 +30,7 @@ from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing.migrate import MigrationOutcome, migrate_machines
 from hypersdk.landing.plans import MigrationPlan, domain_dict, plan_migration
 from hypersdk.landing.prove import proof_text
+from hypersdk.landing.report import MachineReport, read_report
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target, open_target
@@ -46,6 +51,7 @@ class Choices:
     dry_run: bool = False
     yes: bool = False
     max_conversions: int = 1
+    report: Path | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +63,7 @@ class Migrations:
     earlier: list[MigrationPlan] = field(default_factory=list)
     outcomes: list[MigrationOutcome] = field(default_factory=list)
     elapsed_s: float = 0.0
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def size(self) -> int:
@@ -76,6 +83,7 @@ def migrate_selected(
     cli: Cli, selection: Selection, spec: ExportSpec, request: LandingRequest, choices: Choices, *, own_folder: bool
 ) -> None:
     """The whole command: selects, plans, shows, asks, runs and reports."""
+    check_report(choices.report)
     tools = find_tools(cli.environ)
     if request.conversion is not None:
         request.conversion.check_tools(tools)
@@ -85,6 +93,8 @@ def migrate_selected(
             raise UsageError(f"--name is for one machine, and {len(chosen)} are selected")
         specs = specs_for(spec, chosen, own_folder=own_folder)
         batch = migrate_specs(cli, session, target, tools, specs, inventory, request, choices)
+    if choices.report is not None and not choices.dry_run:
+        write_reports(cli, choices.report, list(_reports(batch)), began=batch.began, elapsed_s=batch.elapsed_s)
     conclude(cli, batch)
 
 
@@ -152,6 +162,25 @@ def _plans(
             except HyperSDKError as error:
                 batch.skipped.append(Failure(name, error, spec))
     return batch
+
+
+def _reports(batch: Migrations) -> Iterator[MachineReport]:
+    """What the report says of each machine."""
+    for outcome in batch.outcomes:
+        yield read_report(
+            outcome.plan.spec.output_dir,
+            machine=outcome.plan.name,
+            source=outcome.source_changes,
+            error=outcome.error,
+            next_step=next_step(outcome.error) if outcome.error else "",
+            elapsed_s=outcome.elapsed_s,
+        )
+    for plan in batch.earlier:
+        yield read_report(plan.spec.output_dir, machine=plan.name)
+    for failure in batch.skipped:
+        assert failure.spec is not None, "each has one"
+        step = next_step(failure.error)
+        yield read_report(failure.spec.output_dir, machine=failure.machine, error=failure.error, next_step=step)
 
 
 def _may_start(cli: Cli, machines: int, choices: Choices) -> bool:

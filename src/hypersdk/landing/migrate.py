@@ -23,6 +23,7 @@ from hypersdk.landing.steps import GuestTurn, Migrated, Source, land_folder
 from hypersdk.migration.export import MachineExport, Observer
 from hypersdk.migration.prepare import endpoint_name
 from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.runfile import Change
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress
@@ -32,13 +33,15 @@ from hypersdk.vsphere.session import Session
 
 @dataclass(frozen=True, slots=True)
 class MigrationOutcome:
-    """How the migration of one machine ended. ``exported`` is None where its export was finished before."""
+    """How the migration of one machine ended. ``exported`` is None where its export was finished before;
+    ``source_changes`` are those that were held at its source."""
 
     plan: MigrationPlan
     exported: ExportResult | None
     migrated: Migrated | None
     error: HyperSDKError | None
     elapsed_s: float
+    source_changes: tuple[Change, ...] = ()
 
 
 def migrate_machines(
@@ -90,6 +93,8 @@ class _MachineMigration:
         self._cancel = cancel.child()
         self._export = MachineExport(session, plan.export, resources, cancel) if plan.export else None
         self._exported: ExportResult | None = None
+        where = f"{plan.machine.summary.path} at {endpoint_name(session)}"
+        self._source = Source(where, session, plan.machine.moref)
         waiting = ExportProgress(machine=plan.name)
         self.progress = MigrationProgress(self._export.progress if self._export else lambda: waiting)
 
@@ -102,7 +107,8 @@ class _MachineMigration:
         except HyperSDKError as failed:
             error = failed
         self.progress.end(error)
-        return MigrationOutcome(self._plan, self._exported, migrated, error, self.progress.elapsed_s)
+        changes = tuple(self._source.changes)
+        return MigrationOutcome(self._plan, self._exported, migrated, error, self.progress.elapsed_s, changes)
 
     def _run(self) -> Migrated:
         self._cancel.check()
@@ -118,13 +124,9 @@ class _MachineMigration:
             self._plan.spec.output_dir.absolute(),
             replace(self._request, options=options, exported=self._exported is not None),
             self._facts,
-            Source(f"{self._plan.machine.summary.path} at {endpoint_name(self._session)}", self._session, self._moref),
+            self._source,
             turn=self._turn,
             settings=self._resources.settings,
             cancel=self._cancel,
             notify=self.progress.enter,
         )
-
-    @property
-    def _moref(self) -> str:
-        return self._plan.machine.moref

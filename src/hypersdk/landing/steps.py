@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +36,7 @@ from hypersdk.landing.prove import prove_landed
 from hypersdk.landing.record import LandingFile
 from hypersdk.landing.request import CONVERT, LAND, PROVE, START, LandingRequest
 from hypersdk.migration.hold import check_off_network, restore_held, taking_over
-from hypersdk.migration.runfile import RunFile, held_folder
+from hypersdk.migration.runfile import Change, RunFile, held_folder
 from hypersdk.migration.settings import RunSettings
 from hypersdk.model import Phase
 from hypersdk.model.guestplan import BootProof, GuestDrivers, GuestPlan, SourceGuest
@@ -58,11 +58,12 @@ Notify = Callable[[Phase, str], None]
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the machine came from: ``text`` for users. ``session`` is None where nobody is logged in to it: then the
-    user has said that it is off the network."""
+    user has said that it is off the network. ``changes`` gets those that were held, for a report."""
 
     text: str
     session: Session | None = None
     moref: str = ""
+    changes: list[Change] = field(default_factory=list)
 
 
 class GuestTurn:
@@ -118,7 +119,9 @@ def land_folder(
     """
     with held_folder(folder) as held, ExitStack() as stack:
         landing = LandingFile.opened(held, state=settings.state)
-        work = _Steps(landing, RunFile.load(held.path, settings.run_store), source, turn, cancel, notify)
+        run = RunFile.load(held.path, settings.run_store)
+        source.changes.extend(run.record.changes if run is not None else ())
+        work = _Steps(landing, run, source, turn, cancel, notify)
         try:
             connection = stack.enter_context(open_connection(request.address, cancel=cancel))
             return work.run(connection, request, facts)

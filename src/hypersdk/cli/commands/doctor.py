@@ -44,19 +44,20 @@ _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘"
     "--to",
     "target",
     metavar="URI",
-    help="Check a target of `migrate` instead, like qemu:///system: libvirt, permission, versions, KVM, firmware.",
+    help="Check a target of `migrate` instead, like qemu:///system, and the programs here that convert guests.",
 )
 @output_options
 @connection_options
 @pass_cli
 def command(cli: Cli, machine: str | None, output: Path | None, target: str | None) -> None:
     """Check the connection: name, port, certificate, login, privileges by operation, route to each ESXi host, space,
-    clock.
+    clock. With --to: libvirt, permission, versions, KVM and firmware of the target, virt-v2v and its programs, drivers
+    for Windows, and with -o whether the guests' user can reach that folder.
 
     Nothing is changed. With --json: an event of type check for each. Fails with status 3 if a check fails.
     """
     failed = []
-    for check in _vsphere(cli, machine, output) if target is None else _target(cli, target):
+    for check in _vsphere(cli, machine, output) if target is None else _target(cli, target, output):
         _show(cli, check)
         if check.status == "fail":
             failed.append(check.name)
@@ -72,11 +73,12 @@ def _vsphere(cli: Cli, machine: str | None, output: Path | None) -> Iterator[Doc
     return run_doctor(endpoint, cancel=cli.cancel, machine=machine, output_dir=output)
 
 
-def _target(cli: Cli, target: str) -> Iterator[DoctorCheck]:
+def _target(cli: Cli, target: str, output: Path | None) -> Iterator[DoctorCheck]:
+    from hypersdk.guest.tools import find_tools
     from hypersdk.kvm.address import parse_libvirt_address
-    from hypersdk.kvm.doctor import examine_target
+    from hypersdk.landing.doctor import examine_landing
 
-    return examine_target(parse_libvirt_address(target), cancel=cli.cancel)
+    return examine_landing(parse_libvirt_address(target), find_tools(cli.environ), output, cancel=cli.cancel)
 
 
 def _show(cli: Cli, check: DoctorCheck) -> None:

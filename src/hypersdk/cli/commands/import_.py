@@ -43,12 +43,14 @@ def command(cli: Cli, /, source: Path, **flags: Any) -> None:
     login to vSphere is needed. The same command again goes on at the first step that is not done; if it fails, what was
     changed at the target is undone.
 
-    With --json: events of type plan, progress, result, warning and error, one a line.
+    With --json: events of type plan, progress, result, report, warning and error, one a line.
     """
     if flags["source_off"] and flags["new_macs"]:
         raise UsageError("--source-off and --new-macs exclude each other")
     request = request_of(flags, new_macs=flags["new_macs"])
     from hypersdk.cli.importing import ImportChoices, import_source
 
-    choices = ImportChoices(flags["output"], source_off=flags["source_off"], dry_run=flags["dry_run"])
+    choices = ImportChoices(
+        flags["output"], source_off=flags["source_off"], dry_run=flags["dry_run"], report=flags["report"]
+    )
     import_source(cli, source, request, choices)

@@ -85,7 +85,8 @@ def command(cli: Cli, /, machines: tuple[str, ...], **flags: Any) -> None:
     --disconnect-source take it off and keep it so, or --keep-source-running gives the landed machine new MAC addresses.
     If a machine cannot be migrated, what was changed at its source and at the target is undone.
 
-    With --json: events of type plan, progress, total, result, skipped, totals, warning and error, one a line.
+    With --json: events of type plan, progress, total, result, skipped, totals, report, warning and error, one a
+    line.
     """
     selection = read_selection(machines, flags)
     if not selection.given:
@@ -97,9 +98,8 @@ def command(cli: Cli, /, machines: tuple[str, ...], **flags: Any) -> None:
     with loading():
         from hypersdk.cli.migrating import Choices, migrate_selected
 
-    choices = Choices(
-        run_settings(cli, with_defaults(cli, given)), flags["dry_run"], flags["yes"], flags["max_conversions"]
-    )
+    settings = run_settings(cli, with_defaults(cli, given))
+    choices = Choices(settings, flags["dry_run"], flags["yes"], flags["max_conversions"], flags["report"])
     own_folder = "output" not in given or not selection.by_name_only
     migrate_selected(cli, selection, spec, request, choices, own_folder=own_folder)
 
