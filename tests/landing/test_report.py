@@ -34,6 +34,8 @@ VALIDATE = {
     "ended_at": "2026-01-02T03:06:00+00:00", "screenshot": "screenshot.png", "serial_log": "serial.log",
 }  # fmt: skip
 
+_DOMAIN = {"uuid": "0001", "landing": "x", "in_place": []}
+
 
 class Page(HTMLParser):
     """What a browser would see."""
@@ -69,7 +71,7 @@ def landed_folder(folder: Path, name: str = "web-01", pipeline: Mapping[str, obj
     (folder / "serial.log").write_text(f"Debian GNU/Linux 12 {name} ttyS0\nweb-01 login:\n")
     with held_folder(folder) as held:
         landing = LandingFile.opened(held)
-        with landing.step("land") as step, landing.change("domain", {"uuid": "0001", "landing": "x"}):
+        with landing.step("land") as step, landing.change("domain", _DOMAIN):
             step.result = {"name": "web-01", "uuid": "0001", "uri": "qemu:///system", "disks": ["/i/1", "/i/2"]}
         with landing.step("prove") as step:
             step.result = {"warnings": ["2 images belong to another user"]}
