@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from hypersdk.cli.reportfile import check_report_file
 from hypersdk.cli.state import Cli
-from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
+from hypersdk.errors import TargetError
 from hypersdk.landing.report import MachineReport, run_page, write_machine_report
-from hypersdk.transfer.files import is_folder, write_atomic
+from hypersdk.transfer.files import write_atomic
 
 
 def check_report(path: Path | None) -> None:
     """Raises UsageError and TargetError for a file that cannot be written; to be called before anything starts."""
-    if path is None:
-        return
-    if path.suffix.lower() != ".html":
-        raise UsageError(f"--report {path}: unknown kind of file", next_step="Give it a name that ends in .html.")
-    folder = path.absolute().parent
-    if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise TargetError(
-            f"the report {path} cannot be written: its folder does not exist or is not writable",
-            code=TARGET_DENIED,
-            next_step="Create the folder, or choose another one for --report.",
-        )
+    if path is not None:
+        check_report_file(path, (".html",))
 
 
 def write_reports(cli: Cli, path: Path, reports: Sequence[MachineReport], *, began: datetime, elapsed_s: float) -> None:

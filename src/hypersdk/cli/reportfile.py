@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def reporting(cli: Cli, path: Path, batch: Batch) -> Iterator[None]:
 
     Raises UsageError and TargetError before the block for a file that cannot be written, and TargetError after it.
     """
-    _check(path)
+    check_report_file(path, WRITERS)
     try:
         yield
     except BaseException:
@@ -45,10 +45,11 @@ def reporting(cli: Cli, path: Path, batch: Batch) -> Iterator[None]:
     _write(cli, path, batch)
 
 
-def _check(path: Path) -> None:
-    if path.suffix.lower() not in WRITERS:
+def check_report_file(path: Path, kinds: Collection[str]) -> None:
+    """Raises UsageError and TargetError for a file that cannot be written, or whose name ends in none of ``kinds``."""
+    if path.suffix.lower() not in kinds:
         raise UsageError(
-            f"--report {path}: unknown kind of file", next_step=f"Give it a name that ends in {', '.join(WRITERS)}."
+            f"--report {path}: unknown kind of file", next_step=f"Give it a name that ends in {', '.join(kinds)}."
         )
     folder = path.absolute().parent
     if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
