@@ -42,7 +42,7 @@ SOURCES: Final = Path(hypersdk.__file__).parent
 FACES: Final = ("cli", "simulator", "jobs/remedies.py", "api/front.py")
 """Where programs are spoken of by their flags: the simulator is a program of its own, the front page of the API says
 what to type."""
-PAGES: Final = ("api/page.py",)
+PAGES: Final = ("api/page.py", "htmlpage.py")
 """Style sheets, whose variables look like flags."""
 FLAG: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]+|(?<=[\s`(])-o\b|hyperctl [a-z ]*-[a-z]")
 FLAG_OF_EXPORT: Final = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-o\b)|hyper2kvm (?:export|cleanup|status)")
