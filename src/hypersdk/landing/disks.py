@@ -69,7 +69,7 @@ UNUSABLE_PATH: Final = register(
 IMAGE_MISSING: Final = register(
     "image_missing",
     "An image of the export is not in its folder.",
-    "Undo the landing that moved it, or export the machine again.",
+    "Put it back, or export the machine again.",
 )
 
 Report = Callable[[str, int, int], None]

@@ -61,12 +61,12 @@ from hypersdk.transfer.cancel import CancelToken
 LANDED_GONE: Final = register(
     "landed_gone",
     "The machine was landed, and its domain does not exist any more: somebody undefined it.",
-    "Check where its images are. Undo the landing to get them back into the folder of the export, then land it again.",
+    "Run the migration or the import again: the machine is landed anew.",
 )
 OTHER_TARGET: Final = register(
     "other_target",
     "A landing of this export at another target is not finished, or not undone.",
-    "Continue or undo it there first.",
+    "Finish it there, or export the machine into another folder.",
 )
 TARGET_NOT_RESTORED: Final = register(
     "target_not_restored",

@@ -16,7 +16,7 @@ IMAGES_LANDED: Final = register(
     "images_landed",
     "The machine was landed, and its domain uses the images in the folder: what the guest wrote would be lost.",
     ChooseFolder(),
-    "Or undo the landing first, if that domain is not needed.",
+    "If that domain does not exist any more, remove .hypersdk-landing.json from the folder.",
 )
 IMAGE_CHANGE: Final = "image"
 VOLUME_CHANGE: Final = "volume"

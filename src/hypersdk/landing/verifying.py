@@ -44,7 +44,7 @@ VERIFY_LANDED: Final = register(
     "verify_landed",
     "The machine was landed, and the image belongs to its domain now: it was moved into a storage pool, or the guest"
     " changes it.",
-    "Nothing has to be done. To get an image back that was not changed, undo the landing.",
+    "Nothing has to be done.",
 )
 _CHANGED: Final = frozenset({VERIFY_FLIPPED, VERIFY_GROWN, VERIFY_TRUNCATED, VERIFY_SWAPPED_DISK})
 
