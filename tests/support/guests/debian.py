@@ -155,6 +155,7 @@ def _two_disks(work: _Work) -> None:
 
 
 def _lvm(work: _Work) -> None:
+    work.add_to_fstab(f"/dev/{VOLUME_GROUP}/root / ext4 errors=remount-ro,noatime 0 1")
     disk, start = _with_boot_partition(work, f"/dev/{VOLUME_GROUP}/root", LVM_MIB, "8e")
     volume = from_shelf(
         "lvm-volume", LVM_COMMANDS, lambda volume: guestfish(f"sparse {volume} {LVM_MIB}M", *LVM_COMMANDS)
@@ -164,7 +165,11 @@ def _lvm(work: _Work) -> None:
 
 
 def _luks(work: _Work) -> None:
-    """qemu-img fills the volume: it knows LUKS, and needs no device mapper."""
+    """qemu-img fills the volume: it knows LUKS, and needs no device mapper.
+
+    ``/etc/fstab`` names the root file system by its UUID: libguestfs gives opened volumes other names than the guest.
+    """
+    work.add_to_fstab(f"UUID={ROOT_UUID} / ext4 errors=remount-ro,noatime 0 1")
     work.write("etc/crypttab", f"root UUID={LUKS_UUID} /etc/keys/root.key luks,initramfs\n")
     work.write("etc/keys/root.key", PASSPHRASE)
     work.write("etc/cryptsetup-initramfs/conf-hook", "KEYFILE_PATTERN=/etc/keys/*.key\n")
@@ -187,7 +192,6 @@ def _luks(work: _Work) -> None:
 def _with_boot_partition(work: _Work, root: str, mib: int, type_: str) -> tuple[Path, int]:
     """A disk with ``/boot`` on its first partition, and a second one of ``mib`` MiB for ``root``; also the offset of
     that in MiB."""
-    work.add_to_fstab(f"{root} / ext4 errors=remount-ro,noatime 0 1")
     work.add_to_fstab(f"UUID={BOOT_UUID} /boot ext4 noatime 0 2")
     _grub_files(work, "i386-pc", "part_msdos", BOOT_UUID, "", root)
     start = 1 + BOOT_MIB
