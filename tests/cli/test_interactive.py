@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from hypersdk.units import MiB
 from tests.support.cli.commandline import environment, program, terminal
 from tests.support.cli.screen import WAIT_S, Screen
 from tests.support.cli.shell import login, small
+from tests.support.libvirtd import Libvirtd
 from tests.support.simulator import SimulatorFactory
 
 pytestmark = pytest.mark.waits
@@ -218,3 +221,36 @@ def test_no_color_is_heeded(server: Simulator, tmp_path: Path) -> None:
         with terminal(program("list"), environment(tmp_path, **pairs, **extra), (100, 30)) as screen:
             assert screen.finish() == 0
         assert ("\x1b[32m" in screen.shown) is coloured
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="libvirt's system driver needs root")
+@pytest.mark.parametrize(("answer", "seen"), [("n", "virt-install --import"), ("y", "nothing_to_convert")])
+def test_what_was_exported_is_landed_after_one_question(
+    simulator: SimulatorFactory,
+    libvirtd: Libvirtd,
+    bridge_name: str,
+    guest_folder: Path,
+    tmp_path: Path,
+    answer: str,
+    seen: str,
+) -> None:
+    """The disk has no guest, which a conversion refuses before anything is landed."""
+    definition = tmp_path / "default.xml"
+    definition.write_text(f"<network><name>default</name><bridge name='{bridge_name}'/></network>")
+    libvirtd.virsh("net-define", definition)
+    libvirtd.virsh("net-start", "default")
+    server = simulator(machines=(small("boot-01", memory_mb=64),))
+    account = {key: value for key, value in login(server, tmp_path).items() if key != "HOME"}
+    env = environment(tmp_path, **account, LIBVIRT_DEFAULT_URI=libvirtd.uri)
+    with tempfile.TemporaryDirectory() as sockets, closing(Screen(Path(sockets) / "s", env, (120, 50))) as screen:
+        screen.wait_for("1 of 1")
+        screen.type("Enter")
+        set_folder(screen, guest_folder / "o")
+        screen.type("Enter")
+        screen.wait_for("Start? [Y]es")
+        screen.type("y", "Enter")
+        screen.wait_for("Land boot-01 on")
+        assert libvirtd.domains() == []
+        screen.type(answer, "Enter")
+        assert seen in " ".join(screen.wait_for("ended with"))
+    assert libvirtd.domains() == []

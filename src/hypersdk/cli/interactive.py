@@ -2,7 +2,7 @@
 
 ::
 
-    banner ─> connection ─> inventory ─> picker ─> form ─> plans ─> yes? ─> progress ─> result
+    banner ─> connection ─> inventory ─> picker ─> form ─> plans ─> yes? ─> progress ─> result ─> land?
                                            ^                          │ edit
                                            └──────────────────────────┘
 """
@@ -23,6 +23,7 @@ from hypersdk.cli.batch import Batch
 from hypersdk.cli.commands.export import run_settings, template, with_defaults
 from hypersdk.cli.connect import endpoint_of, log_in
 from hypersdk.cli.machines import read_inventory
+from hypersdk.cli.offering import offer_landing
 from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
 from hypersdk.cli.picker.details import facts_table
@@ -72,7 +73,8 @@ def interactive_run(cli: Cli) -> None:
         batch, settings = agreed
         exporting.carry_out(cli, session, batch, batch.plans, settings)
     exporting.conclude(cli, batch)
-    exporting.show_next_steps(cli, batch.outcomes)
+    if not offer_landing(cli, batch.outcomes):
+        exporting.show_next_steps(cli, batch.outcomes)
 
 
 def _banner(cli: Cli) -> None:

@@ -34,7 +34,7 @@ COLUMNS: Final = (
     Column("Firmware", optional=True),
     Column("Networks", least=12),
     Column("Domain", least=12, optional=True),
-    Column("Source", least=10),
+    Column("Source"),
     Column("Notes", least=12, optional=True),
 )
 _WORK: Final = {
