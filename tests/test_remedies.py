@@ -13,7 +13,9 @@ import pytest
 
 import hypersdk
 from hypersdk.cli import remedies as programs
+from hypersdk.cli.batch import Failure
 from hypersdk.cli.errorlist import load_all
+from hypersdk.cli.plantable import reason_of
 from hypersdk.errors import CODES, HyperSDKError, Refused, SourceError, TransientError
 from hypersdk.jobs import remedies as daemon
 from hypersdk.migration.preflight import raise_if_any
@@ -231,3 +233,23 @@ def test_a_warning_says_what_helps_in_the_words_of_its_face() -> None:
     assert programs.warning_text(warning).startswith("an ISO image is inserted. Use --remove-cdrom")
     assert daemon.warning_text(warning).startswith("an ISO image is inserted. Set `options.remove_cdrom`")
     assert programs.warning_text(Notice("just so")) == "just so"
+
+
+@pytest.mark.parametrize("code", ["cancelled", "foreign_output", "partial_damaged", "nothing_to_resume", "no_space"])
+def test_a_migration_is_told_of_no_flag_that_it_lacks(code: str) -> None:
+    """The same command continues it; its help has no --resume, --discard and --force."""
+    load_all()
+    error = Refused("'web01' cannot be migrated", reasons=[HyperSDKError("it failed", code=code)])
+    (reason,) = programs.for_landing(error).reasons
+    text = programs.next_step(reason)
+    assert "run the command again" in text.lower()
+    assert not [flag for flag in ("--resume", "--discard", "--force") if flag in text]
+
+
+def test_the_reasons_of_a_skipped_machine_are_one_line() -> None:
+    reasons = [Refused("a domain is there", code="domain_exists"), Refused("a MAC address is taken", code="mac_taken")]
+    load_all()
+    text = reason_of(Failure("web01", Refused("'web01' cannot be landed", reasons=reasons)))
+    assert "\n" not in text
+    assert "domain_exists: " in text
+    assert " mac_taken: " in text

@@ -167,6 +167,19 @@ def test_the_phase_of_a_disk_is_whole_at_80_columns() -> None:
     assert re.search(rf"^  {DISK.label} +verifying ", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("phase", [Phase.CONVERTING, Phase.LANDING, Phase.PROVING, Phase.WAITING])
+def test_a_step_after_the_copy_has_no_bar_and_no_percentage(phase: Phase, width: int) -> None:
+    """How far it is in the step is not known."""
+    copied = replace(DISK, phase=Phase.DONE, fraction=1.0)
+    machine = replace(MACHINE, phase=phase, fraction=0.994, disks=(copied, copied), note="Opening", elapsed_s=75.0)
+    (line,) = [line.plain for line in draw([machine], width, 24)]
+    assert not {"%", "█", "Hard disk"} & {part for part in ("%", "█", "Hard disk") if part in line}
+    assert phase.value in line
+    assert "Opening" in line
+    assert line.endswith("1 m 15 s so far")
+
+
 def test_a_total_is_shown_for_several_machines() -> None:
     text = next(iter(draw([MACHINE, replace(MACHINE, phase=Phase.DONE, fraction=1.0)], 100, 24))).plain
     assert text.startswith("1 of 2 done")

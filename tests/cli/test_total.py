@@ -47,6 +47,13 @@ def test_a_stopped_run_has_no_time_left() -> None:
     assert not total_text(total([running, waiting])).endswith(" left")
 
 
+def test_where_steps_follow_the_copies_no_time_is_left() -> None:
+    """The copies of two machines take 40 s; how long their guests are converted is not known."""
+    running = replace(RUNNING, expected_bytes=GiB, elapsed_s=20.0, copy_s=20.0, eta_s=20.0, rate_bytes_s=5e7)
+    assert MachinesTotal()([running, running]).eta_s is not None
+    assert MachinesTotal(timed=False)([running, running]).eta_s is None
+
+
 def test_while_the_daemon_is_away_it_is_the_total_of_what_is_shown() -> None:
     done = replace(RUNNING, phase=Phase.DONE, fraction=1.0)
     with Client("http://127.0.0.1:9", token="hst_x", environ={}) as client:

@@ -126,6 +126,29 @@ def test_a_machine_that_is_only_defined_leaves_its_source_as_it_was(move: Callab
     moved.assert_nothing_left()
 
 
+def test_the_next_step_never_puts_both_on_the_network(move: Callable[..., Move]) -> None:
+    """A landed machine may be started if its source is off; beside a running one it may not."""
+    moved = move(machines=(ON, OFF))
+    beside, alone = (
+        moved.shell.good(*moved.words("migrate", name, "-o", moved.folder / name)).out for name in ("web-01", "db 02")
+    )
+    assert "Do not start it while its source runs" in beside
+    assert "undefine web-01" in beside
+    assert " start web-01" not in beside
+    assert " start db-02" in alone
+    moved.libvirtd.virsh("undefine", "db-02")
+    imported = moved.shell.good(*moved.words("import", moved.folder / "db 02")).out
+    assert "Make sure that its source is off" in imported
+
+
+def test_another_export_in_the_folder_is_never_replaced(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON, OFF))
+    moved.result("db 02")
+    refused = moved("web-01")
+    assert (refused.status, refused.error["code"]) == (9, "foreign_output")
+    assert "--force" not in refused.error["next_step"]
+
+
 def test_several_machines_start_and_their_sources_stay_off_the_network(move: Callable[..., Move]) -> None:
     moved = move(machines=(ON, OFF, MachineSpec("web-03", (DISK,), power="poweredOn", memory_mb=64)))
     page = moved.folder.parent / "run.html"

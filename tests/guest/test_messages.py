@@ -14,12 +14,21 @@ from hypersdk.guest import failures
 from hypersdk.guest.failures import failure
 from hypersdk.guest.findings import HAS_VIRTIO, drivers_of, read_facts, system_of
 from hypersdk.guest.messages import MAX_KEPT, MAX_TEXT, MessageReader
-from hypersdk.guest.report import ConversionEvent, EventKind, Stage
+from hypersdk.guest.report import ConversionEvent, EventKind, Stage, stages
 from hypersdk.model.guestplan import DiskBus, NicModel
 
 
 def message(kind: str, text: str) -> bytes:
     return json.dumps({"message": text, "timestamp": "2026-01-02T03:04:05.000000000+00:00", "type": kind}).encode()
+
+
+def test_a_warning_does_not_take_the_place_of_the_stage() -> None:
+    shown: list[str] = []
+    reader = MessageReader(stages(shown.append))
+    reader.read(message("message", "Converting Debian to run on KVM"))
+    reader.read(message("warning", "could not determine a way to update the configuration of Grub2"))
+    reader.read(message("info", "This guest has virtio drivers installed."))
+    assert shown == ["Converting Debian to run on KVM"]
 
 
 def test_stages_have_times_and_no_percentage() -> None:

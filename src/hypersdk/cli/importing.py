@@ -11,12 +11,12 @@ from rich import box
 from rich.panel import Panel
 from rich.text import Text
 
-from hypersdk.cli.migrating import opened_target, show_migrated
+from hypersdk.cli.migrating import opened_target, show_migrated, start_step
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import afterwards, domain_facts
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import next_step
+from hypersdk.cli.remedies import for_landing, next_step
 from hypersdk.cli.state import Cli
 from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import find_tools
@@ -25,7 +25,7 @@ from hypersdk.landing.plans import domain_dict
 from hypersdk.landing.progress import MigrationProgress
 from hypersdk.landing.report import read_report
 from hypersdk.landing.request import LandingRequest
-from hypersdk.landing.steps import GuestTurn
+from hypersdk.landing.steps import GuestTurn, Migrated
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress
@@ -83,7 +83,7 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
                 notify=progress.enter,
             )
         except HyperSDKError as failed:
-            error = failed
+            error = for_landing(failed)
             raise
         finally:
             progress.end(error)
@@ -96,7 +96,16 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
                     elapsed_s=progress.elapsed_s,
                 )
                 write_reports(cli, choices.report, [found], began=began, elapsed_s=progress.elapsed_s)
-    show_migrated(cli, plan.guest.name, migrated, progress.elapsed_s)
+    unsure = "Make sure that its source is off, then " if _may_meet_source(migrated, choices) else ""
+    step = start_step(migrated)
+    show_migrated(
+        cli, plan.guest.name, migrated, progress.elapsed_s, next_step=f"{unsure}`{step}`" if unsure and step else step
+    )
+
+
+def _may_meet_source(migrated: Migrated, choices: ImportChoices) -> bool:
+    """Whether the landed machine has MAC addresses that a source may use at this moment."""
+    return not choices.source_off and any(nic.mac for nic in migrated.domain.nics)
 
 
 def _show(cli: Cli, plan: ImportPlan, request: LandingRequest) -> None:

@@ -20,7 +20,7 @@ from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import machine_text, show_migrations
 from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import next_step
+from hypersdk.cli.remedies import for_landing, next_step
 from hypersdk.cli.report import labelled, report, show_error, show_line
 from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
@@ -36,7 +36,7 @@ from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target, open_target
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
-from hypersdk.model import MachineSummary
+from hypersdk.model import Firmware, MachineSummary
 from hypersdk.model.guestplan import BootProof
 from hypersdk.text import clean, count, shell_line
 from hypersdk.units import format_duration
@@ -160,7 +160,7 @@ def _plans(
             except Cancelled:
                 raise
             except HyperSDKError as error:
-                batch.skipped.append(Failure(name, error, spec))
+                batch.skipped.append(Failure(name, for_landing(error), spec))
     return batch
 
 
@@ -206,7 +206,7 @@ def _carry_out(
     cli.resumable = True
     cli.output.keep_going()
     began = time.monotonic()
-    total = MachinesTotal(lambda: cli.cancel.cancelled)
+    total = MachinesTotal(lambda: cli.cancel.cancelled, timed=False)
     with watching(cli.output, total=total) as observer:
         try:
             batch.outcomes += migrate_machines(
@@ -222,13 +222,23 @@ def _carry_out(
             )
         finally:
             batch.elapsed_s = time.monotonic() - began
+    for outcome in batch.outcomes:
+        if outcome.error is not None:
+            for_landing(outcome.error)
 
 
 def conclude(cli: Cli, batch: Migrations) -> None:
     """Reports each machine and, of several, the totals. Raises the error that sets the exit status."""
     for outcome in batch.outcomes:
         if outcome.migrated is not None:
-            show_migrated(cli, outcome.plan.name, outcome.migrated, outcome.elapsed_s, brief=batch.size > MAX_SHOWN)
+            show_migrated(
+                cli,
+                outcome.plan.name,
+                outcome.migrated,
+                outcome.elapsed_s,
+                next_step=_next(outcome.migrated, source_runs=outcome.plan.source_runs_on),
+                brief=batch.size > MAX_SHOWN,
+            )
     failed = batch.failed()
     if batch.size == 1:
         for failure in (*batch.skipped, *failed):
@@ -251,15 +261,38 @@ def conclude(cli: Cli, batch: Migrations) -> None:
         )
 
 
-def show_migrated(cli: Cli, name: str, migrated: Migrated, elapsed_s: float, *, brief: bool = False) -> None:
+def _next(migrated: Migrated, *, source_runs: bool) -> str:
+    """What to do after a migration. The landed machine is not to be started beside its source."""
+    if migrated.started or not source_runs or not any(nic.mac for nic in migrated.domain.nics):
+        return start_step(migrated)
+    landed = migrated.landed
+    nvram = ["--nvram"] if migrated.domain.firmware is Firmware.EFI else []
+    undefine = shell_line(["virsh", "-c", landed.uri, "undefine", landed.name, *nvram])
+    return (
+        f"Do not start it while its source runs. To move the machine: `{undefine}`, then this command with"
+        " --start --shutdown."
+    )
+
+
+def start_step(migrated: Migrated) -> str:
+    """The command that starts the landed machine; empty if it is started."""
+    landed = migrated.landed
+    return "" if migrated.started else shell_line(["virsh", "-c", landed.uri, "start", landed.name])
+
+
+def show_migrated(
+    cli: Cli, name: str, migrated: Migrated, elapsed_s: float, *, next_step: str, brief: bool = False
+) -> None:
     """Where the machine is now, and what to do next; an event of type "result" with --json."""
     landed = migrated.landed
     if cli.output.json_lines:
         cli.output.event("result", migrated_dict(name, migrated, elapsed_s))
         return
-    state = "running" if migrated.started else "defined, not started"
+    state = "" if migrated.started else ", not started"
     heading = Text.assemble(
-        ("✔ ", "bold green"), (clean(name, 100), "bold"), f"  {state} as {clean(landed.name, 200)} on {landed.uri}"
+        ("✔ ", "bold green"),
+        (clean(name, 100), "bold"),
+        f"  {'running' if migrated.started else 'defined'} as {clean(landed.name, 200)} on {landed.uri}{state}",
     )
     if brief:
         heading.append(f" in {format_duration(elapsed_s)}", "dim")
@@ -268,14 +301,14 @@ def show_migrated(cli: Cli, name: str, migrated: Migrated, elapsed_s: float, *, 
     cli.output.print(heading)
     for path in landed.disks:
         cli.output.line(f"  {path}")
-    for label, text, style in _facts(migrated, elapsed_s):
+    for label, text, style in _facts(migrated, elapsed_s, next_step):
         if cli.output.width is None:
             cli.output.line(f"  {label:<8}{text}")
         else:
             cli.output.print(labelled(label, text, cli.output.width, style))
 
 
-def _facts(migrated: Migrated, elapsed_s: float) -> list[tuple[str, str, str]]:
+def _facts(migrated: Migrated, elapsed_s: float, next_step: str) -> list[tuple[str, str, str]]:
     domain, landed = migrated.domain, migrated.landed
     buses = ", ".join(dict.fromkeys(disk.bus.value for disk in domain.disks))
     models = ", ".join(dict.fromkeys(nic.model.value for nic in domain.nics)) or "no network card"
@@ -289,8 +322,8 @@ def _facts(migrated: Migrated, elapsed_s: float) -> list[tuple[str, str, str]]:
     ]
     texts = [warning.text for warning in migrated.warnings] + list(migrated.proof.warnings if migrated.proof else ())
     found += [("warning", text, "yellow") for text in texts]
-    if not migrated.started:
-        found.append(("next", shell_line(["virsh", "-c", landed.uri, "start", landed.name]), "bold"))
+    if next_step:
+        found.append(("next", next_step, "bold"))
     return found
 
 

@@ -150,7 +150,8 @@ def _show_table(cli: Cli, plans: Sequence[MigrationPlan], skipped: Sequence[Fail
     rows = [(plan.name, _row(plan)) for plan in plans]
     rows += [(failure.machine, _skipped_row(failure)) for failure in skipped]
     rows.sort(key=lambda row: natural_key(row[0]))
-    notes.print(lay_out(COLUMNS, [row for _, row in rows], notes.width))
+    columns = COLUMNS if any(row[-1][0] for _, row in rows) else COLUMNS[:-1]
+    notes.print(lay_out(columns, [row for _, row in rows], notes.width))
     for label, text, style in _remarks(plans, skipped):
         notes.print(labelled(label, text, notes.width, style), soft_wrap=True)
     for text in _sums(plans, skipped, request):

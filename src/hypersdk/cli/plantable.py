@@ -167,7 +167,7 @@ def reason_of(failure: Failure) -> str:
     """The same text for machines that are skipped for the same reason."""
     error = failure.error
     what = error.message.removeprefix(f"'{failure.machine}' ")
-    return f"{what} ({error.code}). {next_step(error)}"
+    return f"{what} ({error.code}). {' '.join(next_step(error).splitlines())}"
 
 
 def grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Iterator[tuple[str, str, str]]:

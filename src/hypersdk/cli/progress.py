@@ -39,6 +39,8 @@ MAX_DISK_LINES: Final = 12
 LEASE_WORTH_SHOWING_S: Final = 60.0
 
 ACTIVE: Final = frozenset({Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING})
+STEPS: Final = frozenset({Phase.CONVERTING, Phase.LANDING, Phase.PROVING})
+"""What follows the copy. How far it is in them is not known, so there is no bar."""
 _STYLES: Final = {
     Phase.DONE: "green",
     Phase.FAILED: "red",
@@ -276,6 +278,25 @@ def _total_line(total: QueueProgress, machines: Sequence[ExportProgress], width:
     return _bar_line(Label(total_label(total)), figures, width, "bold")
 
 
+def _after_copy(machine: ExportProgress) -> bool:
+    """Whether the machine is in a step after its copy, or waits for one."""
+    copied = all(disk.phase is Phase.DONE for disk in machine.disks)
+    return machine.phase in STEPS or (machine.phase is Phase.WAITING and copied)
+
+
+def _step_line(machine: ExportProgress, width: int) -> Text:
+    """What is done in the step, in the place of the bar."""
+    style = _STYLES.get(machine.phase, "bold")
+    so_far = f"  {format_duration(machine.elapsed_s)} so far"
+    label_width = _label_width(width, len(Figures(0.0, 0, None, "").text(width)))
+    line = Text.assemble(_label(machine.machine, machine.phase).text(label_width, style), " ", no_wrap=True)
+    note = Text(displayed(clean(machine.note, 200)), style="dim", no_wrap=True)
+    note.truncate(max(width - line.cell_len - len(so_far), 1), overflow="ellipsis", pad=True)
+    line = Text.assemble(line, note, so_far, no_wrap=True)
+    line.truncate(width, overflow="crop")
+    return line
+
+
 def _machine_line(machine: ExportProgress, width: int) -> Text:
     when = f"took {format_duration(machine.elapsed_s)}" if machine.phase in ENDED else _left(machine.eta_s)
     rate = None if machine.phase in ENDED else machine.rate_bytes_s
@@ -286,6 +307,8 @@ def _machine_line(machine: ExportProgress, width: int) -> Text:
 
 def _machine_lines(machine: ExportProgress, width: int, room: int, *, disks: bool) -> list[Text]:
     """A machine, with ``disks`` its disks, and what explains them, in ``room`` lines (at least one)."""
+    if _after_copy(machine):
+        return [_step_line(machine, width)]
     lines = [_machine_line(machine, width)]
     remarks = [_dim(f"  {remark}", width)] if room > 1 and (remark := _remark(machine)) else []
     if machine.phase not in ENDED and disks:
@@ -392,12 +415,16 @@ class Label:
         return line
 
 
+def _label_width(width: int, facts_width: int) -> int:
+    room = width - facts_width - 2
+    return min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL, max(room, 1))
+
+
 def _bar_line(label: Label, figures: Figures, width: int, style: str) -> Text:
     """Label, bar and figures in exactly one line; on a narrow terminal the bar is left out first, then the figures."""
     facts = figures.text(width)
-    room = width - len(facts) - 2
-    label_width = min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL, max(room, 1))
-    bar_width = min(room - label_width, MAX_BAR)
+    label_width = _label_width(width, len(facts))
+    bar_width = min(width - len(facts) - 2 - label_width, MAX_BAR)
     line = label.text(label_width, style)
     if bar_width >= MIN_BAR:
         line = Text.assemble(line, " ", bar(figures.fraction, bar_width, style))

@@ -19,14 +19,22 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("source", "power-off"): "use --power-off",
     ("source", "shutdown"): "use --shutdown",
     ("no_convert", True): "use --no-convert, which lands the guest as it is",
+    ("source_off", True): "use --source-off",
+    ("new_macs", True): "use --new-macs, which gives the landed machine new MAC addresses",
     ("disconnect_source", True): "use --disconnect-source, which disconnects its network cards",
     ("keep_source_running", True): "use --keep-source-running, which gives the landed machine new MAC addresses",
+    (
+        "networks",
+        "TARGET",
+    ): "give each a target: --map 'VM Network=br0' for a bridge, --map 'VM Network=network:default' for"
+    " a network of libvirt",
     ("export_method", "lease"): "use --source lease",
     ("export_method", "auto"): "omit --source",
     ("compress", True): "use --compress",
     ("remove_cdrom", True): "use --remove-cdrom, which ejects ISO images during the export",
     ("resume", False): "omit --resume",
 }
+_NOT_FOR_LANDING: Final = (fix.Discard(), fix.ReplaceFiles(), fix.SetOption("resume", False))
 _LIMITS: Final = {"datastore_min_free": "lower the minimum with --datastore-min-free", "streams": "lower --parallel"}
 
 
@@ -43,6 +51,19 @@ def error_dict(error: HyperSDKError, program: str = "hyper2kvm") -> dict[str, An
     """``error`` as JSON output has it."""
     facts = error.as_dict() | {"next_step": next_step(error, program)}
     return facts | ({"reasons": [error_dict(reason, program) for reason in error.reasons]} if error.reasons else {})
+
+
+def for_landing(error: HyperSDKError) -> HyperSDKError:
+    """``error`` with remedies for `migrate` and `import`: they have no --resume, --discard and --force, since the same
+    command continues."""
+    continued = (fix.Retry() if isinstance(remedy, fix.Resume) else remedy for remedy in error.remedies)
+    error.remedies = tuple(dict.fromkeys(remedy for remedy in continued if remedy not in _NOT_FOR_LANDING)) or (
+        fix.First("empty the folder of the machine"),
+        fix.Retry(),
+    )
+    for reason in error.reasons:
+        for_landing(reason)
+    return error
 
 
 def warning_text(warning: fix.Notice) -> str:

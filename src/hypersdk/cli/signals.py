@@ -25,8 +25,8 @@ WATCHED: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", si
 """The signals, and why they stop a run."""
 
 STOPPING: Final = (
-    "Stopping: written data is kept. Changes at the source are undone, except a temporary snapshot that --resume needs."
-    " Please wait."
+    "Stopping: written data is kept. Changes at the source are undone, except a temporary snapshot that is needed to"
+    " resume. Please wait."
 )
 WARNING: Final = (
     "Still stopping. If it is ended by force, the lease stays open on the server until it times out (usually after five"

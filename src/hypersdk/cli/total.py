@@ -34,10 +34,12 @@ _STAGES: Final = {
 
 class MachinesTotal:
     """The total of machines that this process knows: it is fed with their progress, and its percentage never falls.
-    Once the run is ``stopped`` nothing is left to wait for: machines that wait for their turn will not get it."""
+    Once the run is ``stopped`` nothing is left to wait for: machines that wait for their turn will not get it. Not
+    ``timed``, it has no remaining time: steps follow the copies, and how long they take is not known."""
 
-    def __init__(self, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, stopped: Callable[[], bool] = lambda: False, *, timed: bool = True) -> None:
         self._stopped = stopped
+        self._timed = timed
         self._width = 1
         self._ended: dict[int, int] = {}
         self._latest: QueueProgress | None = None
@@ -46,7 +48,9 @@ class MachinesTotal:
         jobs = [self._job(at, machine) for at, machine in enumerate(machines)]
         self._width = max(self._width, sum(job.stage in (Stage.RUNNING, Stage.BLOCKED) for job in jobs))
         self._latest = never_falling(estimate(jobs, width=self._width), self._latest)
-        return replace(self._latest, rate_bytes_s=None, eta_s=None) if self._stopped() else self._latest
+        if self._stopped():
+            return replace(self._latest, rate_bytes_s=None, eta_s=None)
+        return self._latest if self._timed else replace(self._latest, eta_s=None)
 
     def _job(self, at: int, machine: ExportProgress) -> QueuedJob:
         stage = Stage.BLOCKED if machine.stalled else _STAGES.get(machine.phase, Stage.RUNNING)

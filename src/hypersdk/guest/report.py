@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +54,16 @@ class ConversionEvent:
     kind: EventKind
     text: str
     seconds: float
+
+
+def stages(tell: Callable[[str], None]) -> Callable[[ConversionEvent], None]:
+    """An observer of a conversion that passes on its stages: they last until the next one, and warnings do not."""
+
+    def observe(event: ConversionEvent) -> None:
+        if event.kind is EventKind.STAGE:
+            tell(event.text)
+
+    return observe
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def versions_text(facts: HypervisorFacts) -> str:
 
 def _guests(facts: HypervisorFacts) -> Iterator[DoctorCheck]:
     if facts.accelerated:
-        yield DoctorCheck("acceleration", CheckStatus.OK, "guests run by KVM")
+        yield DoctorCheck("acceleration", CheckStatus.OK, "libvirt offers KVM for guests")
     else:
         switch_on = Advice("Switch virtualization on in the host's firmware; on a virtual host, allow nested ones.")
         yield DoctorCheck("acceleration", CheckStatus.WARN, "no KVM: guests run emulated", (switch_on,))

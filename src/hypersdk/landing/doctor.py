@@ -88,5 +88,8 @@ def _kvm(tools: GuestTools, cancel: CancelToken) -> DoctorCheck:
     found = probe_kvm(tools, cancel=cancel)
     if found.works:
         return DoctorCheck("KVM here", CheckStatus.OK, "conversions run by KVM")
-    emulated = Advice("Conversions and guests here are emulated, many times slower. Check nested virtualization.")
+    emulated = Advice(
+        "Conversions, and guests of libvirt on this machine, are emulated, many times slower. Check nested"
+        " virtualization."
+    )
     return DoctorCheck("KVM here", CheckStatus.WARN, f"it does not work: {found.reason}", (emulated,))

@@ -34,6 +34,7 @@ from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import ExportProgress
 from hypersdk.model.guestplan import GuestPlan, SourceGuest
+from hypersdk.remedies import First, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import exists
 
@@ -41,8 +42,9 @@ SOURCE_NOT_CHECKED: Final = register(
     "source_not_checked",
     "The landed machine would be started with the MAC addresses of its source, and whether that is off the network"
     " cannot be seen without a login.",
-    "Make sure that the source is off or disconnected, then add --source-off. Or add --new-macs, which gives the landed"
-    " machine new MAC addresses.",
+    First("make sure that the source is off or disconnected"),
+    SetOption("source_off", True),
+    SetOption("new_macs", True),
 )
 _FILE, _STAMP = "source_file", "source_stamp"
 """Tags of the manifest."""

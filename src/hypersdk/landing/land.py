@@ -160,7 +160,7 @@ def warnings(plan: GuestPlan) -> list[Notice]:
     """What a user should know of a domain."""
     found = []
     if plan.virt_type == "qemu":
-        found.append(Notice("the target has no KVM: the guest is emulated, which is many times slower"))
+        found.append(Notice("the guest is emulated, not run by KVM, which is many times slower"))
     if plan.tpm:
         found.append(Notice("its TPM is new and empty: what the guest sealed with the old one needs its recovery key"))
     return found

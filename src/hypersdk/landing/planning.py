@@ -20,12 +20,13 @@ from hypersdk.model.guestplan import (
     SourceGuest,
     SourceNic,
 )
+from hypersdk.remedies import SetOption
 from hypersdk.text import clean, is_plain
 
 NETWORK_UNMAPPED: Final = register(
     "network_unmapped",
     "Nothing says to which network of the target the cards of a source network belong.",
-    "Add an entry for each to the network map, like 'VM Network=br0' or 'VM Network=network:default'.",
+    SetOption("networks", "TARGET"),
 )
 BAD_DOMAIN_NAME: Final = register(
     "bad_domain_name",

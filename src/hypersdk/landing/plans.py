@@ -45,13 +45,18 @@ class MigrationPlan:
         """The machine's name."""
         return self.machine.name
 
+    @property
+    def source_runs_on(self) -> bool:
+        """Whether the source runs on, on its network, and the landed machine is not started for that reason."""
+        return self.fence is Fence.NOT_STARTED and self.machine.power is Power.ON
+
     def warnings(self) -> Iterator[Notice]:
         """What a user should know before it begins."""
         if self.export is not None:
             yield from self.export.warnings
-        if self.fence is Fence.NOT_STARTED and self.machine.power is Power.ON:
+        if self.source_runs_on:
             yield Notice("it runs on: what it writes after the export is not in the landed machine")
-        if self.fence is Fence.NEW_ADDRESSES:
+        if self.fence is Fence.NEW_ADDRESSES and self.machine.power is Power.ON:
             yield Notice("it runs on beside the landed machine, which has new MAC addresses")
         if self.earlier is Earlier.OUTDATED:
             yield Notice("it may have run since its last export, which is replaced")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, NotRestored, Refused, register
+from hypersdk.guest.report import stages
 from hypersdk.guest.tools import GuestTools
 from hypersdk.kvm.capabilities import HypervisorFacts
 from hypersdk.kvm.connection import Connection, open_connection
@@ -194,7 +195,7 @@ class _Steps:
                 options.request_for(guest),
                 self._turn.tools,
                 cancel=self._cancel,
-                on_event=lambda event: self._notify(Phase.CONVERTING, event.text),
+                on_event=stages(lambda stage: self._notify(Phase.CONVERTING, stage)),
                 space=self._turn.space,
                 as_written=as_written,
             )
