@@ -30,7 +30,9 @@ is a flag of `hyper2kvm`, a field of a job, and could be a button. New kinds may
 """
 
 
-_EXPORTING: Final = frozenset({"errors", "formats", "transfer", "kvm", "net", "vsphere", "migration"})
+_EXPORTING: Final = frozenset(
+    {"errors", "formats", "transfer", "kvm", "guest", "net", "vsphere", "migration", "landing"}
+)
 
 
 def load_all() -> None:

@@ -34,7 +34,12 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("remove_cdrom", True): "use --remove-cdrom, which ejects ISO images during the export",
     ("resume", False): "omit --resume",
 }
-_NOT_FOR_LANDING: Final = (fix.Discard(), fix.ReplaceFiles(), fix.SetOption("resume", False))
+_NOT_FOR_LANDING: Final = (
+    fix.Discard(),
+    fix.ReplaceFiles(),
+    fix.SetOption("resume", False),
+    fix.SetOption("format", "qcow2"),
+)
 _LIMITS: Final = {"datastore_min_free": "lower the minimum with --datastore-min-free", "streams": "lower --parallel"}
 
 
@@ -54,7 +59,7 @@ def error_dict(error: HyperSDKError, program: str = "hyper2kvm") -> dict[str, An
 
 
 def for_landing(error: HyperSDKError) -> HyperSDKError:
-    """``error`` with remedies for `migrate` and `import`: they have no --resume, --discard and --force, since the same
+    """``error`` with remedies for `migrate` and `import`: they have no --resume, --discard, --force and --format, since the same
     command continues."""
     continued = (fix.Retry() if isinstance(remedy, fix.Resume) else remedy for remedy in error.remedies)
     error.remedies = tuple(dict.fromkeys(remedy for remedy in continued if remedy not in _NOT_FOR_LANDING)) or (
