@@ -59,8 +59,8 @@ def error_dict(error: HyperSDKError, program: str = "hyper2kvm") -> dict[str, An
 
 
 def for_landing(error: HyperSDKError) -> HyperSDKError:
-    """``error`` with remedies for `migrate` and `import`: they have no --resume, --discard, --force and --format, since the same
-    command continues."""
+    """``error`` with remedies for `migrate` and `import`: they have no --resume, --discard, --force and --format, since
+    the same command continues."""
     continued = (fix.Retry() if isinstance(remedy, fix.Resume) else remedy for remedy in error.remedies)
     error.remedies = tuple(dict.fromkeys(remedy for remedy in continued if remedy not in _NOT_FOR_LANDING)) or (
         fix.First("empty the folder of the machine"),
