@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from hypersdk.guest.domainxml import disk_letters, domain_xml
+from hypersdk.guest.domainxml import domain_xml
 from hypersdk.model import Firmware
 from tests.support.guestrequests import source_disk, source_guest
 from tests.support.tools import run_tool
@@ -44,7 +44,3 @@ def test_disks_are_named_as_the_guest_saw_them() -> None:
 def test_any_name_makes_a_document(name: str) -> None:
     xml = etree.fromstring(domain_xml(source_guest(source_disk(Path("/d")), name=name)))
     assert xml.findtext("name")
-
-
-def test_letters_of_many_disks() -> None:
-    assert [disk_letters(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["a", "z", "aa", "az", "ba", "zz", "aaa"]

@@ -14,7 +14,7 @@ from hypersdk.guest import failures
 from hypersdk.guest.failures import failure
 from hypersdk.guest.findings import HAS_VIRTIO, drivers_of, read_facts, system_of
 from hypersdk.guest.messages import MAX_KEPT, MAX_TEXT, MessageReader
-from hypersdk.guest.report import ConversionEvent, EventKind, Stage, stages
+from hypersdk.guest.report import ConversionEvent, EventKind, stages
 from hypersdk.model.guestplan import DiskBus, NicModel
 
 
@@ -32,16 +32,18 @@ def test_a_warning_does_not_take_the_place_of_the_stage() -> None:
 
 
 def test_stages_have_times_and_no_percentage() -> None:
-    times: Iterator[float] = iter([0.0, 1.0, 3.0, 3.5, 9.0])
+    times: Iterator[float] = iter([0.0, 1.0, 3.0, 3.5])
     events: list[ConversionEvent] = []
     reader = MessageReader(events.append, clock=lambda: next(times))
     reader.read(message("message", "Setting up the source: -i libvirtxml /tmp/x/source.xml"))
     reader.read(message("message", "Opening the  source\n"))
     reader.read(message("warning", "something\x1b[31m"))
-    assert reader.stages() == (Stage("Setting up the source", 1.0, 2.0), Stage("Opening the source", 3.0, 6.0))
     assert reader.warnings == ("something\\x1b[31m",)
-    assert [event.kind for event in events] == [EventKind.STAGE, EventKind.STAGE, EventKind.WARNING]
-    assert events[1].seconds == 3.0
+    assert events == [
+        ConversionEvent(EventKind.STAGE, "Setting up the source", 1.0),
+        ConversionEvent(EventKind.STAGE, "Opening the source", 3.0),
+        ConversionEvent(EventKind.WARNING, "something\\x1b[31m", 3.5),
+    ]
 
 
 @given(st.binary(max_size=300))
@@ -60,11 +62,12 @@ def test_what_is_no_message_is_ignored(line: bytes) -> None:
 
 
 def test_messages_are_bounded() -> None:
-    reader = MessageReader()
+    events: list[ConversionEvent] = []
+    reader = MessageReader(events.append)
     for index in range(2 * MAX_KEPT):
         for kind in ("message", "warning", "info", "error"):
             reader.read(message(kind, f"{index} {'x' * 5000}"))
-    assert len(reader.stages()) == len(reader.warnings) == len(reader.infos) == len(reader.errors) == MAX_KEPT
+    assert len(events) / 3 == len(reader.warnings) == len(reader.infos) == len(reader.errors) == MAX_KEPT
     assert max(map(len, reader.warnings)) == MAX_TEXT
 
 
@@ -73,7 +76,6 @@ KNOWN = [
     (failures.NO_SYSTEM, "inspection could not detect the source guest (or physical machine) operating system."),
     (failures.NOT_INSTALLED, "libguestfs thinks this is not an installed operating system (it might be an installer)"),
     (failures.MULTI_BOOT, "multi-boot operating systems are not supported by virt-v2v. Use the --root option"),
-    (failures.NO_SUCH_ROOT, "root device /dev/sdb9 not found.  Roots found were: /dev/sda1"),
     (failures.HIBERNATED, "unable to mount the disk image for writing. ... Windows Hibernation or Fast Restart"),
     (failures.HIBERNATED, "filesystem was mounted read-only, even though we asked for it to be mounted read-write."),
     (failures.DAMAGED, "detected errors on the XFS filesystem on /dev/sda2"),

@@ -221,7 +221,10 @@ def test_the_folder_of_libguestfs_sockets_is_removed(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "console.sock").touch()
     program = script(
-        tmp_path / "program", f'(exec -a "qemu path={own}/console.sock" sleep 600) & echo x >/dev/fd/"$1"; wait'
+        tmp_path / "program",
+        f'(exec -a "qemu path={own}/console.sock" sleep 600) &\n'
+        "until grep -q console.sock /proc/$!/cmdline; do :; done\n"
+        'echo x >/dev/fd/"$1"; wait',
     )
     program.write_text(program.read_text().replace("#!/bin/sh", "#!/bin/bash"))
     with private_folder() as private, pytest.raises(Cancelled):

@@ -47,7 +47,7 @@ def test_one_on_path_comes_first(tmp_path: Path) -> None:
 def test_what_is_missing_comes_with_its_install_command(family: Family, command: str) -> None:
     paths = {program.name: f"/usr/bin/{program.name}" for program in PROGRAMS}
     del paths["guestfish"], paths[IN_PLACE]
-    tools = GuestTools(paths, None, None, Distribution("x", "x", family))
+    tools = GuestTools(paths, None, None, Distribution(family))
     assert tools.install_command() == command
     with pytest.raises(Refused, match="'guestfish' is not installed") as caught:
         tools.path("guestfish")
@@ -56,7 +56,7 @@ def test_what_is_missing_comes_with_its_install_command(family: Family, command:
 
 
 def test_an_unknown_distribution_has_no_command() -> None:
-    tools = GuestTools({}, None, None, Distribution("x", "x", None))
+    tools = GuestTools({}, None, None, Distribution(None))
     assert tools.install_command() is None
     with pytest.raises(Refused) as caught:
         tools.path(IN_PLACE)

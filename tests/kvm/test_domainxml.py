@@ -11,8 +11,7 @@ from lxml import etree
 
 from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.connection import open_connection
-from hypersdk.kvm.domainxml import METADATA, SPARE_PORTS, Origin, domain_xml, landing_of, letters
-from hypersdk.kvm.osinfo import os_uri
+from hypersdk.kvm.domainxml import METADATA, SPARE_PORTS, Origin, domain_xml, landing_of
 from hypersdk.model import Firmware
 from hypersdk.model.guestplan import DiskBus, GuestDisk, GuestNic, GuestPlan, NicModel
 from hypersdk.transfer.cancel import CancelToken
@@ -140,27 +139,3 @@ def test_hostile_texts_stay_texts() -> None:
 def test_a_foreign_domain_is_not_ours() -> None:
     assert landing_of("<domain><metadata><x:landing xmlns:x='urn:other' id='1'/></metadata></domain>") is None
     assert landing_of(f"<domain><metadata><x:landing xmlns:x='{METADATA}' id='1'/></metadata></domain>") == "1"
-
-
-def test_names_of_devices() -> None:
-    assert [letters(number) for number in (0, 25, 26, 27, 51, 52, 701, 702)] == [
-        "a", "z", "aa", "ab", "az", "ba", "zz", "aaa"
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("short", "uri"),
-    [
-        ("debian12", "http://debian.org/debian/12"),
-        ("rhel9.4", "http://redhat.com/rhel/9.4"),
-        ("ubuntu22.04", "http://ubuntu.com/ubuntu/22.04"),
-        ("win2k12r2", "http://microsoft.com/win/2k12r2"),
-        ("centos-stream9", "http://centos.org/centos-stream/9"),
-        ("sle15", None),
-        ("debian12'/>", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_identifiers_of_libosinfo(short: str | None, uri: str | None) -> None:
-    assert os_uri(short) == uri

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from hypersdk.errors import TargetError
 from hypersdk.kvm.proofxml import ProofDomain, nvram_holder, proof_domain
 
 DOMAINS = sorted((Path(__file__).parent / "domains").glob("*.xml"))
@@ -89,5 +90,5 @@ def test_the_holder_of_an_nvram() -> None:
 
 @pytest.mark.parametrize("text", ["", "<domain/>", "<domain><devices/></domain>", "<network/>", "<domain"])
 def test_what_is_no_domain(text: str) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+    with pytest.raises(TargetError, match="libvirt's answer"):
         proof(text)

@@ -17,8 +17,9 @@ from lxml import etree
 
 from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, IntegrityError, NotRestored, Refused, TargetError
 from hypersdk.kvm import imagefile
+from hypersdk.kvm.define import domain_text
 from hypersdk.landing import disks as landing_disks
-from hypersdk.landing.land import landed_xml, start_landed, undo_landing
+from hypersdk.landing.land import start_landed, undo_landing
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.record import LandingFile, StepState, read_landing
 from hypersdk.landing.verifying import verify_export
@@ -106,7 +107,7 @@ def test_a_guest_is_landed_where_its_images_lie_and_boots(
     assert domain.find("devices/interface/mac").get("address") == "00:50:56:00:00:01"
     log = guest_folder / "serial.log"
     with lander.connected() as (connection, _), held_folder(export) as held:
-        text = landed_xml(connection, landed).replace(
+        text = domain_text(connection, landed.uuid).replace(
             "<serial type='pty'>", f"<serial type='file'><source path='{log}'/>"
         )
         connection.call("cannot redefine", lambda raw: raw.defineXML(text) and None)

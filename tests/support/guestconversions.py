@@ -69,11 +69,8 @@ class MarkingConverter:
             system=GuestSystem("linux", "debian", "Debian 12", "debian12", "x86_64"),
             drivers=DRIVERS,
             warnings=(WARNING,),
-            stages=(),
-            seconds=1.0,
-            accelerated=False,
             log=log,
-            versions={"virt-v2v": "2.2.0"},
+            version="2.2.0",
         )
 
 

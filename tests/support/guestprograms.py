@@ -8,7 +8,7 @@ from pathlib import Path
 from hypersdk.guest.distribution import Distribution, Family
 from hypersdk.guest.tools import GuestTools, find_tools
 
-DEBIAN = Distribution("Debian GNU/Linux 12 (bookworm)", "debian", Family.DEBIAN)
+DEBIAN = Distribution(Family.DEBIAN)
 FEATURES = "virt-v2v-in-place virt-v2v-in-place-2.0 in-place mac-option mac-ip-option input:libvirtxml convert:linux"
 HELP = """
   -i <disk|libvirt|libvirtxml|ova|vmx>

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Final
 
 from hypersdk.kvm.capabilities import PC, Q35, HypervisorFacts
-from hypersdk.units import GiB
 
 KVM_FACTS: Final = HypervisorFacts(
     hostname="kvm1.example.com",
@@ -14,7 +13,6 @@ KVM_FACTS: Final = HypervisorFacts(
     libvirt_version=(9, 0, 0),
     qemu_version=(7, 2, 0),
     max_cpus=288,
-    memory_bytes=64 * GiB,
     machine_types=frozenset({PC, Q35}),
     cpu_modes=frozenset({"host-passthrough", "host-model", "maximum", "custom"}),
     video_models=frozenset({"vga", "virtio", "qxl"}),

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import UsageError
-from hypersdk.guest.domainxml import disk_letters, domain_xml
+from hypersdk.guest.domainxml import domain_xml
 from hypersdk.guest.request import ANY_DEVICE, ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import V2V
-from hypersdk.model.guestplan import SourceDisk
+from hypersdk.model.guestplan import SourceDisk, disk_letters
 from hypersdk.text import is_plain
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import MiB
@@ -24,7 +24,6 @@ _MAX_KEY: Final = 8 * MiB
 _MAX_PARTITIONS: Final = 15
 _MAC: Final = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _DEVICE: Final = re.compile(r"/dev/[\w/.+-]{1,200}|[0-9a-fA-F-]{36}|all")
-_ROOT: Final = re.compile(r"first|single|/dev/[\w/.+-]{1,200}")
 CUSTOMIZATIONS: Final = frozenset({
     "chmod", "chown", "copy", "copy-in", "delete", "edit", "firstboot", "firstboot-command", "firstboot-install",
     "hostname", "install", "link", "mkdir", "move", "run", "run-command", "ssh-inject", "tar-in", "timezone", "touch",
@@ -47,10 +46,6 @@ def _options(request: ConversionRequest) -> Iterator[str]:
         yield "--key"
     if request.static_addresses:
         yield "--mac"
-    if request.appliance_memory_bytes is not None:
-        yield "--memsize"
-    if request.appliance_vcpus is not None:
-        yield "--smp"
     yield from (f"--{customization.operation}" for customization in request.customizations)
 
 
@@ -68,8 +63,6 @@ def _check_values(request: ConversionRequest) -> None:
             if item.operation not in CUSTOMIZATIONS
         ),
     ]
-    if request.root is not None and not _ROOT.fullmatch(request.root):
-        wrong.append(f"'{request.root}' is not a root device")
     if not request.guest.disks:
         wrong.append("the guest has no disks")
     if wrong:
@@ -85,17 +78,13 @@ def arguments_of(request: ConversionRequest, private: Path) -> Sequence[str]:
     source = private / "source.xml"
     disks = tuple(_nameable(disk, private / f"disk{index}") for index, disk in enumerate(request.guest.disks))
     _write_private(source, domain_xml(replace(request.guest, disks=disks)))
-    found = ["--root", request.root or "single"]
+    found = ["--root", "single"]
     for index, key in enumerate(request.keys):
         file = _key_file(key, private / f"key{index}")
         for device in _devices(key, len(request.guest.disks)):
             found += ["--key", f"{device}:file:{file}"]
     for address in request.static_addresses:
         found += ["--mac", f"{address.mac}:ip:{_address_fields(address)}"]
-    if request.appliance_memory_bytes is not None:
-        found += ["--memsize", str(request.appliance_memory_bytes // MiB)]
-    if request.appliance_vcpus is not None:
-        found += ["--smp", str(request.appliance_vcpus)]
     for customization in request.customizations:
         found += _customization(customization)
     return [*found, "-i", "libvirtxml", str(source)]

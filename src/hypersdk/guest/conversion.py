@@ -62,7 +62,7 @@ def convert_in_place(
         )
     if status != 0:
         raise failure(messages.errors, log, status)
-    report = _report(v2v, messages, log, accelerated)
+    report = _report(v2v, messages, log)
     _require_virtio(request, report, tools)
     if not _lacks_fallback(request, messages):
         return report
@@ -71,7 +71,7 @@ def convert_in_place(
         request.guest.disks, report.system, tools,
         log=log, accelerated=accelerated, cancel=cancel, environ=environ,
     )  # fmt: skip
-    return replace(report, fallback_loader=loader, stages=messages.stages(), seconds=messages.elapsed_s())
+    return replace(report, fallback_loader=loader)
 
 
 def _lacks_fallback(request: ConversionRequest, messages: MessageReader) -> bool:
@@ -101,15 +101,12 @@ def _require_virtio(request: ConversionRequest, report: ConversionReport, tools:
     )  # fmt: skip
 
 
-def _report(v2v: V2V, messages: MessageReader, log: Path, accelerated: bool) -> ConversionReport:
+def _report(v2v: V2V, messages: MessageReader, log: Path) -> ConversionReport:
     facts = read_facts(log)
     return ConversionReport(
         system=system_of(facts),
         drivers=drivers_of(facts, messages.infos),
         warnings=messages.warnings,
-        stages=messages.stages(),
-        seconds=messages.elapsed_s(),
-        accelerated=accelerated,
         log=log,
-        versions={"virt-v2v": v2v.version},
+        version=v2v.version,
     )

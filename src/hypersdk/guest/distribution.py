@@ -31,10 +31,8 @@ _IDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """``name`` is for users; ``family`` None where it is none of those that we know. ``id`` as in os-release."""
+    """``family`` is None where it is none of those that we know."""
 
-    name: str
-    id: str
     family: Family | None
 
     def install_command(self, packages: Iterable[Mapping[Family, str]]) -> str | None:
@@ -46,10 +44,8 @@ class Distribution:
 
 def of_release(facts: Mapping[str, str]) -> Distribution:
     """From the variables of os-release. ``ID_LIKE`` names the relatives, nearest first."""
-    own = facts.get("ID", "")
-    relatives = [own, *facts.get("ID_LIKE", "").split()]
-    family = next((_IDS[name] for name in relatives if name in _IDS), None)
-    return Distribution(facts.get("PRETTY_NAME") or facts.get("NAME") or own or "this system", own, family)
+    relatives = [facts.get("ID", ""), *facts.get("ID_LIKE", "").split()]
+    return Distribution(next((_IDS[name] for name in relatives if name in _IDS), None))
 
 
 def this_distribution() -> Distribution:

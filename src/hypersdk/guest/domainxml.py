@@ -12,7 +12,7 @@ from typing import Final
 from lxml import etree
 
 from hypersdk.model import Firmware
-from hypersdk.model.guestplan import SourceDisk, SourceGuest, SourceNic
+from hypersdk.model.guestplan import SourceDisk, SourceGuest, SourceNic, disk_letters
 from hypersdk.text import clean
 from hypersdk.transfer.files import shown_path
 from hypersdk.units import KiB
@@ -61,16 +61,6 @@ def _add_nic(devices: etree._Element, nic: SourceNic) -> None:
         etree.SubElement(element, "mac", address=nic.mac)
     etree.SubElement(element, "source", network=clean(nic.network, 200) or "default")
     etree.SubElement(element, "model", type=nic.adapter or "vmxnet3")
-
-
-def disk_letters(index: int) -> str:
-    """``a`` ... ``z``, ``aa`` ...: the names of SCSI disks in Linux."""
-    letters = ""
-    while index >= 0:
-        index, letter = divmod(index, 26)
-        letters = chr(ord("a") + letter) + letters
-        index -= 1
-    return letters
 
 
 def _text(parent: etree._Element, tag: str, text: str) -> etree._Element:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import register
-from hypersdk.guest.faults import ConversionError
-from hypersdk.remedies import First, Retry
+from hypersdk.guest.faults import NOT_CONVERTED, ConversionError
+from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.text import clean
 
 MAX_TAIL: Final = 64 * 1024
@@ -24,12 +24,12 @@ NO_SYSTEM: Final = register(
     "guest_not_recognized",
     "No operating system was found on the disks.",
     "Check that all disks of the machine were exported, the one with the system among them.",
-    "A machine without an operating system that virt-v2v knows can be landed without conversion.",
+    NOT_CONVERTED,
 )
 NOT_INSTALLED: Final = register(
     "guest_not_installed",
     "The disks hold an installer or a live system, not an installed operating system.",
-    "Land the machine without conversion.",
+    NOT_CONVERTED,
 )
 KEY_NEEDED: Final = register(
     "guest_key_needed",
@@ -40,14 +40,8 @@ KEY_NEEDED: Final = register(
 MULTI_BOOT: Final = register(
     "guest_multi_boot",
     "The disks hold more than one operating system.",
-    First("choose the root device of the system that is to be converted"),
-    Retry(),
-)
-NO_SUCH_ROOT: Final = register(
-    "guest_root_not_found",
-    "The root device that was chosen does not hold an operating system.",
-    First("choose one of the devices that the message lists"),
-    Retry(),
+    "Leave out the disk with the other system, and export the machine again.",
+    NOT_CONVERTED,
 )
 HIBERNATED: Final = register(
     "guest_hibernated",
@@ -63,13 +57,13 @@ DAMAGED: Final = register(
 UNSUPPORTED: Final = register(
     "guest_unsupported",
     "virt-v2v cannot convert this operating system.",
-    "Land the machine without conversion if it has virtio drivers, or use SATA disks and e1000e network cards.",
+    NOT_CONVERTED,
 )
 NO_BOOT_LOADER: Final = register(
     "guest_no_boot_loader",
     "No boot loader configuration that virt-v2v understands was found in the guest.",
     "Check that the disk with /boot was exported, and that its boot loader is GRUB.",
-    "A Linux guest whose initramfs has the virtio drivers can be landed without conversion.",
+    NOT_CONVERTED,
 )
 NO_KERNEL: Final = register(
     "guest_no_kernel",
@@ -98,7 +92,7 @@ NO_VIRTIO_WIN: Final = register(
     "SATA disks.",
     First("install the package virtio-win, or set VIRTIO_WIN to the ISO image of the virtio-win project"),
     Retry(),
-    "The guest can also be landed with SATA disks and an e1000e network card: allow it in the request.",
+    SetOption("disk_bus", "sata"),
 )
 HOST_KERNEL: Final = register(
     "appliance_kernel_unreadable",
@@ -149,7 +143,6 @@ _MESSAGES: Final = (
     _known(NOT_INSTALLED, r"not an installed operating system"),
     _known(NO_SYSTEM, r"inspection could not detect", r"no root device found", r"no operating system was found"),
     _known(MULTI_BOOT, r"multi-boot operating systems are not supported"),
-    _known(NO_SUCH_ROOT, r"root device .* not found"),
     _known(HIBERNATED, r"Hibernation or Fast Restart", r"mounted read-only, even though", r"unsafe state.*Windows"),
     _known(DAMAGED, r"detected errors on the", r"fsck.*(?:failed|errors)", r"structure needs cleaning"),
     _known(UNSUPPORTED, r"unable to convert this guest type"),

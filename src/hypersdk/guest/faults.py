@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, register
-from hypersdk.remedies import Advice, Retry
+from hypersdk.remedies import Advice, Retry, SetOption
+
+NOT_CONVERTED: Final = SetOption("no_convert", True)
 
 TOOL_MISSING: Final = register(
     "guest_tool_missing",

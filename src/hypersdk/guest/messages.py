@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from hypersdk.guest.report import ConversionEvent, EventKind, Stage
+from hypersdk.guest.report import ConversionEvent, EventKind
 from hypersdk.text import clean
 
 MAX_TEXT: Final = 2000
 """In characters; a longer text is cut."""
 MAX_KEPT: Final = 200
-"""Of each kind; later ones are counted as lost by the log alone."""
+"""Of each kind; later ones are in the log alone."""
 _ARGUMENTS: Final = ": -i libvirtxml "
 """Ends the text of the first stage; what follows is a temporary file."""
 _KINDS: Final = {"message": EventKind.STAGE, "warning": EventKind.WARNING, "info": EventKind.INFO}
@@ -75,11 +75,3 @@ class MessageReader:
     def infos(self) -> tuple[str, ...]:
         """The texts, in order."""
         return tuple(event.text for event in self._kept[EventKind.INFO])
-
-    def stages(self) -> tuple[Stage, ...]:
-        """Each ends where the next begins, the last one now."""
-        begun = self._kept[EventKind.STAGE]
-        ends = [event.seconds for event in begun[1:]] + [self.elapsed_s()]
-        return tuple(
-            Stage(event.text, event.seconds, end - event.seconds) for event, end in zip(begun, ends, strict=False)
-        )

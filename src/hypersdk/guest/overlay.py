@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,14 +21,6 @@ OVERLAY_FAILED: Final = register(
     "Check that no other program uses the image, and that its folder is writable and has free space.",
 )
 _LOOK_S: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class OverlaySize:
-    """``capacity_bytes`` is the guest's; ``allocated_bytes`` what the overlay's own file takes on the file system."""
-
-    capacity_bytes: int
-    allocated_bytes: int
 
 
 def create_overlay(
@@ -49,9 +40,7 @@ def create_overlay(
         raise
 
 
-def commit_overlay(
-    tools: GuestTools, overlay: Path, base: Path, base_format: str, cancel: CancelToken | None = None
-) -> None:
+def commit_overlay(tools: GuestTools, overlay: Path, base: Path, base_format: str) -> None:
     """Writes the changes in ``overlay`` into ``base``, the image below. Idempotent: after a crash it is done again. The
     overlay stays, with its content. Raises TargetError.
 
@@ -61,7 +50,7 @@ def commit_overlay(
     image = {"driver": OVERLAY_FORMAT, "file": _file(overlay), "backing": _alone(base, base_format)}
     _run(
         tools, "commit", "-q", "-d", f"json:{json.dumps(image, ensure_ascii=False)}",
-        doing=f"committing {overlay.name}", path=overlay, cancel=cancel,
+        doing=f"committing {overlay.name}", path=overlay,
     )  # fmt: skip
 
 
@@ -81,14 +70,13 @@ def remove_overlay(overlay: Path) -> None:
         overlay.unlink(missing_ok=True)
 
 
-def overlay_size(tools: GuestTools, overlay: Path) -> OverlaySize:
-    """Fails while another program writes to the image. Raises TargetError."""
+def overlay_bytes(tools: GuestTools, overlay: Path) -> int:
+    """What its file takes on the file system. Fails while another program writes to the image. Raises TargetError."""
     output = _run(
         tools, "info", "--output=json", "-f", OVERLAY_FORMAT, _path(overlay),
-        doing=f"reading {overlay.name}", path=overlay, cancel=None,
+        doing=f"reading {overlay.name}", path=overlay,
     )  # fmt: skip
-    facts: dict[str, Any] = json.loads(output)
-    return OverlaySize(int(facts["virtual-size"]), int(facts["actual-size"]))
+    return int(json.loads(output)["actual-size"])
 
 
 def _path(path: Path) -> str:
@@ -96,7 +84,7 @@ def _path(path: Path) -> str:
     return str(shown_path(path.absolute()))
 
 
-def _run(tools: GuestTools, *arguments: str, doing: str, path: Path, cancel: CancelToken | None) -> bytes:
+def _run(tools: GuestTools, *arguments: str, doing: str, path: Path, cancel: CancelToken | None = None) -> bytes:
     """qemu-img leaves no process behind. When cancelled it is ended, and Cancelled is raised."""
     command = [tools.path(QEMU_IMG), *arguments]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -26,16 +26,6 @@ class GuestSystem:
     major: int | None = None
     minor: int | None = None
     root: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage, in virt-v2v's words. ``started_s`` is since the start of the conversion; ``seconds`` how long it
-    took."""
-
-    text: str
-    started_s: float
-    seconds: float
 
 
 class EventKind(StrEnum):
@@ -71,15 +61,12 @@ class ConversionReport:
     """A guest that was converted, and the ``drivers`` that it has now.
 
     ``fallback_loader`` is the loader that was copied to where new firmware looks for one, None where none had to be.
-    ``accelerated``: KVM was used. ``log`` is virt-v2v's whole output; ``versions`` those of the programs.
+    ``log`` is virt-v2v's whole output; ``version`` that of virt-v2v.
     """
 
     system: GuestSystem
     drivers: GuestDrivers
     warnings: tuple[str, ...]
-    stages: tuple[Stage, ...]
-    seconds: float
-    accelerated: bool
     log: Path
+    version: str
     fallback_loader: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)

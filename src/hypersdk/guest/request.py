@@ -59,19 +59,15 @@ class Customization:
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest:
-    """``guest`` is the source, its disks with the files that are to be changed in place: overlays. ``root`` chooses one
-    of several operating systems (``first``, ``/dev/sda2``); None refuses such guests.
+    """``guest`` is the source, its disks with the files that are to be changed in place: overlays.
 
     ``require_virtio``: end with ``no_virtio_win`` where virt-v2v could not install virtio drivers; None means for
-    Windows only. ``appliance_memory_bytes`` and ``appliance_vcpus`` are for the appliance, not for the guest.
+    Windows only.
     """
 
     guest: SourceGuest
     keys: tuple[DiskKey, ...] = ()
     static_addresses: tuple[StaticAddress, ...] = ()
     customizations: tuple[Customization, ...] = ()
-    root: str | None = None
     require_virtio: bool | None = None
     acceleration: Acceleration = Acceleration.AUTO
-    appliance_memory_bytes: int | None = None
-    appliance_vcpus: int | None = None

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lxml import etree
-
-from hypersdk.errors import Refused, TargetError, register
+from hypersdk.errors import Refused, register
 from hypersdk.kvm.connection import Connection
-from hypersdk.kvm.library import LIBVIRT_FAILED
-from hypersdk.units import KiB
+from hypersdk.kvm.document import parsed
 
 NO_KVM: Final = register(
     "no_kvm",
@@ -41,7 +38,6 @@ class HypervisorFacts:
     libvirt_version: tuple[int, int, int]
     qemu_version: tuple[int, int, int]
     max_cpus: int
-    memory_bytes: int
     machine_types: frozenset[str]
     cpu_modes: frozenset[str]
     video_models: frozenset[str]
@@ -61,12 +57,11 @@ def read_facts(connection: Connection, *, accelerated: bool | None = None) -> Hy
 
     Raises Refused ``no_kvm``, ``wrong_architecture``, and the errors of a connection.
     """
-    host = _parsed(connection.call("cannot read the host's capabilities", lambda raw: raw.getCapabilities()))
+    host = parsed(connection.call("cannot read the host's capabilities", lambda raw: raw.getCapabilities()))
     versions = connection.call("cannot read versions", lambda raw: (raw.getLibVersion(), raw.getVersion()))
     hostname = connection.call("cannot read the host's name", lambda raw: raw.getHostname())
-    memory_bytes = connection.call("cannot read the host's memory", lambda raw: raw.getInfo()[1]) * KiB * KiB
     if connection.address.simulated:
-        return _of_test_driver(hostname, versions, memory_bytes)
+        return _of_test_driver(hostname, versions)
     domain, virt_type = _domain_capabilities(connection, host, accelerated)
     return HypervisorFacts(
         hostname=hostname,
@@ -74,7 +69,6 @@ def read_facts(connection: Connection, *, accelerated: bool | None = None) -> Hy
         libvirt_version=_version(versions[0]),
         qemu_version=_version(versions[1]),
         max_cpus=int(domain.xpath("number(vcpu/@max)") or 1),
-        memory_bytes=memory_bytes,
         machine_types=_machine_types(host),
         cpu_modes=frozenset(
             str(mode.get("name")) for mode in domain.iterfind("cpu/mode") if mode.get("supported") == "yes"
@@ -98,10 +92,10 @@ def _domain_capabilities(connection: Connection, host: Any, accelerated: bool | 
         "cannot read what the hypervisor supports",
         lambda raw: raw.getDomainCapabilities(None, ARCHITECTURE, Q35, virt_type, 0),
     )
-    return _parsed(text), virt_type
+    return parsed(text), virt_type
 
 
-def _of_test_driver(hostname: str, versions: Sequence[int], memory_bytes: int) -> HypervisorFacts:
+def _of_test_driver(hostname: str, versions: Sequence[int]) -> HypervisorFacts:
     """libvirt's test driver has no domain capabilities."""
     return HypervisorFacts(
         hostname=hostname,
@@ -109,7 +103,6 @@ def _of_test_driver(hostname: str, versions: Sequence[int], memory_bytes: int) -
         libvirt_version=_version(versions[0]),
         qemu_version=_version(versions[1]),
         max_cpus=32,
-        memory_bytes=memory_bytes,
         machine_types=frozenset({Q35, PC}),
         cpu_modes=frozenset(),
         video_models=frozenset({"vga"}),
@@ -118,14 +111,6 @@ def _of_test_driver(hostname: str, versions: Sequence[int], memory_bytes: int) -
         tpm=False,
         runs_as=None,
     )
-
-
-def _parsed(text: str) -> Any:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
-    try:
-        return etree.fromstring(text.encode(), parser)
-    except etree.XMLSyntaxError as error:
-        raise TargetError("libvirt's answer is not XML", code=LIBVIRT_FAILED) from error
 
 
 def _values(domain: Any, path: str, name: str) -> frozenset[str]:

@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from lxml import etree
-
 from hypersdk.errors import LookupFailed, Refused, register
 from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.document import parsed
 from hypersdk.kvm.domainxml import landing_of
 from hypersdk.kvm.library import libvirt
 from hypersdk.remedies import First, Retry
@@ -41,12 +40,10 @@ def is_ours(connection: Connection, uuid: str, landing: str) -> bool:
     return text is not None and landing_of(text) == landing
 
 
-def domain_text(connection: Connection, uuid: str) -> str | None:
-    """The domain's definition, as it is for its next start; None where it does not exist."""
-    module = libvirt()
-    return _of_domain(
-        connection, uuid, "cannot read the domain", lambda domain: str(domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE))
-    )
+def domain_text(connection: Connection, uuid: str) -> str:
+    """The domain's definition, as it is for its next start. Raises LookupFailed where it does not exist."""
+    flags = libvirt().VIR_DOMAIN_XML_INACTIVE
+    return connection.call("cannot read the domain", lambda raw: str(raw.lookupByUUIDString(uuid).XMLDesc(flags)))
 
 
 def set_autostart(connection: Connection, uuid: str) -> None:
@@ -85,12 +82,15 @@ def remove_domain(connection: Connection, uuid: str, landing: str) -> None:
 
     Raises Refused ``domain_runs``.
     """
-    text = domain_text(connection, uuid)
-    if text is None or landing_of(text) != landing:
+    try:
+        text = domain_text(connection, uuid)
+    except LookupFailed:
+        return
+    if landing_of(text) != landing:
         return
     running = _of_domain(connection, uuid, "cannot read the domain's state", lambda domain: bool(domain.isActive()))
     if running:
-        name = etree.fromstring(text.encode()).findtext("name")
+        name = parsed(text).findtext("name")
         raise Refused(f"the domain '{name}' is running", code=DOMAIN_RUNS, name=name)
     _of_domain(connection, uuid, "cannot undefine the domain", _undefine)
     _remove_variables(connection, text)
@@ -114,7 +114,7 @@ def _undefine(domain: Any) -> None:
 
 def _remove_variables(connection: Connection, text: str) -> None:
     """libvirt looks for the variables by the domain's name: after a rename they would stay."""
-    path = etree.fromstring(text.encode()).findtext("os/nvram")
+    path = parsed(text).findtext("os/nvram")
     if path and connection.address.is_local:
         with suppress(OSError):  # gone with the domain, or not ours to see
             Path(path).unlink()

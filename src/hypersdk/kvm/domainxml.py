@@ -12,9 +12,10 @@ from typing import Any, Final
 from lxml import etree
 
 from hypersdk.kvm.capabilities import Q35
+from hypersdk.kvm.document import parsed
 from hypersdk.kvm.osinfo import os_uri
 from hypersdk.model import Firmware
-from hypersdk.model.guestplan import DiskBus, GuestDisk, GuestNic, GuestPlan
+from hypersdk.model.guestplan import DiskBus, GuestDisk, GuestNic, GuestPlan, disk_letters
 from hypersdk.text import clean
 
 METADATA: Final = "urn:hypersdk:domain:1.0"
@@ -60,8 +61,7 @@ def domain_xml(plan: GuestPlan, *, uuid: str, origin: Origin) -> str:
 
 def landing_of(domain_xml_text: str) -> str | None:
     """The id of the landing that made this domain; None for a domain that is not ours."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    found = etree.fromstring(domain_xml_text.encode(), parser).find(f"metadata/{{{METADATA}}}landing")
+    found = parsed(domain_xml_text).find(f"metadata/{{{METADATA}}}landing")
     return None if found is None else found.get("id")
 
 
@@ -167,20 +167,10 @@ def _disk(devices: Any, number: int, disk: GuestDisk) -> None:
     element = _sub(devices, "disk", type="file", device="disk")
     _sub(element, "driver", name="qemu", type=disk.image_format, discard="unmap")
     _sub(element, "source", file=str(disk.file))
-    _sub(element, "target", dev=f"{_PREFIXES[disk.bus]}{letters(number)}", bus=disk.bus)
+    _sub(element, "target", dev=f"{_PREFIXES[disk.bus]}{disk_letters(number)}", bus=disk.bus)
     _sub(element, "boot", order=str(number + 1))
     if disk.bus is DiskBus.SCSI:
         _sub(element, "address", type="drive", controller="0", bus="0", target=str(number), unit="0")
-
-
-def letters(number: int) -> str:
-    """``a`` ... ``z``, ``aa``, ``ab`` ...: the ends of device names."""
-    text = ""
-    number += 1
-    while number:
-        number, digit = divmod(number - 1, 26)
-        text = chr(ord("a") + digit) + text
-    return text
 
 
 def _nic(devices: Any, nic: GuestNic) -> None:

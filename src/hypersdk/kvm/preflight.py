@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lxml import etree
-
 from hypersdk.errors import HyperSDKError, Refused, register
 from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.document import parsed
 from hypersdk.kvm.domainxml import landing_of
 from hypersdk.kvm.library import libvirt
 from hypersdk.model.guestplan import GuestNic, GuestPlan
@@ -119,7 +118,7 @@ def _domain_texts(raw: Any) -> list[str]:
 
 
 def _domain(text: str) -> DomainFacts:
-    domain = etree.fromstring(text.encode())
+    domain = parsed(text)
     return DomainFacts(
         name=domain.findtext("name") or "",
         macs=frozenset(str(mac.get("address")).lower() for mac in domain.iterfind("devices/interface/mac")),
@@ -145,7 +144,7 @@ def _bridges(connection: Connection, names: Collection[str]) -> frozenset[str] |
                 if error.get_error_code() != module.VIR_ERR_NO_INTERFACE:
                     raise
             else:
-                found |= {name} if etree.fromstring(text.encode()).get("type") == "bridge" else set()
+                found |= {name} if parsed(text).get("type") == "bridge" else set()
         return frozenset(found)
 
     return connection.call("cannot look for bridges", find)

@@ -19,9 +19,13 @@ from typing import Any, Final
 
 from lxml import etree
 
+from hypersdk.errors import TargetError
+from hypersdk.kvm.document import parsed
+from hypersdk.kvm.domainxml import AGENT_CHANNEL
+from hypersdk.kvm.library import LIBVIRT_FAILED
+
 _DEBUG_PORT: Final = "0x402"
 """Where SeaBIOS writes its messages when QEMU has a debug console there (``docs/Debugging.md`` of SeaBIOS)."""
-AGENT: Final = "org.qemu.guest_agent.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,11 @@ class ProofDomain:
 
 
 def proof_domain(landed_xml: str, *, name: str, uuid: str) -> ProofDomain:
-    """The proof of the domain ``landed_xml``, which libvirt gave. Raises ValueError where that is not a domain."""
-    domain = _parsed(landed_xml)
+    """The proof of the domain ``landed_xml``, which libvirt gave. Raises TargetError where that is not a domain."""
+    domain = parsed(landed_xml)
     devices = domain.find("devices")
     if domain.tag != "domain" or devices is None or domain.find("os") is None:
-        raise ValueError("it is not the XML of a domain")
+        raise TargetError("libvirt's answer is not the XML of a domain", code=LIBVIRT_FAILED)
     _identity(domain, name, uuid)
     _variables(domain.find("os"))
     disks = tuple(path for disk in devices.findall("disk") if (path := _disk(disk)))
@@ -57,7 +61,7 @@ def proof_domain(landed_xml: str, *, name: str, uuid: str) -> ProofDomain:
         name=name,
         serial=serial,
         debug=debug,
-        agent=any(target.get("name") == AGENT for target in devices.findall("channel/target")),
+        agent=any(target.get("name") == AGENT_CHANNEL for target in devices.findall("channel/target")),
         accelerated=domain.get("type") == "kvm",
         disks=disks,
     )
@@ -69,7 +73,7 @@ def nvram_holder(running_xml: str) -> str | None:
     Defined and undefined again while the other runs, it makes libvirt delete the file, which QEMU keeps open. The whole
     XML cannot be defined: libvirt 9 refuses its own answer, which has both the firmware's features and its path.
     """
-    domain = _parsed(running_xml)
+    domain = parsed(running_xml)
     nvram, loader = domain.find("os/nvram"), domain.find("os/loader")
     if nvram is None or loader is None:
         return None
@@ -81,13 +85,6 @@ def nvram_holder(running_xml: str) -> str | None:
     if features is not None:  # secure boot needs SMM
         holder.append(features)
     return etree.tostring(holder, encoding="unicode")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return etree.fromstring(text.encode(), etree.XMLParser(resolve_entities=False, no_network=True))
-    except etree.XMLSyntaxError as error:
-        raise ValueError(str(error)) from error
 
 
 def _identity(domain: Any, name: str, uuid: str) -> None:

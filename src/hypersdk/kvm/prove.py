@@ -21,7 +21,7 @@ from typing import Final
 from hypersdk.errors import IntegrityError, register
 from hypersdk.kvm.bootsigns import BOOT_UNPROVED, REST_OF_LINE_S, KnownFailure, Sign, SignReader, WatchedConsole
 from hypersdk.kvm.connection import Connection
-from hypersdk.kvm.library import libvirt
+from hypersdk.kvm.define import domain_text
 from hypersdk.kvm.proofguest import ProofGuest, running_guest
 from hypersdk.kvm.proofxml import proof_domain
 from hypersdk.kvm.screen import Picture, pictures_possible
@@ -82,7 +82,6 @@ class Boot:
     error: IntegrityError | None
     seconds: float
     accelerated: bool
-    reboots: int
     serial: str
     screenshot: bytes | None
     warnings: tuple[str, ...] = ()
@@ -91,23 +90,14 @@ class Boot:
 def boot_domain(connection: Connection, landed: str, options: ProofOptions, *, cancel: CancelToken) -> Boot:
     """Boots the landed domain with the UUID ``landed``, which is off, and tells what was seen. The domain itself is not
     touched. Raises Cancelled, and errors of libvirt; the guest is always ended."""
-    definition = _definition(connection, landed)
     own = str(uuid.uuid4())
-    domain = proof_domain(definition, name=f"hypersdk-proof-{landed[:8]}", uuid=own)
+    domain = proof_domain(domain_text(connection, landed), name=f"hypersdk-proof-{landed[:8]}", uuid=own)
     warnings: list[str] = []
     if not pictures_possible():
         warnings.append("the screen was not looked at: Pillow (python3-pil, python3-pillow) is not installed")
     with running_guest(connection, domain, own, warnings.append) as guest:
         boot = _Watch(guest, options).wait(cancel)
     return replace(boot, warnings=tuple(warnings))
-
-
-def _definition(connection: Connection, landed: str) -> str:
-    inactive = libvirt().VIR_DOMAIN_XML_INACTIVE
-    text: str = connection.call(
-        "cannot read the definition of the domain", lambda raw: raw.lookupByUUIDString(landed).XMLDesc(inactive)
-    )
-    return text
 
 
 class _Screen:
@@ -225,7 +215,6 @@ class _Watch:
             error=error,
             seconds=seconds,
             accelerated=self._guest.domain.accelerated,
-            reboots=self._guest.events.reboots,
             serial=self._serial,
             screenshot=picture.png if picture else None,
         )

@@ -18,6 +18,7 @@ from lxml import etree
 
 from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, LookupFailed, Refused, TargetError, register
 from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.document import parsed
 from hypersdk.kvm.library import LIBVIRT_TIMEOUT, libvirt, translated
 from hypersdk.remedies import First, Resume, Retry
 from hypersdk.text import clean
@@ -98,7 +99,7 @@ def read_pool(connection: Connection, name: str) -> PoolFacts:
         text, active, volumes = connection.call(f"cannot read the storage pool '{clean(name, 80)}'", read)
     except LookupFailed as error:
         raise LookupFailed(error.message, code=NO_SUCH_POOL, pool=name) from error
-    pool = etree.fromstring(text.encode())
+    pool = parsed(text)
     kind, folder = str(pool.get("type")), pool.findtext("target/path")
     return PoolFacts(
         name=name,

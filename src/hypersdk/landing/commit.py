@@ -24,7 +24,7 @@ from hypersdk.guest.tools import GuestTools
 from hypersdk.landing.converted import converted_manifest
 from hypersdk.landing.fitness import convertible
 from hypersdk.landing.guests import manifest_bytes, open_manifest
-from hypersdk.landing.record import Conversion, ConversionState, LandingFile
+from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, FilePart, read_manifest
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.readback import read_small
@@ -37,7 +37,6 @@ from hypersdk.transfer.space import free_bytes
 from hypersdk.transfer.treehash import tree_digest
 from hypersdk.units import MiB, format_size
 
-STEP: Final = "convert"
 _FULL_BYTES: Final = 1 * MiB
 """With less free space, a failed write is taken for a full file system."""
 
@@ -59,9 +58,9 @@ def finish_conversion(landing: LandingFile, tools: GuestTools, *, cancel: Cancel
     known, conversion = converted_drivers(open_manifest(landing.folder.path)), landing.record.conversion
     if known is None and (conversion is None or conversion.state is not ConversionState.COMMITTING):
         return None
-    if known is not None and landing.done(STEP) is not None and not overlays_of(landing):
+    if known is not None and landing.done(CONVERT) is not None and not overlays_of(landing):
         return known
-    with landing.step(STEP) as step:
+    with landing.step(CONVERT) as step:
         drivers = commit(landing, tools, cancel, known)
         step.result = {"drivers": asdict(drivers)}
     return drivers

@@ -26,12 +26,11 @@ from typing import Any, Final, Protocol
 from hypersdk.errors import TargetError
 from hypersdk.guest.arguments import check_request
 from hypersdk.guest.conversion import convert_in_place
-from hypersdk.guest.overlay import create_overlay, overlay_size, remove_overlay
+from hypersdk.guest.overlay import create_overlay, overlay_bytes, remove_overlay
 from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ConversionRequest
 from hypersdk.guest.tools import IN_PLACE, QEMU_IMG, GuestTools
 from hypersdk.landing.commit import (
-    STEP,
     commit,
     drop_conversion,
     explained,
@@ -42,7 +41,7 @@ from hypersdk.landing.commit import (
     timestamp,
 )
 from hypersdk.landing.fitness import check_digests, check_images
-from hypersdk.landing.record import Conversion, ConversionState, LandingFile
+from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ConvertPart
 from hypersdk.migration.readback import opened
 from hypersdk.model.guestplan import GuestDrivers
@@ -97,7 +96,7 @@ def convert_guest(
     """
     drivers = finish_conversion(landing, tools, cancel=cancel)
     if drivers is None:
-        with landing.step(STEP) as step:
+        with landing.step(CONVERT) as step:
             _Conversion(landing, request, tools, cancel, on_event, as_written, convert).run(space or SpaceLedger())
             drivers = commit(landing, tools, cancel)
             step.result = {"drivers": asdict(drivers)}
@@ -199,8 +198,7 @@ class _Conversion:
     def _check_room(self) -> None:
         """The images grow by what is in the overlays. Raises TargetError ``no_space`` before they are touched."""
         needed = sum(
-            overlay_size(self.tools, named(self.landing) / overlay).allocated_bytes
-            for overlay in overlays_of(self.landing).values()
+            overlay_bytes(self.tools, named(self.landing) / overlay) for overlay in overlays_of(self.landing).values()
         )
         if (free := free_bytes(self.place)) < needed:
             raise full(self.landing.folder, needed, free)
@@ -216,7 +214,7 @@ class _Conversion:
         return ConvertPart.model_validate({
             "enabled": True,
             "tool": IN_PLACE,
-            "version": report.versions.get("virt-v2v", ""),
+            "version": report.version,
             "started_at": timestamp(self.began),
             "guest": asdict(report.system),
             "drivers": asdict(report.drivers),

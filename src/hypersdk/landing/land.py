@@ -32,7 +32,6 @@ from hypersdk.kvm.capabilities import HypervisorFacts
 from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.define import (
     define_domain,
-    domain_text,
     is_ours,
     remove_domain,
     set_autostart,
@@ -50,9 +49,10 @@ from hypersdk.landing.disks import (
     plan_storage,
     storage_refusals,
 )
-from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, VOLUME_CHANGE
+from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.options import LandOptions
-from hypersdk.landing.record import LandingFile, LandingRecord, StepState, TargetChange
+from hypersdk.landing.record import LAND, LandingFile, LandingRecord, StepState, TargetChange
+from hypersdk.migration.preflight import raise_if_any
 from hypersdk.model.guestplan import GuestPlan
 from hypersdk.remedies import First, Notice, Retry
 from hypersdk.text import clean
@@ -75,8 +75,6 @@ TARGET_NOT_RESTORED: Final = register(
     Retry(),
 )
 
-STEP: Final = "land"
-STARTED_CHANGE: Final = "started"
 _DESCRIPTIONS: Final = {
     IMAGE_CHANGE: "put an image back",
     VOLUME_CHANGE: "delete an uploaded volume",
@@ -130,11 +128,8 @@ def check_target(
     reasons += domain_refusals(plan, inventory, own=own)
     if options.pool is None:
         reasons += _in_use(plan, [domain for domain in inventory.domains if domain.landing not in own])
-    if len(reasons) == 1:
-        raise reasons[0]
-    if reasons or storage is None:
-        message = "; ".join(reason.message for reason in reasons)
-        raise Refused(f"'{clean(plan.name, 200)}' cannot be landed: {message}", reasons=reasons)
+    raise_if_any(clean(plan.name, 200), reasons, "landed")
+    assert storage is not None, "there is a reason then"
     return storage
 
 
@@ -184,10 +179,10 @@ def land(
     ``target_not_restored``.
     """
     _same_target(connection, landing.record)
-    if (done := landing.done(STEP)) is not None:
+    if (done := landing.done(LAND)) is not None:
         return _still_there(connection, landing.record, Landed(**{**done, "disks": tuple(map(Path, done["disks"]))}))
     step_of = _Step(connection, landing, report, cancel)
-    with landing.step(STEP) as step:
+    with landing.step(LAND) as step:
         landing.record.target = str(connection.address)
         try:
             step_of.undo_unfinished()
@@ -298,14 +293,6 @@ def start_landed(connection: Connection, landing: LandingFile, landed: Landed) -
             raise
 
 
-def landed_xml(connection: Connection, landed: Landed) -> str:
-    """The definition of the landed domain, for its next start. Raises Refused ``landed_gone``."""
-    text = domain_text(connection, landed.uuid)
-    if text is None:
-        raise Refused(f"the domain '{clean(landed.name, 80)}' does not exist any more", code=LANDED_GONE)
-    return text
-
-
 def undo_landing(connection: Connection, landing: LandingFile, *, cancel: CancelToken) -> list[UndoProblem]:
     """Undoes all changes of this step that are open, newest first, and goes on after a failure; returns the failures.
     An image that another domain uses by then stays with it.
@@ -332,7 +319,7 @@ def undo_landing(connection: Connection, landing: LandingFile, *, cancel: Cancel
 
 
 def _note_step_undone(landing: LandingFile) -> None:
-    step = landing.record.steps.get(STEP)
+    step = landing.record.steps.get(LAND)
     if step is not None and step.state is not StepState.WAITING:
         with landing.changing():
             step.state = StepState.UNDONE
@@ -360,12 +347,11 @@ def _ours(record: LandingRecord) -> list[TargetChange]:
 
 
 def _undo(change: TargetChange, connection: Connection, landing: LandingFile) -> None:
-    match change.kind:
-        case "started":
-            if is_ours(connection, change.data["uuid"], change.data["landing"]):
-                stop_domain(connection, change.data["uuid"])
-        case "domain":
-            remove_domain(connection, change.data["uuid"], change.data["landing"])
-        case _:
-            check_unused(read_domains(connection), {change.data["path"]})
-            DiskPlacer(connection, landing).undo(change)
+    if change.kind == STARTED_CHANGE:
+        if is_ours(connection, change.data["uuid"], change.data["landing"]):
+            stop_domain(connection, change.data["uuid"])
+    elif change.kind == DOMAIN_CHANGE:
+        remove_domain(connection, change.data["uuid"], change.data["landing"])
+    else:
+        check_unused(read_domains(connection), {change.data["path"]})
+        DiskPlacer(connection, landing).undo(change)

@@ -21,7 +21,9 @@ IMAGES_LANDED: Final = register(
 IMAGE_CHANGE: Final = "image"
 VOLUME_CHANGE: Final = "volume"
 DOMAIN_CHANGE: Final = "domain"
-"""Kinds of changes in the journal: a file got its place in a pool, a volume was uploaded, a domain was defined."""
+STARTED_CHANGE: Final = "started"
+"""Kinds of changes in the journal: a file got its place in a pool, a volume was uploaded, a domain was defined, it was
+started."""
 
 
 def landed_images(record: LandingRecord) -> dict[str, Path]:

@@ -12,10 +12,9 @@ from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import GuestTools
 from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.connection import open_connection
-from hypersdk.landing.commit import STEP, drop_conversion, finish_conversion
-from hypersdk.landing.land import STEP as LAND
+from hypersdk.landing.commit import drop_conversion, finish_conversion
 from hypersdk.landing.land import not_undone, undo_landing
-from hypersdk.landing.record import LandingFile, LandingRecord, StepState, read_landing
+from hypersdk.landing.record import CONVERT, LAND, LandingFile, LandingRecord, StepState, read_landing
 from hypersdk.migration.pointers import LANDINGS, Pointers, folder_of
 from hypersdk.migration.runfile import held_folder, is_locked
 from hypersdk.transfer.cancel import CancelToken
@@ -112,7 +111,7 @@ def _is_landed(record: LandingRecord) -> bool:
 
 def _note_interrupted(landing: LandingFile) -> None:
     """The step that was killed does not run any more."""
-    step = landing.record.steps.get(STEP)
+    step = landing.record.steps.get(CONVERT)
     if step is not None and step.state is StepState.RUNNING:
         step.state = StepState.UNDONE
         landing.save()

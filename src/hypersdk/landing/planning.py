@@ -8,6 +8,7 @@ from typing import Final
 from hypersdk.errors import HyperSDKError, Refused, UsageError, register
 from hypersdk.kvm.capabilities import PC, Q35, HypervisorFacts
 from hypersdk.landing.options import LandOptions, NetworkTarget
+from hypersdk.migration.preflight import raise_if_any
 from hypersdk.model import Firmware
 from hypersdk.model.guestplan import (
     DiskBus,
@@ -106,7 +107,8 @@ def plan_guest(
     bus = options.disk_bus or drivers.disk_bus
     tpm = guest.tpm if options.tpm is None else options.tpm
     cpus = options.cpus or guest.cpus
-    _raise_all(guest, (*_hardware(guest, options, facts, cpus), *_refusals(guest, options, facts, bus, tpm)))
+    reasons = [*_hardware(guest, options, facts, cpus), *_refusals(guest, options, facts, bus, tpm)]
+    raise_if_any(clean(guest.name, 200), reasons, "landed")
     name = unique_name(safe_name(options.name or guest.name), taken)
     return GuestPlan(
         name=name,
@@ -188,15 +190,6 @@ def _firmware_refusals(guest: SourceGuest, facts: HypervisorFacts, machine_type:
 
 def _machine_type(bus: DiskBus) -> str:
     return PC if bus is DiskBus.IDE else Q35
-
-
-def _raise_all(guest: SourceGuest, reasons: Iterable[HyperSDKError]) -> None:
-    found = list(reasons)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        message = "; ".join(reason.message for reason in found)
-        raise Refused(f"'{clean(guest.name, 200)}' cannot be landed: {message}", reasons=found)
 
 
 def safe_name(text: str) -> str:

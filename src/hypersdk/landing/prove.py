@@ -21,7 +21,7 @@ from typing import Any, Final
 from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.prove import Boot, ProofOptions, boot_domain
 from hypersdk.landing.guests import export_id, manifest_bytes
-from hypersdk.landing.record import LandingFile
+from hypersdk.landing.record import PROVE, LandingFile
 from hypersdk.migration.manifest import ValidatePart, document_text, read_manifest
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.model.guestplan import BootProof, Verdict
@@ -29,7 +29,6 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors, write_atomic
 from hypersdk.units import format_duration
 
-STEP: Final = "prove"
 SCREENSHOT: Final = "screenshot.png"
 SERIAL_LOG: Final = "serial.log"
 _TEXTS: Final[Mapping[str, str]] = {
@@ -49,10 +48,10 @@ def prove_landed(
     Raises IntegrityError with the code of what was seen instead (``boot_...``), Cancelled, TargetError, and the errors
     of a connection.
     """
-    done = landing.done(STEP)
+    done = landing.done(PROVE)
     if done is not None and done.get("domain") == uuid:
         return _from_record(done, landing.folder.named)
-    with landing.step(STEP) as step:
+    with landing.step(PROVE) as step:
         boot = boot_domain(connection, uuid, options, cancel=cancel)
         files = _keep(landing.folder.path, boot)
         if boot.verdict is None:

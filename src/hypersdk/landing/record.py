@@ -58,6 +58,13 @@ LANDING_UNREADABLE: Final = register(
 )
 
 
+CONVERT: Final = "convert"
+LAND: Final = "land"
+PROVE: Final = "prove"
+START: Final = "start"
+"""The steps, in their order."""
+
+
 class StepState(StrEnum):
     """State of a step: ``waiting -> running -> done | failed``; ``done`` and ``failed`` become ``undone`` when what the
     step did was undone, and ``running`` again when it is repeated. ``running`` without a process that holds the folder

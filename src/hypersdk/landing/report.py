@@ -23,8 +23,9 @@ from hypersdk import __version__
 from hypersdk.errors import CODES, HyperSDKError
 from hypersdk.htmlpage import Column, bullets, cards, facts, page, png, preformatted, table, text
 from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.prove import SCREENSHOT, SERIAL_LOG, verdict_text
-from hypersdk.landing.record import LandingRecord, StepRecord, StepState, TargetChange, read_landing
+from hypersdk.landing.record import LAND, PROVE, LandingRecord, StepRecord, StepState, TargetChange, read_landing
 from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, DiskPart, ValidatePart
 from hypersdk.migration.naming import REPORT_NAME
 from hypersdk.migration.readback import read_small
@@ -47,10 +48,10 @@ _SOURCE: Final = {
     ChangeKind.NETWORK: "network cards disconnected",
 }
 _TARGET: Final = {
-    "image": "the image {name} moved into place",
-    "volume": "the volume {name} uploaded",
-    "domain": "the domain {uuid} defined",
-    "started": "the domain {uuid} started",
+    IMAGE_CHANGE: "the image {name} moved into place",
+    VOLUME_CHANGE: "the volume {name} uploaded",
+    DOMAIN_CHANGE: "the domain {uuid} defined",
+    STARTED_CHANGE: "the domain {uuid} started",
 }
 _STATES: Final = {StepState.DONE: "good", StepState.FAILED: "bad", StepState.RUNNING: "warn", StepState.UNDONE: "warn"}
 
@@ -80,7 +81,7 @@ class MachineReport:
     @property
     def landed(self) -> bool:
         """Whether its domain stands."""
-        return self.step("land").state is StepState.DONE
+        return self.step(LAND).state is StepState.DONE
 
     def step(self, name: str) -> StepRecord:
         """The record of a step; that of a waiting one where there is none."""
@@ -172,7 +173,7 @@ def machine_page(report: MachineReport) -> str:
             facts("Machine", _machine_facts(manifest)) if manifest else "",
             table("Steps", _STEPS, list(report.landing.steps.items()) if report.landing else []),
             facts("Guest conversion", _conversion(manifest.pipeline.convert)) if manifest else "",
-            facts("Landed machine", _landed_facts(report.step("land"))) if report.landed else "",
+            facts("Landed machine", _landed_facts(report.step(LAND))) if report.landed else "",
             table("Changes at the source", _SOURCE_CHANGES, _shown(report.source)),
             table("Changes at the target", _TARGET_CHANGES, report.landing.changes if report.landing else []),
             bullets("Warnings", _warnings(report)),
@@ -222,7 +223,7 @@ def _failure(report: MachineReport) -> str:
 
 def _proof(report: MachineReport) -> Iterator[str]:
     """Also of a boot that failed: then the screen and the serial port say most."""
-    failed = report.step("prove").error
+    failed = report.step(PROVE).error
     if report.proof is None and failed is None:
         return
     if report.proof is not None:
@@ -292,7 +293,7 @@ def _shown(changes: Sequence[Change]) -> list[Change]:
 def _warnings(report: MachineReport) -> Iterator[str]:
     if report.manifest:
         yield from (f"{warning.message} ({warning.stage})" for warning in report.manifest.warnings)
-    yield from (f"{warning} (prove)" for warning in _listed(report.step("prove").result.get("warnings")))
+    yield from (f"{warning} (prove)" for warning in _listed(report.step(PROVE).result.get("warnings")))
 
 
 def _time(written: str) -> str:
@@ -429,6 +430,6 @@ _MACHINES: Final[tuple[Column[MachineReport], ...]] = (
         "text",
         lambda report: text(verdict_text(report.proof.verdict, report.proof.line)) if report.proof else "",
     ),
-    ("Domain", "text", lambda report: text(str(report.step("land").result.get("name", "")))),
+    ("Domain", "text", lambda report: text(str(report.step(LAND).result.get("name", "")))),
     ("Folder", "text", lambda report: text(str(report.folder))),
 )

@@ -8,11 +8,7 @@ from hypersdk.kvm.address import LibvirtAddress
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.conversions import ConversionOptions
 from hypersdk.landing.options import LandOptions
-
-CONVERT = "convert"
-LAND = "land"
-PROVE = "prove"
-START = "start"
+from hypersdk.landing.record import CONVERT, LAND, PROVE, START
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, NotRestored, Refused, register
+from hypersdk.guest.faults import NOT_CONVERTED
 from hypersdk.guest.report import stages
 from hypersdk.guest.tools import GuestTools
 from hypersdk.kvm.capabilities import HypervisorFacts
@@ -27,15 +28,15 @@ from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import is_ours
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.commit import converted_drivers
-from hypersdk.landing.conversions import NOT_CONVERTED, ConversionOptions
+from hypersdk.landing.conversions import ConversionOptions
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import open_guest, open_manifest
 from hypersdk.landing.land import Landed, land, not_undone, start_landed, undo_landing, warnings
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.prove import prove_landed
-from hypersdk.landing.record import LandingFile
-from hypersdk.landing.request import CONVERT, LAND, PROVE, START, LandingRequest
+from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile
+from hypersdk.landing.request import LandingRequest
 from hypersdk.migration.hold import check_off_network, restore_held, taking_over
 from hypersdk.migration.runfile import Change, RunFile, held_folder
 from hypersdk.migration.settings import RunSettings

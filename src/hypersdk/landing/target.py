@@ -12,8 +12,7 @@ from hypersdk.guest.tools import find_tools
 from hypersdk.kvm.capabilities import HypervisorFacts, read_facts
 from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import is_ours
-from hypersdk.landing.land import STEP
-from hypersdk.landing.record import LandingRecord
+from hypersdk.landing.record import LAND, LandingRecord
 from hypersdk.landing.request import LandingRequest
 from hypersdk.transfer.cancel import CancelToken
 
@@ -27,7 +26,7 @@ class Target:
 
     def has_landed(self, landing: LandingRecord) -> bool:
         """Whether the domain of ``landing`` is here."""
-        step = landing.steps.get(STEP)
+        step = landing.steps.get(LAND)
         uuid = None if step is None else step.result.get("uuid")
         return uuid is not None and is_ours(self.connection, str(uuid), landing.landing_id)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hypersdk.errors import CODES, Refused, register
+from hypersdk.errors import CODES, HyperSDKError, Refused, register
 from hypersdk.formats.vmdk.layout import MAX_CAPACITY
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import Compression, ExportSpec, Method, SourceState
@@ -127,7 +127,7 @@ class MinFreeSpace:
 DEFAULT_MIN_FREE: Final = MinFreeSpace()
 
 
-def raise_if_any(machine: str, refusals: Sequence[Refused], verb: str = "exported") -> None:
+def raise_if_any(machine: str, refusals: Sequence[HyperSDKError], verb: str = "exported") -> None:
     """Raises the refusal if there is one; several as the ``reasons`` of one error. ``verb`` is what is refused."""
     if not refusals:
         return

@@ -142,6 +142,15 @@ class GuestPlan:
     windows: bool = False
 
 
+def disk_letters(index: int) -> str:
+    """``a`` ... ``z``, ``aa``, ``ab`` ...: the ends of the names of disks (``sda``), counted from 0."""
+    letters, number = "", index + 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return letters
+
+
 class Verdict(StrEnum):
     """What a boot showed; ``SCREEN_STABLE`` is weak: a picture stayed, and no known failure was seen."""
 

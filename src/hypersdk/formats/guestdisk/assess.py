@@ -21,6 +21,7 @@ from hypersdk.formats.guestdisk.records import (
     TableKind,
 )
 from hypersdk.model import Firmware
+from hypersdk.model.guestplan import disk_letters
 from hypersdk.remedies import Advice, Remedy, SetOption, as_json
 from hypersdk.text import clean
 
@@ -165,11 +166,7 @@ def volumes_of(layouts: Sequence[DiskLayout]) -> Iterator[Volume]:
 
 def device_name(number: int) -> str:
     """The name of a disk, counted from 1, in libguestfs: ``/dev/sda`` to ``/dev/sdz``, then ``/dev/sdaa``."""
-    letters = ""
-    while number:
-        number, rest = divmod(number - 1, 26)
-        letters = chr(ord("a") + rest) + letters
-    return f"/dev/sd{letters}"
+    return f"/dev/sd{disk_letters(number - 1)}"
 
 
 # --- encryption, hibernation -----------------------------------------------------------------------------------------
@@ -219,14 +216,11 @@ def _by_efi(layouts: Sequence[DiskLayout], files: Sequence[EfiFiles]) -> Iterato
             message = f"no disk has the fallback loader {_FALLBACKS[0]}"
             yield GuestFinding(UEFI_NO_FALLBACK, message, refuses=False, own_remedies=(_ADDED,))
     elif _all_is_seen(layouts) and all(map(_is_complete, files)):
-        with_code = _with_boot_code(layouts)
-        if with_code:
-            message = (
-                f"the machine starts by EFI, but no disk has an EFI loader; {_disks(with_code)} boot code for BIOS"
-            )
+        if with_code := _with_boot_code(layouts):
+            message = f"{_NO_EFI}; {_disks(with_code)} boot code for BIOS"
             yield GuestFinding(FIRMWARE_MISMATCH, message, refuses=True)
         else:
-            yield GuestFinding(NO_BOOT_LOADER, "the machine starts by EFI, but no disk has an EFI loader", refuses=True)
+            yield GuestFinding(NO_BOOT_LOADER, _NO_EFI, refuses=True)
 
 
 def _by_bios(layouts: Sequence[DiskLayout], files: Sequence[EfiFiles]) -> Iterator[GuestFinding]:
