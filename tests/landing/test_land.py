@@ -332,6 +332,72 @@ def define_copy(daemon: Libvirtd, folder: Path, name: str, of: str) -> None:
     daemon.virsh("define", folder / "copy.xml")
 
 
+def forge(export: Path, uri: str, **forged: object) -> Path:
+    """A record that says that an image was moved to a file outside of the pool; returns that file."""
+    precious = export.parent / "precious"
+    precious.write_bytes(b"precious")
+    with held_folder(export) as held:
+        landing = LandingFile.opened(held)
+        data: dict[str, object] = {
+            "uri": uri,
+            "landing": landing.record.landing_id,
+            "pool": "images",
+            "path": str(precious),
+        }
+        data |= {"name": "web-01-disk1.qcow2", "image": "web-01-disk1.qcow2"} | forged
+        with landing.change("image", data | {"moved": True, "inode": precious.stat().st_ino}):
+            pass
+    return precious
+
+
+@pytest.mark.parametrize(
+    ("forged", "codes"),
+    [
+        ({}, []),
+        ({"pool": "other"}, ["no_such_pool"]),
+    ],
+)
+def test_an_undo_touches_no_file_outside_of_pool_and_export(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, forged: dict[str, str], codes: list[str]
+) -> None:
+    """Exports are handed on, and others may have written in their folders."""
+    before, precious = digests(export), forge(export, lan.uri, **forged)
+    problems = Lander(export, lan.uri, small).undo()
+    assert [problem.error.code for problem in problems] == codes
+    assert precious.read_bytes() == b"precious"
+    assert digests(export) == before
+
+
+def test_a_domain_gets_no_file_that_only_a_record_names(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path
+) -> None:
+    forge(export, lan.uri)
+    landed = Lander(export, lan.uri, small).to_pool("images").land()
+    assert list(landed.disks) == [pool / "web-01-disk1.qcow2", pool / "web-01-disk2.qcow2"]
+
+
+def test_images_come_back_into_an_export_that_was_moved(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path
+) -> None:
+    before = digests(export)
+    Lander(export, lan.uri, small).to_pool("images").land()
+    moved = export.rename(export.with_name("moved"))
+    assert Lander(moved, lan.uri, small).undo() == []
+    nothing_is_left(lan, moved, before)
+    assert list(pool.iterdir()) == []
+
+
+def test_an_undo_needs_the_pool_of_the_images(lan: Libvirtd, small: LandOptions, export: Path, pool: Path) -> None:
+    before = digests(export)
+    lander = Lander(export, lan.uri, small).to_pool("images")
+    lander.land()
+    lan.virsh("pool-destroy", "images")
+    assert {problem.error.code for problem in lander.undo()} == {"no_such_pool"}
+    lan.virsh("pool-create-as", "images", "dir", "--target", pool)
+    assert lander.undo() == []
+    nothing_is_left(lan, export, before)
+
+
 def test_images_that_another_domain_uses_are_neither_landed_again_nor_removed(
     lan: Libvirtd, small: LandOptions, export: Path, pool: Path, tunnel: Tunnel
 ) -> None:

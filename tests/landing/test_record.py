@@ -148,6 +148,13 @@ def test_names_do_not_lead_elsewhere(folder: OutputFolder, overlays: dict[str, s
         read_landing(folder.path)
 
 
+@pytest.mark.parametrize("data", [{"name": "../a"}, {"image": "/a"}, {"name": 1}, {"landing": "x/../../a"}])
+def test_names_of_changes_do_not_lead_elsewhere(folder: OutputFolder, data: dict[str, object]) -> None:
+    with pytest.raises(IntegrityError) as raised, LandingFile.opened(folder).change("image", data):
+        read_landing(folder.path)
+    assert raised.value.code == LANDING_UNREADABLE
+
+
 def test_a_link_is_not_followed(folder: OutputFolder, tmp_path: Path) -> None:
     (tmp_path / "other").write_text(json.dumps({}))
     (folder.path / LANDING_FILE).symlink_to(tmp_path / "other")

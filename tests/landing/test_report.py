@@ -34,7 +34,7 @@ VALIDATE = {
     "ended_at": "2026-01-02T03:06:00+00:00", "screenshot": "screenshot.png", "serial_log": "serial.log",
 }  # fmt: skip
 
-_DOMAIN = {"uuid": "0001", "landing": "x", "in_place": []}
+_DOMAIN = {"uuid": "0001", "landing": "20260102-030405-abcdef", "in_place": []}
 
 
 class Page(HTMLParser):

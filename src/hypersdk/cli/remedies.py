@@ -23,11 +23,10 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("new_macs", True): "use --new-macs, which gives the landed machine new MAC addresses",
     ("disconnect_source", True): "use --disconnect-source, which disconnects its network cards",
     ("keep_source_running", True): "use --keep-source-running, which gives the landed machine new MAC addresses",
-    (
-        "networks",
-        "TARGET",
-    ): "give each a target: --map 'VM Network=br0' for a bridge, --map 'VM Network=network:default' for"
-    " a network of libvirt",
+    ("networks", "TARGET"): (
+        "give each a target: --map 'VM Network=br0' for a bridge, --map 'VM Network=network:default' for a network of"
+        " libvirt"
+    ),
     ("export_method", "lease"): "use --source lease",
     ("export_method", "auto"): "omit --source",
     ("compress", True): "use --compress",

@@ -32,7 +32,9 @@ from hypersdk.kvm.imagefile import (
     is_same_file_system,
     may_write,
 )
+from hypersdk.kvm.preflight import check_unused, read_domains
 from hypersdk.kvm.storage import (
+    POOL_UNSUITABLE,
     PoolFacts,
     create_volume,
     delete_volume,
@@ -45,6 +47,7 @@ from hypersdk.landing.landed import IMAGE_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.record import LandingFile, TargetChange
 from hypersdk.model.guestplan import GuestDisk, GuestPlan
 from hypersdk.remedies import First, Retry
+from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import exists, target_errors
 
@@ -177,11 +180,13 @@ class DiskPlacer:
 
     def placed(self) -> dict[str, Path]:
         """Names of volumes that earlier attempts of this landing finished, with their paths."""
-        return {
-            change.data["name"]: Path(change.data["path"])
+        made = (
+            change
             for change in self._landing.record.open_changes
             if change.kind in (IMAGE_CHANGE, VOLUME_CHANGE) and change.made
-        }
+        )
+        names = ((change.data["pool"], change.data["name"]) for change in made)
+        return {name: path for pool, name in names if (path := volume_path(self._connection, pool, name)) is not None}
 
     def place(self, place: DiskPlace, pool: PoolFacts | None, *, report: Report, cancel: CancelToken) -> Path:
         """Returns the path of the disk at the hypervisor. Raises TargetError, Refused, Cancelled."""
@@ -191,7 +196,7 @@ class DiskPlacer:
         if place.placing is Placing.UPLOAD:
             return self._upload(place, pool, report, cancel)
         assert pool.folder is not None, "checked before"
-        path = self._put(place, pool.folder / place.name, report, cancel)
+        path = self._put(place, pool.name, pool.folder / place.name, report, cancel)
         if volume_path(self._connection, pool.name, place.name) != path:
             raise TargetError(f"libvirt does not see {path} in its pool '{pool.name}'", code=POOL_ELSEWHERE)
         return path
@@ -222,11 +227,10 @@ class DiskPlacer:
             )
         return path
 
-    def _put(self, place: DiskPlace, path: Path, report: Report, cancel: CancelToken) -> Path:
+    def _put(self, place: DiskPlace, pool: str, path: Path, report: Report, cancel: CancelToken) -> Path:
         image = self._existing(place)
-        partial = path.with_name(f".{path.name}.{self._landing.record.landing_id}.partial")
-        places = {"path": str(path), "from": str(image.resolve()), "partial": str(partial)}
-        data = self._data(name=path.name, moved=False, inode=None, **places)
+        partial = _partial(path, self._landing.record.landing_id)
+        data = self._data(name=path.name, pool=pool, path=str(path), image=image.name, moved=False, inode=None)
         with self._landing.change(IMAGE_CHANGE, data) as change:
             if place.placing is Placing.MOVE and not clone(image, partial):
                 self._rename(image, path, change)
@@ -257,14 +261,32 @@ class DiskPlacer:
         return change_data(self._connection, self._landing, **fields)
 
     def undo(self, change: TargetChange) -> None:
-        """Undoes a change of this class; for one that was never made, or is undone already, it does nothing."""
+        """Undoes a change of this class; for one that was never made, or is undone already, it does nothing.
+
+        Others may write in the folder of the export, so only names are taken from the record: where they lie is asked
+        of libvirt. Raises Refused ``image_of_domain`` for an image that a domain uses.
+        """
+        pool, name = change.data["pool"], change.data["name"]
+        folder = read_pool(self._connection, pool).folder
+        if folder is None:
+            raise Refused(f"the storage pool '{clean(pool, 80)}' holds no files", code=POOL_UNSUITABLE, pool=pool)
+        path = folder / name
+        check_unused(read_domains(self._connection), {str(path)})
         if change.kind == VOLUME_CHANGE:
-            delete_volume(self._connection, change.data["pool"], change.data["name"])
-            return
-        path, image = Path(change.data["path"]), Path(change.data["from"])
-        drop_name(Path(change.data["partial"]))
+            delete_volume(self._connection, pool, name)
+        else:
+            self._put_back(path, change)
+
+    def _put_back(self, path: Path, change: TargetChange) -> None:
+        image = self._landing.folder.named.absolute() / change.data["image"]
+        drop_name(_partial(path, change.data["landing"]))
         if change.data["inode"] is None or inode_of(path) != change.data["inode"]:
             return
         if change.data["moved"] and inode_of(image) != change.data["inode"]:
             give_name(path, image)
         drop_name(path)
+
+
+def _partial(path: Path, landing: str) -> Path:
+    """The file that becomes ``path``; nobody else uses its name."""
+    return path.with_name(f".{path.name}.{landing}.partial")

@@ -39,7 +39,7 @@ from hypersdk.kvm.define import (
     stop_domain,
 )
 from hypersdk.kvm.domainxml import Origin, domain_xml
-from hypersdk.kvm.preflight import DomainFacts, check_unused, domain_refusals, read_domains, read_inventory
+from hypersdk.kvm.preflight import DomainFacts, check_unused, domain_refusals, read_inventory
 from hypersdk.landing.disks import (
     DiskPlacer,
     Placing,
@@ -353,5 +353,4 @@ def _undo(change: TargetChange, connection: Connection, landing: LandingFile) ->
     elif change.kind == DOMAIN_CHANGE:
         remove_domain(connection, change.data["uuid"], change.data["landing"])
     else:
-        check_unused(read_domains(connection), {change.data["path"]})
         DiskPlacer(connection, landing).undo(change)

@@ -30,7 +30,7 @@ def landed_images(record: LandingRecord) -> dict[str, Path]:
     """Images of the export that belong to a domain now, with the path at which it has them: those that were renamed
     into a pool, or that it uses in the folder of the export."""
     moved = {
-        Path(change.data["from"]).name: Path(change.data["path"])
+        change.data["image"]: Path(change.data["path"])
         for change in record.open_changes
         if change.kind == IMAGE_CHANGE and change.data["moved"] and change.made
     }

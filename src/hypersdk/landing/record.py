@@ -307,8 +307,11 @@ def _decode(data: Any) -> LandingRecord:
         raise ValueError("its id is not that of a landing")
     overlays = record.conversion.overlays if record.conversion else {}
     names = [*overlays, *overlays.values()]
-    if not all(is_bare_name(name) for name in names):
+    changed = [change.data[key] for change in record.changes for key in ("name", "image") if key in change.data]
+    if not all(map(is_bare_name, (*names, *changed))):
         raise ValueError("a file name leads to another folder")
+    if not all(_ID.fullmatch(change.data.get("landing", record.landing_id)) for change in record.changes):
+        raise ValueError("a change is not that of a landing")
     if len(set(names)) < len(names):
         raise ValueError("two files have the same name")
     return record
