@@ -182,6 +182,34 @@ def test_a_running_source_is_not_joined_by_a_machine_with_its_addresses(move: Ca
     assert mac not in moved.libvirtd.virsh("dumpxml", "web-01").lower()
 
 
+def test_new_addresses_are_not_said_of_a_machine_that_was_landed_with_its_own(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON, OFF))
+    moved.result("web-01")
+    refused = moved("web-01", "--start", "--keep-source-running")
+    assert (refused.status, refused.error["code"]) == (6, "landed_with_addresses"), refused.events
+    assert (moved.libvirtd.domains(), moved.running(), moved.on_network()) == (["web-01"], [], True)
+    folder = exported(moved, "qcow2", "db 02")
+    assert moved.load(folder).status == 0
+    refused = moved.load(folder, "--start", "--new-macs")
+    assert (refused.status, refused.error["code"]) == (6, "landed_with_addresses"), refused.events
+    assert moved.running() == []
+
+
+def test_a_landed_machine_is_not_started_beside_another_with_its_addresses(move: Callable[..., Move]) -> None:
+    moved = move(machines=(OFF,))
+    moved.result("db 02")
+    mac = moved.simulator.vm("db 02").mac(0)
+    definition = moved.shell.home / "other.xml"
+    definition.write_text(
+        "<domain type='qemu'><name>other</name><memory>1024</memory><os><type>hvm</type></os><devices>"
+        f"<interface type='network'><mac address='{mac}'/><source network='lan'/></interface></devices></domain>"
+    )
+    moved.libvirtd.virsh("define", definition)
+    refused = moved("db 02", "--start")
+    assert (refused.status, refused.error["code"]) == (6, "mac_taken"), refused.events
+    assert (moved.running(), sorted(moved.libvirtd.domains())) == ([], ["db-02", "other"])
+
+
 def test_a_copy_that_its_source_left_behind_is_not_started(move: Callable[..., Move]) -> None:
     """Landed first to be tried, then moved for good: what was written meanwhile is not lost."""
     moved = move(machines=(ON,))
@@ -278,7 +306,41 @@ def test_a_killed_migration_goes_on_where_it_was(move: Callable[..., Move], fenc
         moved.assert_nothing_left(f"killed at {moment}")
 
 
-def _ready(move: Callable[..., Move], fence: str) -> tuple[Any, ...]:
+@pytest.mark.kill
+@pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])
+@pytest.mark.parametrize("begins", ["--start", "--autostart"])
+def test_a_killed_migration_that_is_cleaned_up_leaves_one_machine(
+    move: Callable[..., Move], begins: str, fence: str
+) -> None:
+    """The source, or from the moment of the start on the landed one: never both, also after a restart of the host."""
+    number = moments(*_ready(move, fence, begins))
+    for moment in random.Random(f"{SEED}{begins}{fence}").sample(range(number), min(MOMENTS, number)):
+        moved, *words = _ready(move, fence, begins)
+        assert dying(moved, str(moment), *words).returncode == -9
+        cleaned = moved.shell("cleanup", moved.folder)
+        assert cleaned.status == 0, (moment, cleaned.err)
+        starts = moved.running() + moved.libvirtd.virsh("list", "--all", "--autostart", "--name").split()
+        assert not (starts and moved.on_network()), (moment, "both are on the network")
+        if not starts and not moved.on_network():
+            assert moment > number - 8, "between the last look at the source and the start"
+
+
+def test_a_machine_that_was_started_stays_whatever_fails_afterwards(move: Callable[..., Move]) -> None:
+    """Killed after the start, before the source was given up: its guest has written, so there is no way back."""
+    number = moments(*_ready(move, "--power-off"))
+    moved, *words = _ready(move, "--power-off")
+    assert dying(moved, str(number - 2), *words).returncode == -9
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
+    converting = [word for word in moved.words("migrate", "--json", "-o", moved.folder) if word != "--no-convert"]
+    failed = moved.shell(*converting, "web-01", "--start", "--power-off")
+    assert (failed.status, failed.error["code"]) == (6, "landed_unconverted"), failed.events
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
+    assert moved("web-01", "--start", "--power-off", *PROVED).status == 0
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
+    moved.assert_nothing_left()
+
+
+def _ready(move: Callable[..., Move], fence: str, begins: str = "--start") -> tuple[Any, ...]:
     """A new source and an empty target, and the command's words."""
     guest = boot_sector_guest("marker")
     image = DiskSpec(guest.image.stat().st_size, image=guest.image)
@@ -290,7 +352,7 @@ def _ready(move: Callable[..., Move], fence: str) -> tuple[Any, ...]:
     if moved.folder.exists():
         for path in sorted(moved.folder.rglob("*"), reverse=True):
             path.unlink()
-    return moved, *moved.words("migrate", "web-01", "-o", moved.folder, "--start", fence, *PROVED)
+    return moved, *moved.words("migrate", "web-01", "-o", moved.folder, begins, fence, *PROVED)
 
 
 def test_doctor_finds_a_folder_that_the_guests_user_cannot_enter(move: Callable[..., Move]) -> None:
@@ -312,9 +374,9 @@ def checks(done: Run) -> dict[str, dict[str, Any]]:
 # --- import ----------------------------------------------------------------------------------------------------------
 
 
-def exported(moved: Move, output_format: str) -> Path:
+def exported(moved: Move, output_format: str, machine: str = "web-01") -> Path:
     folder = moved.folder.parent / "package"
-    moved.shell.good("export", "web-01", "-o", folder, "--format", output_format, "--no-quiesce")
+    moved.shell.good("export", machine, "-o", folder, "--format", output_format, "--no-quiesce")
     return folder
 
 

@@ -18,6 +18,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB
 
 MAC = "00:50:56:aa:bb:cc"
+UUID = "5f4dcc3b-aa76-4d61-8327-deb882cf9900"
 
 
 def plan(*nics: GuestNic) -> GuestPlan:
@@ -46,7 +47,8 @@ def test_what_is_there_is_read(connection: Connection) -> None:
         "cannot define",
         lambda raw: (
             raw.defineXML(
-                "<domain type='test'><name>other</name><memory>1024</memory><os><type>hvm</type></os><metadata>"
+                "<domain type='test'><name>other</name>"
+                f"<uuid>{UUID}</uuid><memory>1024</memory><os><type>hvm</type></os><metadata>"
                 "<h:landing xmlns:h='urn:hypersdk:domain:1.0' id='20260101-000000-abcdef'/></metadata><devices>"
                 f"<interface type='network'><mac address='{MAC.upper()}'/><source network='default'/></interface>"
                 "</devices></domain>"
@@ -55,13 +57,14 @@ def test_what_is_there_is_read(connection: Connection) -> None:
         ),
     )
     inventory = read_inventory(connection, bridges={"eth1", "nobridge0"})
-    assert DomainFacts("other", frozenset({MAC}), frozenset(), "20260101-000000-abcdef") in inventory.domains
+    landed = DomainFacts(UUID, "other", frozenset({MAC}), frozenset(), "20260101-000000-abcdef")
+    assert landed in inventory.domains
     assert inventory.networks == {"default": True}
     assert inventory.bridges == frozenset(), "eth1 is one of the driver's, and no bridge"
 
 
 def test_each_conflict_has_its_code_and_our_own_domain_is_none() -> None:
-    same = DomainFacts("web-01", frozenset({MAC}), frozenset(), "20260101-000000-abcdef")
+    same = DomainFacts(UUID, "web-01", frozenset({MAC}), frozenset(), "20260101-000000-abcdef")
     inventory = TargetInventory((same,), {"lan": True, "off": False}, frozenset({"br0"}))
     assert codes(inventory, card("lan")) == ["domain_exists", "mac_taken"]
     assert codes(inventory, card("lan"), own=("20260101-000000-abcdef",)) == []

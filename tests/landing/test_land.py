@@ -17,8 +17,10 @@ from lxml import etree
 
 from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, IntegrityError, NotRestored, Refused, TargetError
 from hypersdk.kvm import imagefile
-from hypersdk.kvm.define import domain_text
+from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.define import define_domain, domain_text
 from hypersdk.landing import disks as landing_disks
+from hypersdk.landing import land
 from hypersdk.landing.land import start_landed, undo_landing
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.record import LandingFile, StepState, read_landing
@@ -38,6 +40,9 @@ from tests.support.tools import run_tool, sha256
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.waits, pytest.mark.skipif(os.geteuid() != 0, reason="libvirt's system driver needs root")]
+
+MAC: Final = "00:50:56:00:00:01"
+"""Of the first card of all exports here."""
 
 
 @pytest.fixture
@@ -104,7 +109,7 @@ def test_a_guest_is_landed_where_its_images_lie_and_boots(
     assert (landed.name, landed.uri, landed.disks) == ("web-01", lan.uri, tuple(files_of(domain)))
     assert landed.disks == (export / "web-01-disk1.qcow2",)
     assert "folder of the export" in landed.owner
-    assert domain.find("devices/interface/mac").get("address") == "00:50:56:00:00:01"
+    assert domain.find("devices/interface/mac").get("address") == MAC
     log = guest_folder / "serial.log"
     with lander.connected() as (connection, _), held_folder(export) as held:
         text = domain_text(connection, landed.uuid).replace(
@@ -155,6 +160,7 @@ def test_verify_knows_what_a_landing_did(lan: Libvirtd, small: LandOptions, expo
     in_place.land()
     assert findings(export) == []
     with (export / images[0]).open("r+b") as image:
+        image.seek(-5, os.SEEK_END)
         image.write(b"guest")
     assert findings(export) == [("verify_landed", images[0])]
     assert in_place.undo() == []
@@ -276,6 +282,64 @@ def test_a_failure_leaves_nothing(
     record = read_landing(export)
     assert record is not None
     assert record.steps["land"].state is StepState.FAILED
+
+
+def test_a_domain_that_gets_the_same_address_meanwhile_is_seen(
+    lan: Libvirtd, small: LandOptions, export: Path, guest_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of two that look for the other at the same time, and then define theirs, stays unseen."""
+    before = digests(export)
+    clone = Lander(reachable(export_folder(guest_folder / "clone", name="clone", disks=1)), lan.uri, small)
+
+    def both(connection: Connection, xml: str) -> None:
+        monkeypatch.setattr(land, "define_domain", define_domain)
+        clone.land()
+        define_domain(connection, xml)
+
+    monkeypatch.setattr(land, "define_domain", both)
+    assert refusal(Lander(export, lan.uri, small)) == {"mac_taken"}
+    assert lan.domains() == ["clone"]
+    assert digests(export) == before
+
+
+@pytest.mark.parametrize("pool_name", [None, "images"])
+@pytest.mark.parametrize("way", ["link", "backing file", "data file"])
+def test_an_image_gives_the_guest_no_other_file_of_the_host(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, guest_folder: Path, way: str, pool_name: str | None
+) -> None:
+    secret = guest_folder / "secret"
+    secret.write_bytes(b"secret" * MiB)
+    image = export / "web-01-disk1.qcow2"
+    image.unlink()
+    if way == "link":
+        image.symlink_to(secret)
+    elif way == "backing file":
+        run_tool("qemu-img", "create", "-f", "qcow2", "-b", secret, "-F", "raw", image)
+    else:
+        run_tool("qemu-img", "create", "-f", "qcow2", "-o", f"data_file={secret},data_file_raw=on", image, "6M")
+    codes = {"link": "target_failed", "backing file": "image_has_backing_file", "data file": "unreadable_image"}
+    assert refusal(Lander(export, lan.uri, replace(small, pool=pool_name))) == {codes[way]}
+    assert lan.domains() == []
+    assert list(pool.iterdir()) == []
+
+
+def test_what_a_killed_run_defined_is_not_taken_for_something_else(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path
+) -> None:
+    """The same command goes on with it; another one gets what it asks for."""
+    last = moments(export, lan.uri, small, "") - 1
+    assert Lander(export, lan.uri, small).undo() == []
+    for lander in (
+        Lander(export, lan.uri, replace(small, new_macs=True)),
+        Lander(export, lan.uri, small).to_pool("images"),
+    ):
+        assert dying_landing(export, lan.uri, small, "", str(last - 1)).returncode == -signal.SIGKILL
+        assert lan.domains() == ["web-01"]
+        landed = lander.land()
+        domain = domain_of(lan, "web-01")
+        assert files_of(domain) == list(landed.disks)
+        assert (domain.find("devices/interface/mac").get("address") == MAC) is not lander.options.new_macs
+        assert lander.undo() == []
 
 
 def test_a_missing_image_is_told_before_anything_is_defined(lan: Libvirtd, small: LandOptions, export: Path) -> None:
@@ -584,7 +648,7 @@ def test_a_kill_at_any_moment_is_continued_or_undone(
     count = moments(export, uri, small, name)
     for moment in random.Random(f"{SEED}{way}{goes_on}").sample(range(count), 2):
         assert dying_landing(export, uri, small, name, str(moment)).returncode == -signal.SIGKILL
-        lander = Lander(export, uri, replace(small, pool=name or None, autostart=True))
+        lander = Lander(export, uri, replace(small, pool=name or None))
         if goes_on:
             landed = lander.land()
             assert lan.domains() == ["web-01"]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.errors import IntegrityError, TargetError
+from hypersdk.errors import IntegrityError, Refused, TargetError
 from hypersdk.landing.record import (
+    LANDING_FOREIGN,
     LANDING_UNREADABLE,
     Conversion,
     ConversionState,
@@ -160,6 +161,17 @@ def test_a_link_is_not_followed(folder: OutputFolder, tmp_path: Path) -> None:
     (folder.path / LANDING_FILE).symlink_to(tmp_path / "other")
     with pytest.raises(TargetError):
         LandingFile.opened(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_nobody_acts_by_the_record_of_another_user(folder: OutputFolder) -> None:
+    with LandingFile.opened(folder).change("volume", {"name": "somebodys.qcow2"}):
+        pass
+    os.chown(folder.path / LANDING_FILE, 65534, 65534)
+    assert read_landing(folder.path) is not None, "it may be looked at"
+    with pytest.raises(Refused) as raised:
+        LandingFile.opened(folder)
+    assert raised.value.code == LANDING_FOREIGN
 
 
 def test_a_killed_process_leaves_a_running_step(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class DomainFacts:
     """A domain of the target. ``files`` are the paths of its disks; ``landing`` is the id of the landing that made it,
     None where it is not ours."""
 
+    uuid: str
     name: str
     macs: frozenset[str]
     files: frozenset[str]
@@ -120,6 +121,7 @@ def _domain_texts(raw: Any) -> list[str]:
 def _domain(text: str) -> DomainFacts:
     domain = parsed(text)
     return DomainFacts(
+        uuid=domain.findtext("uuid") or "",
         name=domain.findtext("name") or "",
         macs=frozenset(str(mac.get("address")).lower() for mac in domain.iterfind("devices/interface/mac")),
         files=frozenset(str(source.get("file")) for source in domain.iterfind("devices/disk/source[@file]")),
@@ -158,15 +160,20 @@ def domain_refusals(
     others = [domain for domain in inventory.domains if domain.landing not in own]
     if any(domain.name == plan.name for domain in others):
         yield Refused(f"there is a domain '{plan.name}' already", code=DOMAIN_EXISTS, name=plan.name)
+    yield from address_refusals({nic.mac for nic in plan.nics if nic.mac}, others)
+    yield from network_refusals(plan.nics, inventory)
+
+
+def address_refusals(macs: Collection[str], others: Iterable[DomainFacts]) -> Iterator[HyperSDKError]:
+    """Which of ``others`` has one of these MAC addresses."""
     for domain in others:
-        for mac in sorted(domain.macs & {nic.mac for nic in plan.nics if nic.mac}):
+        for mac in sorted(domain.macs.intersection(macs)):
             yield Refused(
                 f"the domain '{clean(domain.name, 80)}' has the MAC address {mac}",
                 code=MAC_TAKEN,
                 mac=mac,
                 domain=domain.name,
             )
-    yield from network_refusals(plan.nics, inventory)
 
 
 def network_refusals(nics: Iterable[GuestNic], inventory: TargetInventory) -> Iterator[HyperSDKError]:

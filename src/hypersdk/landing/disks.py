@@ -12,7 +12,7 @@ Only a clone, a copy and an upload leave the export complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,7 @@ from hypersdk.kvm.storage import (
     volume_path,
 )
 from hypersdk.landing.landed import IMAGE_CHANGE, VOLUME_CHANGE
+from hypersdk.landing.reading import check_alone
 from hypersdk.landing.record import LandingFile, TargetChange
 from hypersdk.model.guestplan import GuestDisk, GuestPlan
 from hypersdk.remedies import First, Retry
@@ -149,6 +150,7 @@ def storage_refusals(
         for place in storage.places
         if not str(place.disk.file).isprintable()
     ]
+    found += _foreign_images(storage, placed)
     if storage.pool is not None:
         names = frozenset(place.name for place in storage.places) - set(placed)
         needed = sum(place.extra_bytes for place in storage.places if place.name in names)
@@ -164,6 +166,17 @@ def storage_refusals(
         except (Refused, TargetError) as error:
             found.append(error)
     return found
+
+
+def _foreign_images(storage: StoragePlan, placed: Sequence[str]) -> Iterator[HyperSDKError]:
+    """Images that are there and lead to other files."""
+    for place in storage.places:
+        if place.name in placed or not exists(place.disk.file):
+            continue
+        try:
+            check_alone(place.disk.file, place.disk.image_format)
+        except (IntegrityError, TargetError) as error:
+            yield error
 
 
 def change_data(connection: Connection, landing: LandingFile, **fields: Any) -> dict[str, Any]:
@@ -204,6 +217,7 @@ class DiskPlacer:
     def _existing(self, place: DiskPlace) -> Path:
         if not exists(place.disk.file):
             raise IntegrityError(f"{place.disk.file} is missing", code=IMAGE_MISSING)
+        check_alone(place.disk.file, place.disk.image_format)
         return place.disk.file
 
     def _upload(self, place: DiskPlace, pool: PoolFacts, report: Report, cancel: CancelToken) -> Path:

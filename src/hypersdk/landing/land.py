@@ -18,6 +18,7 @@ Who owns the images afterwards is in the step's result, as ``owner``.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid as uuids
 from collections.abc import Sequence
@@ -34,12 +35,18 @@ from hypersdk.kvm.define import (
     define_domain,
     is_ours,
     remove_domain,
-    set_autostart,
     start_domain,
     stop_domain,
 )
 from hypersdk.kvm.domainxml import Origin, domain_xml
-from hypersdk.kvm.preflight import DomainFacts, check_unused, domain_refusals, read_inventory
+from hypersdk.kvm.preflight import (
+    DomainFacts,
+    address_refusals,
+    check_unused,
+    domain_refusals,
+    read_domains,
+    read_inventory,
+)
 from hypersdk.landing.disks import (
     DiskPlacer,
     Placing,
@@ -187,7 +194,7 @@ def land(
         try:
             step_of.undo_unfinished()
             storage = check_target(connection, plan, facts, options, landing.record)
-            landed = step_of.run(plan, storage, options, source)
+            landed = step_of.run(plan, storage, source)
         except BaseException as error:
             _undo_after(error, connection, landing)
             raise
@@ -241,7 +248,7 @@ class _Step:
             change.kind == DOMAIN_CHANGE and is_ours(self._connection, change.data["uuid"], change.data["landing"])
         )
 
-    def run(self, plan: GuestPlan, storage: StoragePlan, options: LandOptions, source: str) -> Landed:
+    def run(self, plan: GuestPlan, storage: StoragePlan, source: str) -> Landed:
         placed = self._placer.placed()
         disks = []
         for place in storage.places:
@@ -253,8 +260,7 @@ class _Step:
         self._cancel.check()
         in_place = [str(disk.file) for disk in disks] if storage.pool is None else []
         uuid = self._define(replace(plan, disks=tuple(disks)), source, in_place)
-        if options.autostart:
-            set_autostart(self._connection, uuid)
+        check_addresses(self._connection, uuid)
         return Landed(
             uuid=uuid,
             name=plan.name,
@@ -264,17 +270,28 @@ class _Step:
         )
 
     def _define(self, plan: GuestPlan, source: str, in_place: list[str]) -> str:
-        for change in _ours(self._landing.record):
-            if change.kind == DOMAIN_CHANGE:  # of a killed run
-                return str(change.data["uuid"])
+        origin = Origin(self._landing.record.landing_id, source, __version__)
+        digest = hashlib.sha256(domain_xml(plan, uuid="", origin=origin).encode()).hexdigest()
+        if (defined := self._defined(digest)) is not None:
+            return defined
         self._report(f"defining {plan.name}", 0, 0)
         uuid = str(uuids.uuid4())
-        origin = Origin(self._landing.record.landing_id, source, __version__)
         xml = domain_xml(plan, uuid=uuid, origin=origin)
-        data = change_data(self._connection, self._landing, uuid=uuid, in_place=in_place)
+        data = change_data(self._connection, self._landing, uuid=uuid, in_place=in_place, definition=digest)
         with self._landing.change(DOMAIN_CHANGE, data):
             define_domain(self._connection, xml)
         return uuid
+
+    def _defined(self, digest: str) -> str | None:
+        """The domain of a killed run, if it would be defined the same now. Another one, for which something else was
+        asked, is removed."""
+        for change in _ours(self._landing.record):
+            if change.kind == DOMAIN_CHANGE:
+                if change.data.get("definition") == digest:
+                    return str(change.data["uuid"])
+                _undo(change, self._connection, self._landing)
+                self._landing.note_undone(change)
+        return None
 
 
 def start_landed(connection: Connection, landing: LandingFile, landed: Landed) -> None:
@@ -291,6 +308,20 @@ def start_landed(connection: Connection, landing: LandingFile, landed: Landed) -
                 stop_domain(connection, landed.uuid)  # where the answer came too late
                 landing.note_undone(change)
             raise
+
+
+def landed_addresses(connection: Connection, uuid: str) -> frozenset[str]:
+    """The MAC addresses of the domain with this UUID."""
+    return next((domain.macs for domain in read_domains(connection) if domain.uuid == uuid), frozenset())
+
+
+def check_addresses(connection: Connection, uuid: str) -> None:
+    """Raises Refused ``mac_taken`` where another domain has a MAC address of this one. ``check_target`` looks before it
+    is defined, and somebody may have defined another one since. Of two that look at once, each sees the other."""
+    domains = read_domains(connection)
+    macs = frozenset[str]().union(*(domain.macs for domain in domains if domain.uuid == uuid))
+    for reason in address_refusals(macs, [domain for domain in domains if domain.uuid != uuid]):
+        raise reason
 
 
 def undo_landing(connection: Connection, landing: LandingFile, *, cancel: CancelToken) -> list[UndoProblem]:

@@ -24,8 +24,11 @@ from hypersdk.formats.image import ReadableFile
 from hypersdk.formats.qcow2.reader import Qcow2Reader, is_qcow2
 from hypersdk.formats.vmdk.layout import MAGIC as VMDK_MAGIC
 from hypersdk.formats.vmdk.reader import DiskReader, open_vmdk
+from hypersdk.migration.readback import opened
 from hypersdk.migration.stored import UNREADABLE_INPUT, input_errors, open_input
+from hypersdk.text import clean
 from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.files import target_errors
 
 ImageName: TypeAlias = Literal["raw", "qcow2", "vmdk"]
 
@@ -48,6 +51,17 @@ def opened_image(path: Path, image_format: ImageName | None = None) -> Iterator[
             yield reader_of(FdFile(descriptor), image_format or format_by_name(path.name))
     finally:
         os.close(descriptor)
+
+
+def check_alone(path: Path, image_format: str) -> None:
+    """Raises where whoever opens the image ``path`` opens other files with it: those that a link, a backing file, an
+    external data file or a descriptor names. A hypervisor would give them to the guest. Raises IntegrityError
+    ``image_has_backing_file``, ``unreadable_image`` or ``bad_format``, TargetError."""
+    known = format_by_name(f".{image_format}")
+    if known is None:
+        raise IntegrityError(f"{path.name} has the unknown format '{clean(image_format, 40)}'", code=BAD_FORMAT)
+    with target_errors(f"opening {path.name}"), opened(path) as descriptor:
+        reader_of(FdFile(descriptor), known)
 
 
 def layout_of(path: Path, image_format: ImageName | None = None) -> DiskLayout:

@@ -29,13 +29,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from hypersdk.errors import HyperSDKError, IntegrityError, TargetError, register
+from hypersdk.errors import HyperSDKError, IntegrityError, Refused, TargetError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.migration.checked import checksum_of, validated
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.pointers import LANDINGS, Pointers
-from hypersdk.migration.readback import read_small
+from hypersdk.migration.readback import opened
 from hypersdk.transfer.files import shown_path, target_errors, write_held
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.units import MiB
@@ -63,6 +63,15 @@ LAND: Final = "land"
 PROVE: Final = "prove"
 START: Final = "start"
 """The steps, in their order."""
+
+
+LANDING_FOREIGN: Final = register(
+    "landing_foreign",
+    "The record of the landing was written by another user, who could have volumes and domains removed by what it"
+    " says.",
+    "Run the command as that user. Or, if nothing is left at the target, remove .hypersdk-landing.json from the folder"
+    " of the export.",
+)
 
 
 class StepState(StrEnum):
@@ -158,18 +167,29 @@ class LandingRecord:
 def read_landing(folder: Path) -> LandingRecord | None:
     """The record in ``folder``, for a look at it: nothing is locked. None where there is none. Raises IntegrityError
     ``landing_unreadable``, TargetError."""
+    return _read(folder, own=False)
+
+
+def _read(folder: Path, *, own: bool) -> LandingRecord | None:
+    """``own``: who acts by the record trusts only itself and root, as others may write in the folder."""
     path = folder / LANDING_FILE
     with target_errors(f"reading {shown_path(path)}"):
         try:
-            text = read_small(path, MAX_RECORD_BYTES)
+            with opened(path) as descriptor:
+                owner, text = os.fstat(descriptor).st_uid, os.pread(descriptor, MAX_RECORD_BYTES + 1, 0)
         except FileNotFoundError:
             return None
     try:
-        return _decode(json.loads(text[:MAX_RECORD_BYTES]))
+        record = _decode(json.loads(text[:MAX_RECORD_BYTES]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(
             f"the record of the landing in {shown_path(folder)} is damaged: {error}", code=LANDING_UNREADABLE
         ) from error
+    if own and owner not in (os.geteuid(), 0) and (record.changes or record.conversion):
+        raise Refused(
+            f"the record of the landing in {shown_path(folder)} belongs to the user {owner}", code=LANDING_FOREIGN
+        )
+    return record
 
 
 class LandingFile:
@@ -190,10 +210,11 @@ class LandingFile:
         While something is half done, a pointer in the state directory ``state`` leads to it (``landing.landings``).
 
         The record of another export that lay there before is replaced. Changes at the target that an unfinished landing
-        of it left stay open, and its overlays are to be dropped. Raises IntegrityError, TargetError.
+        of it left stay open, and its overlays are to be dropped. Raises IntegrityError, Refused ``landing_foreign``,
+        TargetError.
         """
         manifest = open_manifest(folder.path)
-        export, found = export_id(manifest), read_landing(folder.path)
+        export, found = export_id(manifest), _read(folder.path, own=True)
         if found is not None and found.export == export:
             return cls(found, folder, state)
         now = datetime.now(UTC)

@@ -13,7 +13,7 @@ the source off the network, so the source is given back last, and only when noth
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +25,28 @@ from hypersdk.guest.report import stages
 from hypersdk.guest.tools import GuestTools
 from hypersdk.kvm.capabilities import HypervisorFacts
 from hypersdk.kvm.connection import Connection, open_connection
-from hypersdk.kvm.define import is_ours
+from hypersdk.kvm.define import is_ours, set_autostart
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.commit import converted_drivers
 from hypersdk.landing.conversions import ConversionOptions
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import open_guest, open_manifest
-from hypersdk.landing.land import Landed, land, not_undone, start_landed, undo_landing, warnings
+from hypersdk.landing.land import (
+    Landed,
+    check_addresses,
+    land,
+    landed_addresses,
+    not_undone,
+    start_landed,
+    undo_landing,
+    warnings,
+)
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.prove import prove_landed
-from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile
+from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord
 from hypersdk.landing.request import LandingRequest
-from hypersdk.migration.hold import check_off_network, restore_held, taking_over
+from hypersdk.migration.hold import check_off_network, held_run, restore_held, taking_over
 from hypersdk.migration.runfile import Change, RunFile, held_folder
 from hypersdk.migration.settings import RunSettings
 from hypersdk.model import Phase
@@ -52,6 +61,12 @@ LANDED_UNCONVERTED: Final = register(
     "The machine was landed before without a guest conversion, and its domain uses the images now.",
     "Undefine that domain, then run the command again.",
     NOT_CONVERTED,
+)
+LANDED_WITH_ADDRESSES: Final = register(
+    "landed_with_addresses",
+    "The machine was landed before with the MAC addresses of its source, and new ones are asked for. A domain is not"
+    " changed once it is landed.",
+    "Undefine that domain, then run the command again.",
 )
 Notify = Callable[[Phase, str], None]
 """Called with the phase and one line for users."""
@@ -121,7 +136,7 @@ def land_folder(
     """
     with held_folder(folder) as held, ExitStack() as stack:
         landing = LandingFile.opened(held, state=settings.state)
-        run = RunFile.load(held.path, settings.run_store)
+        run = held_run(held.path, settings.run_store)
         source.changes.extend(run.record.changes if run is not None else ())
         work = _Steps(landing, run, source, turn, cancel, notify)
         try:
@@ -151,11 +166,14 @@ class _Steps:
         self._cancel = cancel
         self._notify = notify
         self._connection: Connection | None = None
-        self._was_finished = landing.record.finished
+        # What was defined for a source that is still held belongs to a migration that was killed, until it is started.
+        self._was_finished = landing.record.finished and (held is None or landing.done(START) is not None)
 
     def run(self, connection: Connection, request: LandingRequest, facts: HypervisorFacts) -> Migrated:
         self._connection = connection
         self._forget_gone(connection)
+        for name in request.steps:  # a landing is finished when all that was asked for is done
+            self._landing.record.steps.setdefault(name, StepRecord())
         guest = open_guest(self._landing.folder.named)
         drivers = self._converted(guest, request.conversion, as_written=request.exported)
         domain = plan_guest(guest, drivers, request.options, facts)
@@ -172,7 +190,7 @@ class _Steps:
         )
         proof = self._proved(connection, landed, request.proof)
         if needs_fence(request.options):
-            self._take_over(connection, landed, request)
+            self._take_over(connection, landed, guest, request)
         return Migrated(
             landed,
             domain,
@@ -223,32 +241,43 @@ class _Steps:
         if problems := undo_landing(connection, self._landing, cancel=CancelToken()):
             raise not_undone(self._landing, problems) from error
 
-    def _take_over(self, connection: Connection, landed: Landed, request: LandingRequest) -> None:
-        """Starts the landed machine, if that is asked for, once its source is off the network for good."""
+    def _take_over(self, connection: Connection, landed: Landed, guest: SourceGuest, request: LandingRequest) -> None:
+        """Starts the landed machine, now or with its host, as is asked for, once its source is off the network for
+        good."""
         started = self._landing.done(START) is not None
         if not started:
             self._cancel.check()
-            self._check_source(request)
+            check_addresses(connection, landed.uuid)
+            self._check_source(landed_addresses(connection, landed.uuid), guest, request)
         with taking_over(self._held):
+            if request.options.autostart:
+                set_autostart(connection, landed.uuid)
             if request.options.start and not started:
                 self._notify(Phase.LANDING, f"starting {landed.name}")
                 with self._landing.step(START):
                     start_landed(connection, self._landing, landed)
 
-    def _check_source(self, request: LandingRequest) -> None:
-        if self._source.session is not None and not request.options.new_macs:
-            machine = self._landing.record.machine
-            check_off_network(self._source.session, self._source.moref, machine, cancel=self._cancel)
+    def _check_source(self, addresses: Collection[str], guest: SourceGuest, request: LandingRequest) -> None:
+        """``addresses`` are those of the landed domain, which may be an earlier run's."""
+        if not any(nic.mac and nic.mac.lower() in addresses for nic in guest.nics):
+            return
+        if request.options.new_macs:
+            raise Refused(f"'{guest.name}' was landed with its MAC addresses", code=LANDED_WITH_ADDRESSES)
+        if self._source.session is not None:
+            check_off_network(self._source.session, self._source.moref, guest.name, cancel=self._cancel)
 
     def undo(self, error: BaseException) -> None:
         """Undoes what is open at the target, then at the source. Raises NotRestored where something is left at the
-        target, which keeps the source as it is; what is left at the source is added to ``error``."""
+        target, which keeps the source as it is; what is left at the source is added to ``error``. A machine that was
+        landed, and maybe started, before this run stays, and its source off the network."""
+        if self._was_finished:
+            return
         self._notify(Phase.LANDING, "undoing what was changed")
-        if self._landing.record.open_changes and not self._was_finished:
+        if self._landing.record.open_changes:
             if self._connection is None:
                 return  # it cannot be reached: the next run continues
             self._undo_target(self._connection, error)
-        if self._held is None or self._source.session is None or not self._held.record.hold:
+        if self._held is None or self._source.session is None:
             return
         try:
             restore_held(self._source.session, self._held, note=lambda text: self._notify(Phase.LANDING, text))

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hypersdk.errors import Refused, register
 from hypersdk.migration.journal import SourceJournal, not_restored
-from hypersdk.migration.runfile import RunFile
+from hypersdk.migration.runfile import HELD_KINDS, RunFile, RunStore
 from hypersdk.remedies import RestoreSource, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.nic import is_on_network
@@ -39,6 +40,13 @@ def check_off_network(session: Session, moref: str, machine: str, *, cancel: Can
     """Raises Refused ``source_on_network`` where the machine is powered on with a connected network card."""
     if is_on_network(session, moref, cancel=cancel):
         raise Refused(f"'{machine}' is powered on and connected to its network", code=SOURCE_ON_NETWORK)
+
+
+def held_run(folder: Path, store: RunStore) -> RunFile | None:
+    """The run of a finished export in ``folder`` that holds its source; None where none does. Raises IntegrityError,
+    TargetError."""
+    run = RunFile.load(folder, store)
+    return run if run is not None and run.record.published and run.record.hold else None
 
 
 def restore_held(session: Session, run: RunFile, *, note: Callable[[str], None]) -> None:
@@ -62,13 +70,14 @@ def taking_over(run: RunFile | None) -> Iterator[None]:
         return
     with run.changing() as record:
         for change in record.open_changes:
-            change.kept = True
+            change.kept = change.kind in HELD_KINDS
     try:
         yield
     except BaseException:
         _reopen(run)
         raise
-    run.remove()
+    if not run.record.open_changes:  # a snapshot that could not be removed is still to be
+        run.remove()
 
 
 def _reopen(run: RunFile) -> None:

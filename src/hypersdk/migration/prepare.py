@@ -22,7 +22,7 @@ from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import SOURCE_CHANGED, PointKind, point_of
-from hypersdk.migration.runfile import ChangeKind, DiskRecord, RunFile
+from hypersdk.migration.runfile import HELD_KINDS, ChangeKind, DiskRecord, RunFile
 from hypersdk.migration.spec import ExportSpec, ResumeMode, SourceState
 from hypersdk.model import Machine, Power
 from hypersdk.remedies import Discard, First, RestoreSource, Retry
@@ -164,7 +164,7 @@ def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: Cancel
 
 def held_kinds(spec: ExportSpec) -> tuple[ChangeKind, ...]:
     """The kinds of changes that outlast the export: those that keep the source off the network."""
-    return (ChangeKind.POWER, ChangeKind.NETWORK) if spec.hold else ()
+    return HELD_KINDS if spec.hold else ()
 
 
 def _check_disks(plan: Plan, now: Machine) -> None:

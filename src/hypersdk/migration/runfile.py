@@ -92,6 +92,10 @@ class ChangeKind(StrEnum):
     NETWORK = "network"
 
 
+HELD_KINDS: Final = (ChangeKind.POWER, ChangeKind.NETWORK)
+"""Changes that keep a source off the network: they may outlast its export (``migration.hold``)."""
+
+
 @dataclass(slots=True)
 class Change:
     """A change to the source: recorded before it is made (``made`` False), again after that, and when it is undone.

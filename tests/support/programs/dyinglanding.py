@@ -29,7 +29,6 @@ CALLS: Final[tuple[tuple[Any, str], ...]] = (
     (disks, "drop_name"),
     (os, "link"),
     (land, "define_domain"),
-    (land, "set_autostart"),
 )
 
 
@@ -50,7 +49,7 @@ def main() -> None:
 
     for owner, name in CALLS:
         setattr(owner, name, dying(getattr(owner, name)))
-    options = replace(on_bridge(bridge), pool=pool or None, autostart=True)
+    options = replace(on_bridge(bridge), pool=pool or None)
     Lander(Path(folder), uri, options).land()
     print(next(numbers))
 

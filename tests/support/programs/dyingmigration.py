@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hypersdk.cli.app import program
-from hypersdk.landing import land
+from hypersdk.landing import land, steps
 from hypersdk.landing.record import LandingFile
 from hypersdk.migration import journal
 from hypersdk.migration.runfile import RunFile
@@ -28,6 +28,7 @@ CALLS: Final[tuple[tuple[Any, str], ...]] = (
     (journal, "disconnect_nics"),
     (land, "define_domain"),
     (land, "start_domain"),
+    (steps, "set_autostart"),
 )
 
 
