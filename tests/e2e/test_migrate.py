@@ -253,6 +253,7 @@ def test_a_domain_that_somebody_undefined_is_landed_again_from_the_same_export(m
     done = moved("db 02")
     (plan,) = [event for event in done.events if event["type"] == "plan"]
     assert (plan["earlier"], plan["export"]) == ("exported", None)
+    assert plan["storage"] == {"pool": None, "placing": ["in-place"], "extra_bytes": 0}
     assert moved.libvirtd.domains() == ["db-02"]
     assert first["disks"] == next(event for event in done.events if event["type"] == "result")["disks"]
 

@@ -7,29 +7,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich import box
-from rich.panel import Panel
-from rich.text import Text
-
 from hypersdk.cli.migrating import opened_target, show_migrated, start_step
 from hypersdk.cli.migrationreport import check_report, write_reports
-from hypersdk.cli.migrationtable import afterwards, domain_facts
-from hypersdk.cli.picker.details import facts_table
+from hypersdk.cli.migrationtable import afterwards, domain_facts, plan_panel, storage_text
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import for_landing, next_step
 from hypersdk.cli.state import Cli
 from hypersdk.errors import HyperSDKError
-from hypersdk.guest.tools import find_tools
+from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing.importing import ImportPlan, plan_import, run_import
 from hypersdk.landing.plans import domain_dict
 from hypersdk.landing.progress import MigrationProgress
 from hypersdk.landing.report import read_report
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import GuestTurn, Migrated
+from hypersdk.landing.target import Target
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress
-from hypersdk.text import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +60,29 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
         return
     cli.resumable = True
     cli.output.keep_going()
+    began = datetime.now(UTC)
+    migrated, error, elapsed_s = _carry_out(cli, plan, request, target, tools, settings)
+    if choices.report is not None:
+        step = next_step(error) if error else ""
+        name, folder = plan.guest.name, plan.spec.output_dir
+        found = read_report(folder, machine=name, error=error, next_step=step, elapsed_s=elapsed_s)
+        write_reports(cli, choices.report, [found], began=began, elapsed_s=elapsed_s)
+    if error is not None:
+        raise error
+    assert migrated is not None
+    unsure = "Make sure that its source is off, then " if _may_meet_source(migrated, choices) else ""
+    step = start_step(migrated)
+    show_migrated(cli, plan.guest.name, migrated, elapsed_s, next_step=f"{unsure}`{step}`" if unsure and step else step)
+
+
+def _carry_out(
+    cli: Cli, plan: ImportPlan, request: LandingRequest, target: Target, tools: GuestTools, settings: RunSettings
+) -> tuple[Migrated | None, HyperSDKError | None, float]:
+    """Shows the progress; returns the landed machine or the error, and the seconds that it took."""
     latest = [ExportProgress(machine=plan.guest.name)]
     progress = MigrationProgress(lambda: latest[0])
     progress.begin()
-    began = datetime.now(UTC)
-    error: HyperSDKError | None = None
+    migrated, error = None, None
     with watching(cli.output) as observer, ticking([progress.snapshot], observer, settings.progress_interval_s):
         try:
             migrated = run_import(
@@ -84,23 +97,8 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
             )
         except HyperSDKError as failed:
             error = for_landing(failed)
-            raise
-        finally:
-            progress.end(error)
-            if choices.report is not None:
-                found = read_report(
-                    plan.spec.output_dir,
-                    machine=plan.guest.name,
-                    error=error,
-                    next_step=next_step(error) if error else "",
-                    elapsed_s=progress.elapsed_s,
-                )
-                write_reports(cli, choices.report, [found], began=began, elapsed_s=progress.elapsed_s)
-    unsure = "Make sure that its source is off, then " if _may_meet_source(migrated, choices) else ""
-    step = start_step(migrated)
-    show_migrated(
-        cli, plan.guest.name, migrated, progress.elapsed_s, next_step=f"{unsure}`{step}`" if unsure and step else step
-    )
+        progress.end(error)
+    return migrated, error, progress.elapsed_s
 
 
 def _may_meet_source(migrated: Migrated, choices: ImportChoices) -> bool:
@@ -111,13 +109,10 @@ def _may_meet_source(migrated: Migrated, choices: ImportChoices) -> bool:
 def _show(cli: Cli, plan: ImportPlan, request: LandingRequest) -> None:
     if cli.output.json_lines:
         facts = {"machine": plan.guest.name, "source": plan.source, "output_dir": plan.spec.output_dir}
-        cli.output.event("plan", {**facts, "convert": plan.package is not None, "domain": domain_dict(plan.domain)})
+        target = {"domain": domain_dict(plan.domain), "storage": plan.storage.as_dict()}
+        cli.output.event("plan", {**facts, "convert": plan.package is not None, **target})
         return
-    rows = [(label, Text(clean(value, 400), style=style)) for label, value, style in _facts(plan, request)]
-    title = Text(f" {clean(plan.guest.name, 100)} ", style="bold")
-    cli.output.notes.print(
-        Panel(facts_table(rows), title=title, title_align="left", box=box.ROUNDED, border_style="cyan", padding=(0, 1))
-    )
+    cli.output.notes.print(plan_panel(plan.guest.name, _facts(plan, request)))
 
 
 def _facts(plan: ImportPlan, request: LandingRequest) -> Iterator[tuple[str, str, str]]:
@@ -125,4 +120,5 @@ def _facts(plan: ImportPlan, request: LandingRequest) -> Iterator[tuple[str, str
     if plan.package is not None:
         yield "convert", f"into {plan.spec.format.value} images in {plan.spec.output_dir}", ""
     yield from domain_facts(plan.domain, request)
+    yield "storage", storage_text(plan.storage), ""
     yield "afterwards", afterwards(request), ""

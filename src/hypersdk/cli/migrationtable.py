@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rich import box
@@ -18,6 +18,7 @@ from hypersdk.cli.plantable import grouped, reason_of
 from hypersdk.cli.remedies import warning_text
 from hypersdk.cli.report import labelled
 from hypersdk.cli.state import Cli
+from hypersdk.landing.disks import Placing, StoragePlan
 from hypersdk.landing.earlier import Earlier
 from hypersdk.landing.fence import Fence, needs_fence
 from hypersdk.landing.plans import MigrationPlan
@@ -37,6 +38,7 @@ COLUMNS: Final = (
     Column("Source"),
     Column("Notes", least=12, optional=True),
 )
+_PLACINGS: Final = {Placing.MOVE: "moved", Placing.COPY: "copied", Placing.UPLOAD: "uploaded"}
 _WORK: Final = {
     Earlier.UNFINISHED: "its export is resumed",
     Earlier.OUTDATED: "it is exported again",
@@ -61,7 +63,7 @@ def show_migrations(
         cli.output.note(f"{plan.name}: already migrated, skipped", style="dim")
     if alone:
         for plan in plans:
-            cli.output.notes.print(_panel(plan, request))
+            cli.output.notes.print(plan_panel(plan.name, _facts(plan, request)))
     elif plans or skipped:
         _show_table(cli, plans, skipped, request)
 
@@ -82,11 +84,12 @@ def _send(
 # --- one machine -----------------------------------------------------------------------------------------------------
 
 
-def _panel(plan: MigrationPlan, request: LandingRequest) -> RenderableType:
-    facts = [(label, Text(clean(value, 400), style=style)) for label, value, style in _facts(plan, request)]
-    title = Text(f" {clean(plan.name, 100)} ", style="bold")
+def plan_panel(name: str, facts: Iterable[tuple[str, str, str]]) -> RenderableType:
+    """The plan of one machine: ``facts`` are label, text and style."""
+    rows = [(label, Text(clean(value, 400), style=style)) for label, value, style in facts]
+    title = Text(f" {clean(name, 100)} ", style="bold")
     return Panel(
-        facts_table(facts), title=title, title_align="left", box=box.ROUNDED, border_style="cyan", padding=(0, 1)
+        facts_table(rows), title=title, title_align="left", box=box.ROUNDED, border_style="cyan", padding=(0, 1)
     )
 
 
@@ -99,6 +102,8 @@ def _facts(plan: MigrationPlan, request: LandingRequest) -> Iterator[tuple[str, 
     if plan.earlier in _WORK:
         yield "earlier", _WORK[plan.earlier], ""
     yield from domain_facts(plan.domain, request)
+    if plan.storage is not None:
+        yield "storage", storage_text(plan.storage), ""
     for change in plan.export.changes if plan.export else ():
         yield "at the source", change, ""
     yield "afterwards", afterwards(request, plan.fence), ""
@@ -122,6 +127,15 @@ def domain_facts(domain: GuestPlan, request: LandingRequest) -> Iterator[tuple[s
         where = f"{'bridge' if nic.bridge else 'network'} {nic.target}"
         model = "" if by_drivers and request.options.nic_model is None else f", {nic.model.value}"
         yield "network", f"{nic.mac or 'a new MAC address'} on {where}{model}", ""
+
+
+def storage_text(storage: StoragePlan) -> str:
+    """Where the disks will lie, and what is written once more for that."""
+    if storage.pool is None:
+        return "the images stay where they are"
+    ways = " or ".join(_PLACINGS[placing] for placing in storage.placings) or "put"
+    more = f", at most {format_size(storage.extra_bytes)} more to write" if storage.extra_bytes else ""
+    return f"{ways} into the storage pool {storage.pool.name}{more}"
 
 
 def machine_text(domain: GuestPlan) -> str:

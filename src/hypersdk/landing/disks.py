@@ -111,6 +111,16 @@ class StoragePlan:
         """Bytes that are written once more, beside the export's own."""
         return sum(place.extra_bytes for place in self.places)
 
+    @property
+    def placings(self) -> tuple[Placing, ...]:
+        """How the disks get their places, each way once."""
+        return tuple(dict.fromkeys(place.placing for place in self.places))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        pool = None if self.pool is None else self.pool.name
+        return {"pool": pool, "placing": list(self.placings), "extra_bytes": self.extra_bytes}
+
 
 def plan_storage(connection: Connection, plan: GuestPlan, pool_name: str | None) -> StoragePlan:
     """Where the disks of ``plan`` will lie. Images that do not exist yet count with their capacity.

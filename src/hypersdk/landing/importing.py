@@ -18,6 +18,7 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError, Refused, register
 from hypersdk.guest.tools import GuestTools
+from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import described_guest, open_guest, open_manifest
 from hypersdk.landing.land import check_target
@@ -59,6 +60,7 @@ class ImportPlan:
     package: Path | None
     guest: SourceGuest
     domain: GuestPlan
+    storage: StoragePlan
     source: str
 
 
@@ -88,8 +90,8 @@ def plan_import(
     if request.conversion is not None:
         request.conversion.check_guest(guest, tools)
     landing = read_landing(spec.output_dir) if package is None else None
-    check_target(target.connection, domain, target.facts, request.options, landing)
-    return ImportPlan(spec, package, guest, domain, source)
+    storage = check_target(target.connection, domain, target.facts, request.options, landing)
+    return ImportPlan(spec, package, guest, domain, storage, source)
 
 
 def _origin(folder: Path) -> str:

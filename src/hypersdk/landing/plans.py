@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypersdk.guest.tools import GuestTools
+from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.earlier import Earlier, earlier_work, spec_after
 from hypersdk.landing.fence import Fence, fence_of
 from hypersdk.landing.guests import described_guest, open_guest
@@ -30,7 +31,8 @@ from hypersdk.vsphere.session import Session
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
     """One machine. ``export`` is None where its export is finished, ``spec`` is that export's. ``domain`` is None for a
-    machine that is migrated already; after a guest conversion it may have another disk bus and network card."""
+    machine that is migrated already; after a guest conversion it may have another disk bus and network card.
+    ``storage`` is where its disks will lie."""
 
     machine: Machine
     spec: ExportSpec
@@ -38,6 +40,7 @@ class MigrationPlan:
     export: Plan | None
     guest: SourceGuest | None
     domain: GuestPlan | None
+    storage: StoragePlan | None
     fence: Fence
 
     @property
@@ -72,6 +75,7 @@ class MigrationPlan:
             "fence": self.fence.value,
             "export": None if self.export is None else self.export.as_dict(),
             "domain": None if self.domain is None else domain_dict(self.domain),
+            "storage": None if self.storage is None else self.storage.as_dict(),
             "warnings": [warning.text for warning in self.warnings()],
         }
 
@@ -111,7 +115,7 @@ def plan_migration(
     machine = read_machine(session, spec.machine, cancel=cancel)
     earlier = earlier_work(spec, machine, request.steps, settings.run_store, target.has_landed)
     if earlier is Earlier.MIGRATED:
-        return MigrationPlan(machine, spec, earlier, None, None, None, Fence.NOT_STARTED)
+        return MigrationPlan(machine, spec, earlier, None, None, None, None, Fence.NOT_STARTED)
     fence = fence_of(machine, spec, request.options)
     export = None
     if earlier is Earlier.EXPORTED:
@@ -125,5 +129,5 @@ def plan_migration(
         request.conversion.check_guest(guest, tools)
     # Images that are replaced must not be those of a domain: then an earlier landing is in the way like any other.
     landing = None if earlier is Earlier.OUTDATED else read_landing(spec.output_dir)
-    check_target(target.connection, domain, target.facts, request.options, landing)
-    return MigrationPlan(machine, spec, earlier, export, guest, domain, fence)
+    storage = check_target(target.connection, domain, target.facts, request.options, landing)
+    return MigrationPlan(machine, spec, earlier, export, guest, domain, storage, fence)

@@ -82,9 +82,7 @@ def command(
     removed, or written into the images to their end if that had begun. A landed machine stays. vSphere is not needed
     for a DIR where nothing else is to be done.
     """
-    from hypersdk.cli.connect import connected
     from hypersdk.cli.landings import clean_landings
-    from hypersdk.migration.prepare import endpoint_name
     from hypersdk.migration.runs import unfinished_runs
 
     if give_up and not folders:
@@ -97,6 +95,26 @@ def command(
     if not runs and set(folders) == set(handled) and folders and not (stray or snapshots):
         _raise_first(unhandled)
         return  # nothing to do at the source
+    found, failed = _clean_source(
+        cli, runs, stray=stray, snapshots=snapshots, drop_snapshots=drop_snapshots, give_up=give_up
+    )
+    for folder in sorted({folder.absolute() for folder in folders if folder not in handled}):
+        if not any(run.lies_in(folder) for run in runs):
+            cli.output.warn(f"{folder}: it has no unfinished export of this user, or one is running")
+    if not found:
+        cli.output.note("Nothing to restore here.")
+    if failed:
+        raise NotRestored(f"not everything could be restored: {', '.join(failed)}", next_step=GIVE_UP_STEP)
+    _raise_first(unhandled)
+
+
+def _clean_source(
+    cli: Cli, runs: list[UnfinishedRun], *, stray: bool, snapshots: tuple[str, ...], drop_snapshots: bool, give_up: bool
+) -> tuple[bool, list[str]]:
+    """Restores what ``runs`` and strays left at this server: whether there was something, and what failed."""
+    from hypersdk.cli.connect import connected
+    from hypersdk.migration.prepare import endpoint_name
+
     with connected(cli) as session:
         here = endpoint_name(session)
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
@@ -106,15 +124,8 @@ def command(
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
-    for folder in sorted({folder.absolute() for folder in folders if folder not in handled}):
-        if not any(run.lies_in(folder) for run in runs):
-            cli.output.warn(f"{folder}: it has no unfinished export of this user, or one is running")
-    if not mine and not strays.removed and not strays.failed:
-        cli.output.note("Nothing to restore here.")
-    if failed or strays.failed:
-        names = [run.record.machine for run in failed if run.record] + strays.failed
-        raise NotRestored(f"not everything could be restored: {', '.join(names)}", next_step=GIVE_UP_STEP)
-    _raise_first(unhandled)
+    names = [run.record.machine for run in failed if run.record] + strays.failed
+    return bool(mine or strays.removed or names), names
 
 
 def _raise_first(errors: Sequence[HyperSDKError]) -> None:
