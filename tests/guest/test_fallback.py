@@ -8,7 +8,8 @@ import pytest
 
 from hypersdk.errors import Cancelled
 from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
-from hypersdk.guest.fallback import ESP_TYPE, Loader, add_fallback_loader, choose_loader
+from hypersdk.formats.guestdisk.records import ESP_GUID
+from hypersdk.guest.fallback import Loader, add_fallback_loader, choose_loader
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.guestfish import quoted
 from hypersdk.guest.report import GuestSystem
@@ -59,7 +60,7 @@ done <"$2"
 
 
 def fake_guestfish(folder: Path, *files: str) -> GuestTools:
-    path = script(folder / GUESTFISH, GUESTFISH_BODY.format(folder=folder, esp=ESP_TYPE, files=" ".join(files)))
+    path = script(folder / GUESTFISH, GUESTFISH_BODY.format(folder=folder, esp=ESP_GUID.upper(), files=" ".join(files)))
     return GuestTools({GUESTFISH: str(path)}, None, None)
 
 

@@ -26,6 +26,7 @@ from hypersdk.formats.guestdisk import (
     device_name,
     volumes_of,
 )
+from hypersdk.formats.guestdisk.records import BIOS_BOOT_GUID, ESP_GUID, ESP_TYPE
 from hypersdk.landing.examining import DISK_UNREADABLE, Examined, ExaminedDisk, examine
 from hypersdk.migration.preflight import raise_if_any
 from hypersdk.model import Firmware
@@ -51,8 +52,8 @@ _FIRMWARE: Final = {Firmware.BIOS: "BIOS", Firmware.EFI: "UEFI", None: "firmware
 _TABLES: Final = {TableKind.NONE: "no partitions", TableKind.MBR: "MBR", TableKind.GPT: "GPT"}
 _STATES: Final = {NtfsState.HIBERNATED: "hibernated", NtfsState.CACHED: "in use", NtfsState.UNKNOWN: "state not known"}
 _TYPES: Final = {
-    "c12a7328-f81f-11d2-ba4b-00a0c93ec93b": "EFI system",
-    "21686148-6449-6e6f-744e-656564454649": "BIOS boot",
+    ESP_GUID: "EFI system",
+    BIOS_BOOT_GUID: "BIOS boot",
     "0fc63daf-8483-4772-8e79-3d69d8477de4": "Linux",
     "4f68bce3-e8cd-4db1-96e7-fbcaf984b709": "Linux root",
     "933ac7e1-2eb4-4f13-b844-0e14e2aef915": "Linux home",
@@ -73,7 +74,7 @@ _TYPES: Final = {
     "0x85": "extended",
     "0x8e": "Linux LVM",
     "0xee": "GPT",
-    "0xef": "EFI system",
+    ESP_TYPE: "EFI system",
     "0xfd": "Linux RAID",
 }
 """What users know of the many types; others are shown as they are in the table."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
+from hypersdk.formats.guestdisk.records import ESP_GUID, ESP_TYPE
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.guestfish import Dialog, quoted, talk
 from hypersdk.guest.report import GuestSystem
@@ -27,8 +28,6 @@ from hypersdk.guest.tools import GuestTools
 from hypersdk.model.guestplan import SourceDisk
 from hypersdk.transfer.cancel import CancelToken
 
-ESP_TYPE: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-_ESP_MBR_ID: Final = 0xEF
 _PARTITION: Final = re.compile(r"(/dev/[a-z]+)([0-9]{1,4})")
 _SUFFIXES: Final = {"x86_64": "x64", "i386": "ia32", "aarch64": "aa64"}
 _MAX_PARTITIONS: Final = 256
@@ -90,7 +89,7 @@ def _system_partitions() -> Dialog[list[str]]:
         if match := _PARTITION.fullmatch(partition):
             kind = yield f"-part-get-gpt-type {match[1]} {match[2]}"
             mbr_id = [] if kind else (yield f"-part-get-mbr-id {match[1]} {match[2]}")
-            if ESP_TYPE in (word.upper() for word in kind) or _ESP_MBR_ID in map(_hexadecimal, mbr_id):
+            if ESP_GUID in (word.lower() for word in kind) or int(ESP_TYPE, 16) in map(_hexadecimal, mbr_id):
                 found.append(partition)
     return found
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from hypersdk.formats.guestdisk.assess import EVERY_VOLUME
 from hypersdk.model.guestplan import SourceGuest
 from hypersdk.secret import Secret
 
@@ -22,7 +23,7 @@ class Acceleration(StrEnum):
     TCG = "tcg"
 
 
-ANY_DEVICE: Final = "all"
+ANY_DEVICE: Final = EVERY_VOLUME
 
 
 @dataclass(frozen=True, slots=True)

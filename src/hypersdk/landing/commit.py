@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +24,7 @@ from hypersdk.landing.converted import converted_manifest
 from hypersdk.landing.fitness import convertible
 from hypersdk.landing.guests import manifest_bytes, open_manifest
 from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
-from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, FilePart, read_manifest
+from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, FilePart, read_manifest, timestamp
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.readback import read_small
 from hypersdk.model.guestplan import GuestDrivers
@@ -124,11 +123,6 @@ def full(folder: OutputFolder, needed: int | None = None, free: int | None = Non
         remedies=(FreeSpace(folder=str(folder.named)), Retry()),
         folder=str(folder.named),
     )
-
-
-def timestamp(moment: datetime | None = None) -> str:
-    """RFC 3339, UTC, seconds; now without a moment."""
-    return (moment or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _drop(landing: LandingFile, then: Conversion | None) -> None:

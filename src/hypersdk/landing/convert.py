@@ -38,11 +38,10 @@ from hypersdk.landing.commit import (
     full,
     named,
     overlays_of,
-    timestamp,
 )
 from hypersdk.landing.fitness import check_digests, check_images
 from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
-from hypersdk.migration.manifest import ConvertPart
+from hypersdk.migration.manifest import ConvertPart, timestamp
 from hypersdk.migration.readback import opened
 from hypersdk.model.guestplan import GuestDrivers
 from hypersdk.transfer.cancel import CancelToken

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +21,13 @@ from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.prove import Boot, ProofOptions, boot_domain
 from hypersdk.landing.guests import export_id, manifest_bytes
 from hypersdk.landing.record import PROVE, LandingFile
-from hypersdk.migration.manifest import ValidatePart, document_text, read_manifest
-from hypersdk.migration.naming import MANIFEST_NAME
+from hypersdk.migration.manifest import ValidatePart, document_text, read_manifest, timestamp
+from hypersdk.migration.naming import MANIFEST_NAME, SCREENSHOT, SERIAL_LOG
 from hypersdk.model.guestplan import BootProof, Verdict
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors, write_atomic
 from hypersdk.units import format_duration
 
-SCREENSHOT: Final = "screenshot.png"
-SERIAL_LOG: Final = "serial.log"
 _TEXTS: Final[Mapping[str, str]] = {
     Verdict.MARKER: "the guest printed '{line}'",
     Verdict.LOGIN: "a login prompt appeared: {line}",
@@ -64,7 +61,7 @@ def prove_landed(
             line=boot.line,
             seconds=round(boot.seconds, 3),
             accelerated=boot.accelerated,
-            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ended_at=timestamp(),
             **files,
         )
         _write_manifest(landing.folder.path, part)

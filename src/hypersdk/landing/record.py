@@ -33,6 +33,7 @@ from hypersdk.errors import HyperSDKError, IntegrityError, Refused, TargetError,
 from hypersdk.formats.names import is_bare_name
 from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.migration.checked import checksum_of, validated
+from hypersdk.migration.manifest import timestamp
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.pointers import LANDINGS, Pointers
 from hypersdk.migration.readback import opened
@@ -222,7 +223,7 @@ class LandingFile:
             landing_id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
             export=export,
             machine=manifest.source.vm_name,
-            started_at=_time(now),
+            started_at=timestamp(now),
         )
         if found is not None and not found.finished:
             record.changes = found.open_changes
@@ -256,15 +257,15 @@ class LandingFile:
         ``result``."""
         with self.changing() as record:
             step = record.steps.setdefault(name, StepRecord())
-            step.state, step.started_at = StepState.RUNNING, _time()
+            step.state, step.started_at = StepState.RUNNING, timestamp()
             step.ended_at = step.error = None
         try:
             yield step
         except BaseException as error:
-            step.state, step.ended_at, step.error = StepState.FAILED, _time(), _told(error)
+            step.state, step.ended_at, step.error = StepState.FAILED, timestamp(), _told(error)
             self._save_anyway()
             raise
-        step.state, step.ended_at = StepState.DONE, _time()
+        step.state, step.ended_at = StepState.DONE, timestamp()
         self.save()
 
     def done(self, name: str) -> Mapping[str, Any] | None:
@@ -302,10 +303,6 @@ def _told(error: BaseException) -> dict[str, str]:
     if isinstance(error, HyperSDKError):
         return {"code": error.code, "message": error.message}
     return {"code": "internal", "message": type(error).__name__}
-
-
-def _time(moment: datetime | None = None) -> str:
-    return (moment or datetime.now(UTC)).isoformat(timespec="seconds")
 
 
 def _encode(record: LandingRecord) -> dict[str, Any]:

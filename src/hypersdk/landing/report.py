@@ -24,10 +24,10 @@ from hypersdk.errors import CODES, HyperSDKError
 from hypersdk.htmlpage import Column, bullets, cards, facts, page, png, preformatted, table, text
 from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
-from hypersdk.landing.prove import SCREENSHOT, SERIAL_LOG, verdict_text
+from hypersdk.landing.prove import verdict_text
 from hypersdk.landing.record import LAND, PROVE, LandingRecord, StepRecord, StepState, TargetChange, read_landing
 from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, DiskPart, ValidatePart
-from hypersdk.migration.naming import REPORT_NAME
+from hypersdk.migration.naming import REPORT_NAME, SCREENSHOT, SERIAL_LOG
 from hypersdk.migration.readback import read_small
 from hypersdk.migration.runfile import Change, ChangeKind
 from hypersdk.text import count

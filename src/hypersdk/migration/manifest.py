@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -356,6 +357,11 @@ def os_family(guest_id: str | None) -> str:
 def manifest_text(manifest: ArtifactManifest) -> bytes:
     """The sealed manifest as it is written."""
     return document_text(manifest.model_dump(mode="json", by_alias=True))
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """A time as manifests and records have it: RFC 3339, UTC, seconds; now without a moment."""
+    return (moment or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def document_text(document: Mapping[str, Any]) -> bytes:

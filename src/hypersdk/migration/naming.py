@@ -19,7 +19,9 @@ MANIFEST_NAME: Final = "artifact-manifest.json"
 LANDING_FILE: Final = ".hypersdk-landing.json"
 """The record of what was done with an export afterwards (``landing.record``)."""
 REPORT_NAME: Final = "report.html"
-EVIDENCE_FILES: Final = frozenset({"virt-v2v.log", "screenshot.png", "serial.log", REPORT_NAME})
+SCREENSHOT: Final = "screenshot.png"
+SERIAL_LOG: Final = "serial.log"
+EVIDENCE_FILES: Final = frozenset({"virt-v2v.log", SCREENSHOT, SERIAL_LOG, REPORT_NAME})
 """What the steps after an export keep beside it: the log of the guest conversion, what a boot showed, the report."""
 PARTIAL: Final = ".partial"
 BLOCKS: Final = ".blocks"

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +47,7 @@ from hypersdk.migration.manifest import (
     manifest_text,
     os_family,
     read_manifest,
+    timestamp,
     tree_of,
 )
 from hypersdk.migration.naming import MANIFEST_NAME, stem_of_run
@@ -230,7 +231,7 @@ class Publishing:
 
     def _manifest(self, published: Published, warnings: Sequence[str]) -> ArtifactManifest:
         """The manifest, not sealed yet. Disks are in unit order."""
-        machine, spec, now = self.machine, self.spec, _timestamp(datetime.now(UTC))
+        machine, spec, now = self.machine, self.spec, timestamp()
         sequence = boot_sequence(machine)
         return ArtifactManifest(
             manifest_version=MANIFEST_VERSION,
@@ -239,7 +240,7 @@ class Publishing:
                 vm_id=machine.moref,
                 vm_name=machine.name,
                 datacenter=machine.summary.datacenter or "",
-                export_timestamp=_timestamp(datetime.fromisoformat(self.run.started_at)),
+                export_timestamp=timestamp(datetime.fromisoformat(self.run.started_at)),
                 export_method=self._method,
             ),
             vm=VmPart(
@@ -366,8 +367,3 @@ class Publishing:
 
 def _tree_part(file: PublishedFile) -> TreePart | None:
     return TreePart(algorithm=TREE_ALGORITHM, leaf_bytes=LEAF, digest=file.tree) if file.tree else None
-
-
-def _timestamp(moment: datetime) -> str:
-    """RFC 3339, UTC, seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
