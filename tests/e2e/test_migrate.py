@@ -326,6 +326,22 @@ def test_a_killed_migration_that_is_cleaned_up_leaves_one_machine(
             assert moment > number - 8, "between the last look at the source and the start"
 
 
+@pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])
+def test_a_source_that_another_folder_holds_is_not_migrated(move: Callable[..., Move], fence: str) -> None:
+    """Its clean-up would put the source back beside the machine that was landed from here."""
+    moved, *words = _ready(move, fence)
+    assert dying(moved, "9", *words).returncode == -9
+    assert not moved.on_network()
+    second = moved.folder.parent / "second"
+    refused = moved("web-01", "--start", fence, "-o", second)
+    assert (refused.status, refused.error["code"]) == (6, "source_held"), refused.events
+    assert (moved.libvirtd.domains(), moved.on_network(), second.exists()) == ([], False, False)
+    assert moved.shell("cleanup", moved.folder).status == 0
+    assert moved.on_network()
+    assert moved("web-01", "--start", fence, "-o", second).status == 0
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
+
+
 def test_a_machine_that_was_started_stays_whatever_fails_afterwards(move: Callable[..., Move]) -> None:
     """Killed after the start, before the source was given up: its guest has written, so there is no way back."""
     number = moments(*_ready(move, "--power-off"))

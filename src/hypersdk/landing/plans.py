@@ -17,6 +17,7 @@ from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.record import read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.target import Target
+from hypersdk.migration.hold import check_not_held
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
@@ -110,13 +111,15 @@ def plan_migration(
     cancel: CancelToken,
 ) -> MigrationPlan:
     """Looks at the source, at the folder and at the target. ``taken`` are names of domains that other machines of this
-    run get. Raises what the export's plan does, Refused with the reasons of ``plan_guest`` and ``check_target``, and
-    ``source_on_network``."""
+    run get. Raises what the export's plan does, Refused with the reasons of ``plan_guest`` and ``check_target``,
+    ``source_on_network`` and ``source_held``."""
     machine = read_machine(session, spec.machine, cancel=cancel)
     earlier = earlier_work(spec, machine, request.steps, settings.run_store, target.has_landed)
     if earlier is Earlier.MIGRATED:
         return MigrationPlan(machine, spec, earlier, None, None, None, None, Fence.NOT_STARTED)
     fence = fence_of(machine, spec, request.options)
+    if spec.hold:
+        check_not_held(settings.state, session, machine.moref, machine.name, spec.output_dir)
     export = None
     if earlier is Earlier.EXPORTED:
         guest = open_guest(spec.output_dir.absolute())

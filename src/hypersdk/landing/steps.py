@@ -46,7 +46,7 @@ from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.prove import prove_landed
 from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord
 from hypersdk.landing.request import LandingRequest
-from hypersdk.migration.hold import check_off_network, held_run, restore_held, taking_over
+from hypersdk.migration.hold import check_not_held, check_off_network, held_run, restore_held, taking_over
 from hypersdk.migration.runfile import Change, RunFile, held_folder
 from hypersdk.migration.settings import RunSettings
 from hypersdk.model import Phase
@@ -138,7 +138,7 @@ def land_folder(
         landing = LandingFile.opened(held, state=settings.state)
         run = held_run(held.path, settings.run_store)
         source.changes.extend(run.record.changes if run is not None else ())
-        work = _Steps(landing, run, source, turn, cancel, notify)
+        work = _Steps(landing, run, source, turn, settings.state, cancel, notify)
         try:
             connection = stack.enter_context(open_connection(request.address, cancel=cancel))
             return work.run(connection, request, facts)
@@ -156,9 +156,11 @@ class _Steps:
         held: RunFile | None,
         source: Source,
         turn: GuestTurn,
+        state: Path,
         cancel: CancelToken,
         notify: Notify,
     ) -> None:
+        self._state = state
         self._landing = landing
         self._turn = turn
         self._held = held
@@ -263,8 +265,9 @@ class _Steps:
             return
         if request.options.new_macs:
             raise Refused(f"'{guest.name}' was landed with its MAC addresses", code=LANDED_WITH_ADDRESSES)
-        if self._source.session is not None:
-            check_off_network(self._source.session, self._source.moref, guest.name, cancel=self._cancel)
+        if (session := self._source.session) is not None:
+            check_not_held(self._state, session, self._source.moref, guest.name, self._landing.folder.named)
+            check_off_network(session, self._source.moref, guest.name, cancel=self._cancel)
 
     def undo(self, error: BaseException) -> None:
         """Undoes what is open at the target, then at the source. Raises NotRestored where something is left at the

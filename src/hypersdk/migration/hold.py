@@ -13,15 +13,20 @@ The changes are final before the other machine starts, so that nothing can put b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from hypersdk.errors import Refused, register
 from hypersdk.migration.journal import SourceJournal, not_restored
-from hypersdk.migration.runfile import HELD_KINDS, RunFile, RunStore
-from hypersdk.remedies import RestoreSource, SetOption
+from hypersdk.migration.prepare import endpoint_name
+from hypersdk.migration.runfile import HELD_KINDS, RunFile, RunRecord, RunStore
+from hypersdk.migration.runs import other_runs, unfinished_runs
+from hypersdk.remedies import First, RestoreSource, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import shown_path
 from hypersdk.vsphere.nic import is_on_network
 from hypersdk.vsphere.session import Session
 
@@ -35,11 +40,40 @@ SOURCE_ON_NETWORK = register(
     SetOption("keep_source_running", True),
 )
 
+SOURCE_HELD: Final = register(
+    "source_held",
+    "Another migration or export of the machine, from another folder, has powered it off or disconnected it. When that"
+    " one fails or is cleaned up, the source is put back: beside the landed machine, with the same MAC addresses.",
+    First("finish the other one, or clean it up"),
+    Retry(),
+)
+
 
 def check_off_network(session: Session, moref: str, machine: str, *, cancel: CancelToken) -> None:
     """Raises Refused ``source_on_network`` where the machine is powered on with a connected network card."""
     if is_on_network(session, moref, cancel=cancel):
         raise Refused(f"'{machine}' is powered on and connected to its network", code=SOURCE_ON_NETWORK)
+
+
+def check_not_held(state: Path, session: Session, moref: str, machine: str, folder: Path) -> None:
+    """Raises Refused ``source_held`` where a run from another folder than ``folder`` will put the machine back on its
+    network. ``state`` is the state directory; of runs of other users and of a daemon the changes are not known, so all
+    count."""
+    source = endpoint_name(session), moref
+    runs = [
+        run.folder
+        for run in unfinished_runs(state)
+        if run.record is not None and (run.record.endpoint, run.record.moref) == source and _holds(run.record)
+    ]
+    entries = [other.entry for other in other_runs(state)]
+    runs += [Path(entry.folder) for entry in entries if (entry.endpoint, entry.moref) == source]
+    for other in runs:
+        if os.path.realpath(other) != os.path.realpath(folder):
+            raise Refused(f"'{machine}' is held by the run in {shown_path(other)}", code=SOURCE_HELD, folder=str(other))
+
+
+def _holds(record: RunRecord) -> bool:
+    return any(change.kind in HELD_KINDS and not change.undone for change in record.changes)
 
 
 def held_run(folder: Path, store: RunStore) -> RunFile | None:
