@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import hypersdk
 from hypersdk.cli import remedies as programs
 from hypersdk.cli.batch import Failure
+from hypersdk.cli.commands import import_, migrate
 from hypersdk.cli.errorlist import load_all
 from hypersdk.cli.plantable import reason_of
 from hypersdk.errors import CODES, HyperSDKError, Refused, SourceError, TransientError
@@ -255,3 +257,32 @@ def test_the_reasons_of_a_skipped_machine_are_one_line() -> None:
     assert "\n" not in text
     assert "domain_exists: " in text
     assert " mac_taken: " in text
+
+
+def test_the_remedies_of_a_landing_are_flags_of_migrate_or_import() -> None:
+    """And where HyperSDK has an option for it, they name its flag."""
+    load_all()
+    known = {flag for command in (migrate.command, import_.command) for param in command.params for flag in param.opts}
+    landing = {
+        value
+        for name, module in list(sys.modules.items())
+        if name.startswith(("hypersdk.landing.", "hypersdk.guest.", "hypersdk.kvm.", "hypersdk.formats.guestdisk."))
+        for value in vars(module).values()
+        if isinstance(value, str) and value in CODES
+    }
+    named: dict[str, set[str]] = {}
+    for code in landing:
+        text = programs.next_step(programs.for_landing(HyperSDKError("it failed", code=code)))
+        named[code] = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        assert named[code] <= known, code
+    for code, flag in {
+        "network_unmapped": "--map",
+        "no_hardware": "--cpus",
+        "encrypted_without_key": "--key",
+        "nothing_to_convert": "--no-convert",
+        "domain_exists": "--name",
+        "remote_needs_pool": "--pool",
+        "no_virtio_win": "--disk-bus",
+        "appliance_failed": "--acceleration",
+    }.items():
+        assert flag in named[code], code

@@ -133,3 +133,10 @@ def test_the_password_in_a_url_flag_is_refused_and_not_shown(url: str) -> None:
 def test_wrong_password_sources_are_usage_errors(flag: list[str]) -> None:
     result = run("list", "-u", "vcenter.example.com", "--username", "me", *flag, "--json")
     assert (result.status, result.error["code"]) == (2, "password_source")
+
+
+def test_the_files_to_look_at_are_named() -> None:
+    output, _, err = outputs(json_lines=False)
+    report(output, errors.IntegrityError("the guest did not boot", screenshot="/srv/vm/web01/screenshot.png", log=""))
+    assert "  screen  /srv/vm/web01/screenshot.png\n" in err.getvalue()
+    assert "  log " not in err.getvalue()

@@ -22,6 +22,8 @@ from hypersdk.units import MiB
 from tests.support.cli.commandline import Run
 from tests.support.cli.hyper2kvm import Program
 from tests.support.cli.shell import Shell, login
+from tests.support.exports import export_folder
+from tests.support.guestconversions import killed
 from tests.support.guests.bootsectors import boot_sector_guest
 from tests.support.guests.guest import MARKER
 from tests.support.libvirtd import Libvirtd
@@ -156,7 +158,7 @@ def test_several_machines_start_and_their_sources_stay_off_the_network(move: Cal
     totals = next(event for event in done.events if event["type"] == "totals")
     assert (done.status, totals["migrated"]) == (0, 3), done.events
     assert sorted(moved.running()) == ["db-02", "web-01", "web-03"]
-    assert "3 of 3 machines moved to KVM" in page.read_text()
+    assert "3 of 3 machines landed on KVM" in page.read_text()
     assert "network cards disconnected" in (moved.folder / "web-01/report.html").read_text()
     assert moved.simulator.vm("web-01").power == "poweredOn"
     assert not moved.on_network("web-01")
@@ -410,6 +412,30 @@ def test_a_package_is_converted_landed_and_started_once(move: Callable[..., Move
     assert [event["convert"] for event in done.events if event["type"] == "plan"] == [False]
     assert moved.running() == ["web-01"]
     assert moved.shell("verify", moved.folder).status in (0, 8), "the guest may have written since it was started"
+    moved.assert_nothing_left()
+
+
+def test_an_interrupted_conversion_is_finished_before_the_guest_is_landed_as_it_is(move: Callable[..., Move]) -> None:
+    """While it is written into the images they are neither as exported nor converted, also for --no-convert."""
+    moved = move(machines=(ON,))
+    folder = export_folder(moved.folder.parent / "package")
+    assert killed(folder, "committing", state=moved.shell.home / ".local/state/hypersdk")
+    done = moved.load(folder)
+    assert done.status == 0, done.events
+    (result,) = [event for event in done.events if event["type"] == "result"]
+    assert result["converted"]
+    assert not list(folder.glob(".*.overlay"))
+    moved.shell.good("verify", folder)
+    moved.assert_nothing_left()
+
+
+def test_a_step_that_failed_and_is_not_wanted_any_more_leaves_nothing_open(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON,))
+    folder = exported(moved, "qcow2")
+    words = [word for word in moved.words("import", "--json", folder) if word != "--no-convert"]
+    refused = moved.shell(*words)
+    assert refused.error["code"] == "nothing_to_convert", refused.events
+    assert moved.load(folder).status == 0
     moved.assert_nothing_left()
 
 

@@ -163,7 +163,7 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
     failed = MachineReport("db <1>", tmp_path / "db", None, None, error=Refused("no space"), next_step="Free space.")
     page = Page(run_page([good, failed], began=datetime(2026, 1, 2, 3, 4, tzinfo=UTC), elapsed_s=200, place=tmp_path))
     for told in (
-        "1 of 2 machines moved to KVM",
+        "1 of 2 machines landed on KVM",
         "Started 2026-01-02 03:04:00 UTC",
         "no space",
         "Free space.",

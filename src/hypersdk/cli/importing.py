@@ -11,7 +11,7 @@ from hypersdk.cli.migrating import opened_target, show_migrated, start_step
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import afterwards, domain_facts, plan_panel, storage_text
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import for_landing, next_step
+from hypersdk.cli.remedies import for_landing, in_one_line
 from hypersdk.cli.state import Cli
 from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import GuestTools, find_tools
@@ -63,7 +63,7 @@ def import_source(cli: Cli, path: Path, request: LandingRequest, choices: Import
     began = datetime.now(UTC)
     migrated, error, elapsed_s = _carry_out(cli, plan, request, target, tools, settings)
     if choices.report is not None:
-        step = next_step(error) if error else ""
+        step = in_one_line(error) if error else ""
         name, folder = plan.guest.name, plan.spec.output_dir
         found = read_report(folder, machine=name, error=error, next_step=step, elapsed_s=elapsed_s)
         write_reports(cli, choices.report, [found], began=began, elapsed_s=elapsed_s)

@@ -20,7 +20,7 @@ from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import machine_text, show_migrations
 from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import for_landing, next_step
+from hypersdk.cli.remedies import for_landing, in_one_line
 from hypersdk.cli.report import labelled, report, show_error, show_line
 from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
@@ -172,14 +172,14 @@ def _reports(batch: Migrations) -> Iterator[MachineReport]:
             machine=outcome.plan.name,
             source=outcome.source_changes,
             error=outcome.error,
-            next_step=next_step(outcome.error) if outcome.error else "",
+            next_step=in_one_line(outcome.error) if outcome.error else "",
             elapsed_s=outcome.elapsed_s,
         )
     for plan in batch.earlier:
         yield read_report(plan.spec.output_dir, machine=plan.name)
     for failure in batch.skipped:
         assert failure.spec is not None, "each has one"
-        step = next_step(failure.error)
+        step = in_one_line(failure.error)
         yield read_report(failure.spec.output_dir, machine=failure.machine, error=failure.error, next_step=step)
 
 

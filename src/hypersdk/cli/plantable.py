@@ -17,7 +17,7 @@ from hypersdk.cli.batch import Batch, Failure
 from hypersdk.cli.columns import Cell, Column, lay_out, size_text
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.picker.search import natural_key
-from hypersdk.cli.remedies import next_step, warning_text
+from hypersdk.cli.remedies import in_one_line, warning_text
 from hypersdk.cli.report import labelled
 from hypersdk.cli.state import Cli
 from hypersdk.migration.plan import Plan
@@ -167,7 +167,7 @@ def reason_of(failure: Failure) -> str:
     """The same text for machines that are skipped for the same reason."""
     error = failure.error
     what = error.message.removeprefix(f"'{failure.machine}' ")
-    return f"{what} ({error.code}). {' '.join(next_step(error).splitlines())}"
+    return f"{what} ({error.code}). {in_one_line(error)}"
 
 
 def grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Iterator[tuple[str, str, str]]:

@@ -19,6 +19,10 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("source", "power-off"): "use --power-off",
     ("source", "shutdown"): "use --shutdown",
     ("no_convert", True): "use --no-convert, which lands the guest as it is",
+    ("key", "FILE"): "use --key FILE",
+    ("domain", "NAME"): "choose another name for the domain with --name",
+    ("pool", "NAME"): "use --pool NAME, a storage pool of the target, into which the disks are uploaded",
+    ("cpus", "N"): "use --cpus N and --memory SIZE",
     ("source_off", True): "use --source-off",
     ("new_macs", True): "use --new-macs, which gives the landed machine new MAC addresses",
     ("disconnect_source", True): "use --disconnect-source, which disconnects its network cards",
@@ -55,6 +59,11 @@ def error_dict(error: HyperSDKError, program: str = "hyper2kvm") -> dict[str, An
     """``error`` as JSON output has it."""
     facts = error.as_dict() | {"next_step": next_step(error, program)}
     return facts | ({"reasons": [error_dict(reason, program) for reason in error.reasons]} if error.reasons else {})
+
+
+def in_one_line(error: HyperSDKError) -> str:
+    """``next_step`` for a cell of a table."""
+    return " ".join(next_step(error).splitlines())
 
 
 def for_landing(error: HyperSDKError) -> HyperSDKError:

@@ -23,6 +23,9 @@ EXIT_TERMINATED: Final = 143
 """128 + SIGTERM, as shells report a process ended by that signal."""
 _EXITS: Final = {"SIGTERM": EXIT_TERMINATED, "SIGHUP": 129}
 
+_EVIDENCE: Final = (("log", "log"), ("screenshot", "screen"), ("serial_log", "serial"))
+"""Fields of an error that name a file to look at, and their labels."""
+
 LABEL_CELLS: Final = 10
 """The column where the text after a label begins."""
 MAX_LISTED: Final = 12
@@ -75,6 +78,7 @@ def _facts(error: HyperSDKError, program: str) -> Iterator[tuple[str, str]]:
     entries = [entry for entry in _listed(error) if entry not in error.message]
     if entries != [f"{error.message} ({error.code})"]:  # a single entry would repeat the message
         yield from (("-", entry) for entry in entries)
+    yield from ((label, str(error.fields[field])) for field, label in _EVIDENCE if error.fields.get(field))
     yield "next", next_step(error, program)
     yield "code", f"{error.code} (exit status {exit_status(error)})"
 

@@ -34,8 +34,8 @@ NOT_INSTALLED: Final = register(
 KEY_NEEDED: Final = register(
     "guest_key_needed",
     "A disk is encrypted with LUKS, and no given key opens it.",
-    First("give the passphrase of the encrypted disk, or a file whose first line it is"),
-    Retry(),
+    First("put the passphrase of the encrypted disk into the first line of a file"),
+    SetOption("key", "FILE"),
 )
 MULTI_BOOT: Final = register(
     "guest_multi_boot",
@@ -112,7 +112,7 @@ APPLIANCE: Final = register(
     "The appliance that converts guests did not start.",
     First("run libguestfs-test-tool to see why"),
     Retry(),
-    "Where KVM does not work on this host, choose software emulation.",
+    SetOption("acceleration", "tcg"),
 )
 NBD: Final = register(
     "guest_nbd_failed",

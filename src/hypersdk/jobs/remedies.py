@@ -15,10 +15,12 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ("remove_cdrom", True): (
         "set `options.remove_cdrom`, which ejects ISO images during the export, and submit the job again"
     ),
-    (
-        "networks",
-        "TARGET",
-    ): "add each to `networks`, like `VM Network: br0` or `VM Network: network:default`, and submit the job again",
+    ("no_convert", True): "set `convert: false`, which lands the guest as it is, and submit the job again",
+    ("key", "FILE"): "migrate the machine with `hyper2kvm migrate`: a job takes no keys",
+    ("cpus", "N"): "set `cpus` and `memory` and submit the job again",
+    ("networks", "TARGET"): (
+        "add each to `networks`, like `VM Network: br0` or `VM Network: network:default`, and submit the job again"
+    ),
     ("resume", False): "run `hyperctl retry --discard ID` to start over",
 }
 """Options that are not simply a field of the job file."""

@@ -53,8 +53,8 @@ BOOT_EFI_SHELL: Final = register(
 BOOT_SECURE_BOOT: Final = register(
     "boot_secure_boot",
     "Secure boot is on, and the boot loader or the kernel has no signature that the firmware trusts.",
-    "Install the distribution's signed loader (shim-signed, grub-efi-amd64-signed) in the guest, or land it without"
-    " secure boot.",
+    "Install the distribution's signed loader (shim-signed, grub-efi-amd64-signed) in the source machine, or switch its"
+    " secure boot off, and export it again.",
 )
 BOOT_NO_DEVICE: Final = register(
     "boot_no_device",

@@ -13,14 +13,15 @@ from hypersdk.kvm.document import parsed
 from hypersdk.kvm.domainxml import landing_of
 from hypersdk.kvm.library import libvirt
 from hypersdk.model.guestplan import GuestNic, GuestPlan
-from hypersdk.remedies import First, Retry
+from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.text import clean
 from hypersdk.transfer.files import exists
 
 DOMAIN_EXISTS: Final = register(
     "domain_exists",
     "The target has a domain of that name, which is not of this landing. It is never replaced.",
-    "Choose another name for the domain, or undefine the other one if it is not needed (`virsh undefine NAME`).",
+    SetOption("domain", "NAME"),
+    "Or undefine the other domain, if it is not needed: `virsh undefine NAME`.",
 )
 MAC_TAKEN: Final = register(
     "mac_taken",

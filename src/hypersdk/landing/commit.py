@@ -23,7 +23,7 @@ from hypersdk.guest.tools import GuestTools
 from hypersdk.landing.converted import converted_manifest
 from hypersdk.landing.fitness import convertible
 from hypersdk.landing.guests import manifest_bytes, open_manifest
-from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
+from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile, StepState
 from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, FilePart, read_manifest, timestamp
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.readback import read_small
@@ -84,6 +84,19 @@ def drop_conversion(landing: LandingFile) -> bool:
     _drop(landing, None)
     landing.save()
     return True
+
+
+def settle_conversion(landing: LandingFile, tools: GuestTools, *, cancel: CancelToken) -> GuestDrivers | None:
+    """What an interrupted conversion left, where none is wanted any more: one that was interrupted while it was written
+    into the images is finished, as they are neither as exported nor converted; any other is dropped. Returns the
+    drivers of a converted guest. Raises what ``finish_conversion`` does."""
+    if drop_conversion(landing):
+        step = landing.record.steps.get(CONVERT)
+        if step is not None and step.state is StepState.RUNNING:
+            step.state = StepState.UNDONE
+            landing.save()
+        return None
+    return finish_conversion(landing, tools, cancel=cancel)
 
 
 def converted_drivers(manifest: ArtifactManifest) -> GuestDrivers | None:

@@ -47,7 +47,7 @@ from hypersdk.landing.landed import IMAGE_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.reading import check_alone
 from hypersdk.landing.record import LandingFile, TargetChange
 from hypersdk.model.guestplan import GuestDisk, GuestPlan
-from hypersdk.remedies import First, Retry
+from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import exists, target_errors
@@ -56,7 +56,7 @@ REMOTE_NEEDS_POOL: Final = register(
     "remote_needs_pool",
     "The target is another machine, which does not see the images: exports and guest conversions are where HyperSDK"
     " runs.",
-    "Name a storage pool of the target, into which the disks are uploaded.",
+    SetOption("pool", "NAME"),
 )
 POOL_ELSEWHERE: Final = register(
     "pool_elsewhere",

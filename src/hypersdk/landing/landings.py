@@ -12,9 +12,9 @@ from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import GuestTools
 from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.connection import open_connection
-from hypersdk.landing.commit import drop_conversion, finish_conversion
+from hypersdk.landing.commit import settle_conversion
 from hypersdk.landing.land import not_undone, undo_landing
-from hypersdk.landing.record import CONVERT, LAND, LandingFile, LandingRecord, StepState, read_landing
+from hypersdk.landing.record import LAND, LandingFile, LandingRecord, StepState, read_landing
 from hypersdk.migration.pointers import LANDINGS, Pointers, folder_of
 from hypersdk.migration.runfile import held_folder, is_locked
 from hypersdk.transfer.cancel import CancelToken
@@ -77,10 +77,10 @@ def clean_conversion(folder: Path, tools: GuestTools, *, state: Path | None, can
         return CleanedUp.NOTHING
     with held_folder(folder) as held:
         landing = LandingFile.opened(held, state=state)
-        if drop_conversion(landing):
-            _note_interrupted(landing)
-            return CleanedUp.DROPPED
-        return CleanedUp.NOTHING if finish_conversion(landing, tools, cancel=cancel) is None else CleanedUp.FINISHED
+        was = landing.record.conversion
+        if settle_conversion(landing, tools, cancel=cancel) is not None:
+            return CleanedUp.FINISHED
+        return CleanedUp.NOTHING if landing.record.conversion == was else CleanedUp.DROPPED
 
 
 def clean_target(folder: Path, *, state: Path | None, cancel: CancelToken) -> tuple[str, ...]:
@@ -107,11 +107,3 @@ def clean_target(folder: Path, *, state: Path | None, cancel: CancelToken) -> tu
 def _is_landed(record: LandingRecord) -> bool:
     step = record.steps.get(LAND)
     return step is not None and step.state is StepState.DONE
-
-
-def _note_interrupted(landing: LandingFile) -> None:
-    """The step that was killed does not run any more."""
-    step = landing.record.steps.get(CONVERT)
-    if step is not None and step.state is StepState.RUNNING:
-        step.state = StepState.UNDONE
-        landing.save()

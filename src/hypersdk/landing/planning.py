@@ -53,7 +53,7 @@ NO_SECURE_BOOT: Final = register(
 NO_TPM_EMULATOR: Final = register(
     "no_tpm_emulator",
     "The machine has a TPM, and the target cannot emulate one.",
-    "Install swtpm and swtpm-tools on the target, or land the machine without a TPM.",
+    "Install swtpm and swtpm-tools on the target.",
 )
 NO_MACHINE_TYPE: Final = register(
     "no_machine_type",
@@ -63,7 +63,7 @@ NO_MACHINE_TYPE: Final = register(
 NO_HARDWARE: Final = register(
     "no_hardware",
     "What is to be landed does not say how many CPUs and how much memory its machine has: a lone disk image.",
-    "Say the number of CPUs and the memory.",
+    SetOption("cpus", "N"),
 )
 TOO_MANY_CPUS: Final = register(
     "too_many_cpus", "The machine has more virtual CPUs than the target supports.", "Choose another target."

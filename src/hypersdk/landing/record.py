@@ -21,7 +21,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -272,6 +272,15 @@ class LandingFile:
         """The result of a step that is done; None for another one."""
         step = self.record.steps.get(name)
         return step.result if step is not None and step.state is StepState.DONE else None
+
+    def forget_failed(self, wanted: Collection[str]) -> None:
+        """Steps that ended without success, and are not ``wanted`` any more, are not part of the landing."""
+        steps = self.record.steps
+        over = {StepState.FAILED, StepState.UNDONE}
+        if gone := [name for name, step in steps.items() if name not in wanted and step.state in over]:
+            with self.changing():
+                for name in gone:
+                    del steps[name]
 
     # The journal
 

@@ -369,7 +369,7 @@ def run_page(reports: Sequence[MachineReport], *, began: datetime, elapsed_s: fl
     """The page of a run. ``place`` is the folder in which it will lie: links lead from there to the machines' pages."""
     landed = sum(report.landed and report.error is None for report in reports)
     return page(
-        f"{landed:,} of {count(len(reports), 'machine')} moved to KVM",
+        f"{landed:,} of {count(len(reports), 'machine')} landed on KVM",
         f"Started {began:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(elapsed_s)}",
         [
             cards(_totals(reports)),

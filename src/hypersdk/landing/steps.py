@@ -27,7 +27,7 @@ from hypersdk.kvm.capabilities import HypervisorFacts
 from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import is_ours, set_autostart
 from hypersdk.kvm.prove import ProofOptions
-from hypersdk.landing.commit import converted_drivers
+from hypersdk.landing.commit import converted_drivers, settle_conversion
 from hypersdk.landing.conversions import ConversionOptions
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.fence import needs_fence
@@ -178,6 +178,7 @@ class _Steps:
             self._landing.record.steps.setdefault(name, StepRecord())
         guest = open_guest(self._landing.folder.named)
         drivers = self._converted(guest, request.conversion, as_written=request.exported)
+        self._landing.forget_failed(request.steps)
         domain = plan_guest(guest, drivers, request.options, facts)
         self._notify(Phase.LANDING, "")
         landed = land(
@@ -204,9 +205,12 @@ class _Steps:
 
     def _converted(self, guest: SourceGuest, options: ConversionOptions | None, *, as_written: bool) -> GuestDrivers:
         """What the guest can use. Without a conversion, now or before, what guests of its kind have drivers for."""
+        if options is None:
+            drivers = settle_conversion(self._landing, self._turn.tools, cancel=self._cancel)
+            return assumed_drivers(guest) if drivers is None else drivers
         known = converted_drivers(open_manifest(self._landing.folder.path))
-        if options is None or (known is not None and self._landing.done(CONVERT) is not None):
-            return known or assumed_drivers(guest)
+        if known is not None and self._landing.done(CONVERT) is not None:
+            return known
         if self._landing.done(LAND) is not None:
             raise Refused(f"'{guest.name}' was landed without a guest conversion", code=LANDED_UNCONVERTED)
         with self._turn.taken(self._cancel, self._waits):

@@ -22,14 +22,15 @@ from hypersdk.formats.guestdisk.records import (
 )
 from hypersdk.model import Firmware
 from hypersdk.model.guestplan import disk_letters
-from hypersdk.remedies import Advice, Remedy, SetOption, as_json
+from hypersdk.remedies import Advice, First, Remedy, SetOption, as_json
 from hypersdk.text import clean
 
 ENCRYPTED_WITHOUT_KEY: Final = register(
     "encrypted_without_key",
     "A guest conversion opens every encrypted volume of the machine, and the key of one was not given.",
-    "Give its passphrase (LUKS) or its recovery key (BitLocker) for the conversion, or decrypt it in the source machine"
-    " and export that again.",
+    First("put its passphrase (LUKS) or its recovery key (BitLocker) into the first line of a file"),
+    SetOption("key", "FILE"),
+    "Or decrypt it in the source machine, and export that again.",
 )
 HIBERNATED_NTFS: Final = register(
     "hibernated_ntfs",
@@ -48,6 +49,7 @@ NO_BOOT_LOADER: Final = register(
     "The firmware of the machine finds nothing to start on any of its disks.",
     "Check that the disk that the machine boots from was not left out.",
     "A machine that boots from the network or from a CD-ROM needs no guest conversion.",
+    SetOption("no_convert", True),
 )
 FIRMWARE_MISMATCH: Final = register(
     "firmware_mismatch",
@@ -65,7 +67,7 @@ NOTHING_TO_CONVERT: Final = register(
     "No disk of the machine has a partition table, a file system, LVM or an encrypted volume: there is no operating"
     " system that a guest conversion could find.",
     "Check that the disk with the operating system was not left out.",
-    "A machine whose disks are used without file systems can be run as it is, without a guest conversion.",
+    SetOption("no_convert", True),
 )
 
 EVERY_VOLUME: Final = "all"
