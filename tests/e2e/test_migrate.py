@@ -18,6 +18,7 @@ from hypersdk.landing.landings import unfinished_landings
 from hypersdk.migration.runs import unfinished_runs
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
 from tests.support.cli.commandline import Run
 from tests.support.cli.hyper2kvm import Program
@@ -246,6 +247,24 @@ def test_a_target_that_fails_leaves_source_and_target_as_they_were(move: Callabl
     (plan,) = [event for event in moved("web-01", "--start", "--power-off").events if event["type"] == "plan"]
     assert plan["earlier"] == "outdated", "the source ran meanwhile"
     assert moved.running() == ["web-01"]
+
+
+def test_a_snapshot_that_stays_does_not_keep_the_source_off_its_network(move: Callable[..., Move]) -> None:
+    fault = Fault(FaultKind.CALL, method="RemoveSnapshot_Task")
+    moved = move(machines=(ON,), faults=(fault,))
+    failed = moved("web-01", "--start", "--disconnect-source")
+    assert (failed.status, failed.error["code"], failed.error["left"]) == (
+        11,
+        "not_restored",
+        ["remove the temporary snapshot"],
+    ), failed.events
+    assert (moved.libvirtd.domains(), moved.on_network()) == ([], True)
+    done = moved("web-01", "--start", "--disconnect-source")
+    assert done.status == 0, done.events
+    (plan,) = [event for event in done.events if event["type"] == "plan"]
+    assert plan["earlier"] == "outdated", "the source was on its network meanwhile"
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
+    moved.assert_nothing_left()
 
 
 def test_a_domain_that_somebody_undefined_is_landed_again_from_the_same_export(move: Callable[..., Move]) -> None:

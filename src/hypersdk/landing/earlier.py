@@ -20,6 +20,7 @@ from enum import StrEnum
 from hypersdk.errors import HyperSDKError
 from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.record import LandingRecord, StepState, read_landing
+from hypersdk.migration.hold import holds_source
 from hypersdk.migration.manifest import ArtifactManifest
 from hypersdk.migration.point import PointKind
 from hypersdk.migration.runfile import RunFile, RunStore
@@ -56,7 +57,8 @@ def earlier_work(
         return Earlier.NOTHING
     if run is None and _is_migrated(spec, steps, is_landed):
         return Earlier.MIGRATED
-    current = run is not None or not spec.hold or _is_current(manifest, machine)
+    held = run is not None and holds_source(run.record)
+    current = held or not spec.hold or _is_current(manifest, machine)
     return Earlier.EXPORTED if current else Earlier.OUTDATED
 
 
@@ -64,7 +66,8 @@ def spec_after(spec: ExportSpec, earlier: Earlier) -> ExportSpec:
     """The export that is still to be done: resumed, or in place of an outdated one."""
     if earlier is Earlier.UNFINISHED:
         return replace(spec, resume=ResumeMode.RESUME)
-    return replace(spec, force=True) if earlier is Earlier.OUTDATED else spec
+    # The run of the export that is replaced may be there yet: its source was given back, and something was left.
+    return replace(spec, force=True, resume=ResumeMode.DISCARD) if earlier is Earlier.OUTDATED else spec
 
 
 def _manifest_of(spec: ExportSpec, machine: Machine) -> ArtifactManifest | None:

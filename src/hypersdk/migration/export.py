@@ -46,9 +46,11 @@ from hypersdk.migration.prepare import (
     undo_after,
 )
 from hypersdk.migration.runfile import (
+    HELD_KINDS,
     RUN_ACTIVE,
     RUN_FILE,
     SNAPSHOT_PREFIX,
+    ChangeKind,
     DiskRecord,
     RunFile,
     lock_owner,
@@ -385,6 +387,9 @@ class MachineExport:
         Failures become warnings."""
         self._progress.phase(Phase.PUBLISHING, "restoring the source")
         self._not_undone = work.journal.undo(keep=held_kinds(self._plan.spec), cancel=CancelToken())
+        if self._not_undone and self._plan.spec.hold:  # the migration ends here, so nothing is held
+            others = tuple(kind for kind in ChangeKind if kind not in HELD_KINDS)
+            self._not_undone += work.journal.undo(keep=others, cancel=CancelToken())
         self._warnings += [
             f"not undone at the source: {problem.change}: {problem.error.message}" for problem in self._not_undone
         ]

@@ -63,7 +63,7 @@ def check_not_held(state: Path, session: Session, moref: str, machine: str, fold
     runs = [
         run.folder
         for run in unfinished_runs(state)
-        if run.record is not None and (run.record.endpoint, run.record.moref) == source and _holds(run.record)
+        if run.record is not None and (run.record.endpoint, run.record.moref) == source and holds_source(run.record)
     ]
     entries = [other.entry for other in other_runs(state)]
     runs += [Path(entry.folder) for entry in entries if (entry.endpoint, entry.moref) == source]
@@ -72,7 +72,8 @@ def check_not_held(state: Path, session: Session, moref: str, machine: str, fold
             raise Refused(f"'{machine}' is held by the run in {shown_path(other)}", code=SOURCE_HELD, folder=str(other))
 
 
-def _holds(record: RunRecord) -> bool:
+def holds_source(record: RunRecord) -> bool:
+    """Whether the run keeps its source off the network: it changed that, and has not undone it."""
     return any(change.kind in HELD_KINDS and not change.undone for change in record.changes)
 
 
