@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hypersdk.guest.tools import find_tools
 from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.sizes import QueueSizes
+from hypersdk.landing.steps import GuestTurn
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
 from tests.support.services import endpoint_resolver
@@ -33,6 +35,7 @@ class Hand:
             settings,
             lambda _: shared,
             QueueSizes(site.database),
+            GuestTurn(find_tools()),
             lambda _: True,
         )
 

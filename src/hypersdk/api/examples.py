@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from hypersdk.model.guestplan import DiskBus, NicModel
+
 JOB_FILE: Final[dict[str, Any]] = {
     "name": "example-vm-export",
     "vm_path": "/data/vm/win2019-x86_64 - Clone",
@@ -19,19 +21,23 @@ options:
   remove_cdrom: true
   show_individual_progress: false
 """
+_ONE: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"$ref": "#/components/schemas/JobDefinition"},
+        {"$ref": "#/components/schemas/MigrationDefinition"},
+    ]
+}
 _SCHEMA: Final[dict[str, Any]] = {
     "description": "One job, `{jobs: [...]}` or a list of jobs; docs/job-file.md lists the fields of a job.",
     "anyOf": [
-        {"$ref": "#/components/schemas/JobDefinition"},
+        _ONE,
         {
             "type": "object",
             "required": ["jobs"],
             "additionalProperties": False,
-            "properties": {
-                "jobs": {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}}
-            },
+            "properties": {"jobs": {"type": "array", "maxItems": 10000, "items": _ONE}},
         },
-        {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}},
+        {"type": "array", "maxItems": 10000, "items": _ONE},
     ],
 }
 JOB_FILE_BODY: Final[dict[str, Any]] = {
@@ -65,6 +71,7 @@ JOB_DEFINITION: Final[dict[str, Any]] = {
     "required": ["vm_path"],
     "additionalProperties": False,
     "properties": {
+        "kind": {"const": "export"},
         "id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
         "name": {"type": "string", "maxLength": 4096},
         "vm_path": {"type": "string", "minLength": 1, "maxLength": 4096},
@@ -98,4 +105,30 @@ JOB_DEFINITION: Final[dict[str, Any]] = {
         "metadata": {"type": "object", "maxProperties": 256},
         "created_at": {"type": "string", "format": "date-time"},
     },
+}
+_MIGRATION_FIELDS: Final[dict[str, Any]] = {
+    "kind": {"const": "migrate"},
+    "format": {"const": "qcow2"},
+    "to": {"type": "string", "minLength": 1, "maxLength": 4096},
+    "networks": {"type": "object", "maxProperties": 1000, "additionalProperties": {"type": "string"}},
+    "pool": {"type": "string"},
+    "domain": {"type": "string"},
+    "convert": {"type": "boolean", "default": True},
+    "prove": {"type": "boolean", "default": False},
+    "prove_marker": {"type": "string"},
+    "prove_timeout": {"type": "integer", "minimum": 1, "maximum": 86_400},
+    "start": {"type": "boolean", "default": False},
+    "autostart": {"type": "boolean", "default": False},
+    "disconnect_source": {"type": "boolean", "default": False},
+    "keep_source_running": {"type": "boolean", "default": False},
+    "disk_bus": {"type": "string", "enum": [bus.value for bus in DiskBus]},
+    "nic_model": {"type": "string", "enum": [model.value for model in NicModel]},
+    "acceleration": {"type": "string", "enum": ["auto", "kvm", "tcg"]},
+}
+MIGRATION_DEFINITION: Final[dict[str, Any]] = {
+    **JOB_DEFINITION,
+    "title": "MigrationDefinition",
+    "description": "One migration onto KVM: the fields of an export, and those of the landed machine.",
+    "required": ["kind", "vm_path", "to"],
+    "properties": {**JOB_DEFINITION["properties"], **_MIGRATION_FIELDS},
 }

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -28,16 +27,16 @@ from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, UsageError
 from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing.migrate import MigrationOutcome, migrate_machines
-from hypersdk.landing.plans import MigrationPlan, domain_dict, plan_migration
+from hypersdk.landing.plans import MigrationPlan, plan_migration
 from hypersdk.landing.prove import proof_text
 from hypersdk.landing.report import MachineReport, read_report
 from hypersdk.landing.request import LandingRequest
+from hypersdk.landing.results import migrated_dict
 from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target, open_target
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import Firmware, MachineSummary
-from hypersdk.model.guestplan import BootProof
 from hypersdk.text import clean, count, shell_line
 from hypersdk.units import format_duration
 from hypersdk.vsphere.session import Session
@@ -325,37 +324,6 @@ def _facts(migrated: Migrated, elapsed_s: float, next_step: str) -> list[tuple[s
     if next_step:
         found.append(("next", next_step, "bold"))
     return found
-
-
-def migrated_dict(name: str, migrated: Migrated, elapsed_s: float) -> dict[str, Any]:
-    """For ``--json``."""
-    landed = migrated.landed
-    return {
-        "machine": name,
-        "uuid": landed.uuid,
-        "uri": landed.uri,
-        "disks": [str(path) for path in landed.disks],
-        "owner": landed.owner,
-        "converted": migrated.converted,
-        "proof": proof_dict(migrated.proof) if migrated.proof else None,
-        "started": migrated.started,
-        "domain": {**domain_dict(migrated.domain), "name": landed.name},
-        "warnings": [warning.text for warning in migrated.warnings],
-        "elapsed_s": round(elapsed_s, 1),
-    }
-
-
-def proof_dict(proof: BootProof) -> dict[str, Any]:
-    """A boot proof for ``--json``."""
-    return {
-        "verdict": proof.verdict.value,
-        "line": proof.line,
-        "seconds": proof.seconds,
-        "accelerated": proof.accelerated,
-        "screenshot": None if proof.screenshot is None else str(proof.screenshot),
-        "serial_log": None if proof.serial_log is None else str(proof.serial_log),
-        "warnings": list(proof.warnings),
-    }
 
 
 def _show_failure(cli: Cli, failure: Failure) -> None:

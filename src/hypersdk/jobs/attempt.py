@@ -22,7 +22,7 @@ from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.jobs.claims import Claim, StaleAttempt
 from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
 from hypersdk.jobs.kinds import kind_of
-from hypersdk.jobs.kinds.base import JobRun, RunContext, WorkerContext
+from hypersdk.jobs.kinds.base import PAUSED, JobRun, RunContext, WorkerContext
 from hypersdk.jobs.progress import JobProgress
 from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import JobEvent, JobState, StepState
@@ -52,19 +52,24 @@ class JobAttempt:
     claim: Claim
     cancel: CancelToken
     progress: JobProgress = field(init=False)
+    at_once: CancelToken = field(init=False)
     why: str = ""
     keep_partial: bool = False
     _result: Mapping[str, Any] | None = None
     _error: HyperSDKError | None = None
 
     def __post_init__(self) -> None:
+        self.at_once = CancelToken()
         self.progress = JobProgress(before=read_job_object(self.claim.job.progress))
 
     def stop(self, why: str, *, keep_partial: bool = False) -> None:
         """Stops it. The first reason counts, but a cancel overrides the others."""
         if not self.why or (why == "cancel" and self.why != "cancel"):
             self.why, self.keep_partial = why, keep_partial
-        self.cancel.cancel({"cancel": "cancelled", "pause": "paused"}.get(why, "the daemon stops"))
+        reason = {"cancel": "cancelled", "pause": PAUSED}.get(why, "the daemon stops")
+        self.cancel.cancel(reason)
+        if why != "pause":
+            self.at_once.cancel(reason)
 
     def run(self, durable: Durable = not_durable) -> JobState:
         """Runs the job and stores how it ended; a cancel ends once everything is undone.
@@ -125,7 +130,9 @@ class JobAttempt:
         return self._error is None
 
     def _new_run(self) -> JobRun:
-        return kind_of(self.claim.job.kind).run(RunContext(self.worker, self.claim, self.cancel, self.progress))
+        return kind_of(self.claim.job.kind).run(
+            RunContext(self.worker, self.claim, self.cancel, self.progress, self.at_once)
+        )
 
     # Ends
 

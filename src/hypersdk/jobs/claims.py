@@ -145,7 +145,7 @@ class Claims:
 
     def cleanup_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, bool]]:
         """Jobs below these roots that have been idle for an hour and whose source is not restored: failed ones, and
-        queued ones whose snapshot is too old to be kept. With each, whether its files are published."""
+        queued ones whose snapshot is too old to be kept. With each, whether it failed with its files published."""
         with self.database.read() as connection:
             now = self.database.now(connection)
             query = (
@@ -162,7 +162,8 @@ class Claims:
             )
             rows = connection.execute(query).all()
         due = [row for row in rows if row.state == JobState.FAILED.value or is_old(row.record, now)]
-        return [(row.id, bool(json.loads(row.record).get("published"))) for row in due[:limit]]
+        failed = JobState.FAILED.value
+        return [(row.id, row.state == failed and bool(json.loads(row.record).get("published"))) for row in due[:limit]]
 
     def claim_idle(self, job_id: str) -> Claim | None:
         """Claims an idle job without changing its state; a later claim makes this one stale. None if the job has moved

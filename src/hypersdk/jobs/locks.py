@@ -4,6 +4,7 @@
 
     folder:ROOT_ID/PATH     the folder below an export root that it writes to
     machine:SITE/PATH       the machine that it reads, on the vCenter or ESXi host at SITE (host:port)
+    domain:TARGET/NAME      the domain that it defines, at the libvirt with that endpoint's id or address
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ LOCK_BUSY: Final = register(
 )
 FOLDER: Final = "folder"
 MACHINE: Final = "machine"
+DOMAIN: Final = "domain"
 _CODES: Final = {FOLDER: FOLDER_BUSY, MACHINE: MACHINE_BUSY}
 BUSY: Final = frozenset({*_CODES.values(), LOCK_BUSY})
 """Codes of a queued job that waits for a lock."""
@@ -54,6 +56,11 @@ def folder_lock(root_id: str, path: str) -> str:
 def machine_lock(site: str, path: str) -> str:
     """``site`` is host:port of the vCenter or ESXi host."""
     return f"{MACHINE}:{site}/{path}"
+
+
+def domain_lock(target: str, name: str) -> str:
+    """``target`` is the endpoint's id, or an address of libvirt."""
+    return f"{DOMAIN}:{target}/{name}"
 
 
 def busy_code(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from hypersdk.errors import ConnectError, Refused, UsageError, register
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
-from hypersdk.migration.jobfile import JobDefinition
+from hypersdk.migration.jobfile import MachineJob
 from hypersdk.net.guard import EndpointGuard
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 
@@ -37,7 +37,7 @@ class EndpointResolver:
     settings: DaemonSettings
     environ: Mapping[str, str]
 
-    def endpoint_for(self, job: JobRecord, definition: JobDefinition) -> Endpoint:
+    def endpoint_for(self, job: JobRecord, definition: MachineJob) -> Endpoint:
         """The endpoint that ``job`` logs in to. Raises UsageError, LookupFailed, Refused or AccessError."""
         endpoint = self._found(job, definition)
         if (site := f"{endpoint.host}:{endpoint.port}") != job.site:
@@ -46,7 +46,7 @@ class EndpointResolver:
             )
         return endpoint
 
-    def _found(self, job: JobRecord, definition: JobDefinition) -> Endpoint:
+    def _found(self, job: JobRecord, definition: MachineJob) -> Endpoint:
         own = definition.endpoint
         if job.endpoint_id is not None and own.url is None:
             stored = connection_to(self.endpoints.login_of(job.endpoint_id, kind=VSPHERE))

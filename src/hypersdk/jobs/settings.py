@@ -105,6 +105,7 @@ class DaemonSettings:
     jobs_per_worker: Annotated[int, whole(1, 256)] = 4
     max_jobs: Annotated[int, whole(0, 10_000)] = 0
     jobs_per_site: Annotated[int, whole(1, 10_000)] = 8
+    conversions_per_worker: Annotated[int, whole(1, 64)] = 1
     export_roots: Annotated[tuple[Path, ...], list_of("a list of paths", file_path)] = ()
     auth: Flag = True
     public_metrics: Flag = False
@@ -114,6 +115,7 @@ class DaemonSettings:
     allowed_hosts: Annotated[tuple[str, ...], list_of("a list of host names, without scheme and port", _host)] = ()
     trusted_proxies: Annotated[tuple[str, ...], list_of(_NETWORKS, _network)] = ()
     allowed_endpoints: Annotated[tuple[str, ...], list_of("a list of texts", text_line)] = ()
+    allowed_targets: Annotated[tuple[str, ...], list_of("a list of addresses of libvirt", text_line)] = ()
     key_file: FilePath | None = None
     rate_per_minute: Annotated[int, whole(1, 1_000_000)] = 600
     rate_per_address_per_minute: Annotated[int, whole(1, 1_000_000)] = 1200

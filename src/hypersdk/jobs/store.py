@@ -369,7 +369,15 @@ class JobStore:
                 not discard and connection.execute(sa.select(runs.c.job_id).where(runs.c.job_id == job_id)).first()
             )
             progress = job.progress if resumed else _nothing_done(job.progress)
-            transition(self.database, connection, job, JobEvent.RETRY, discard=discard, progress=dict(progress))
+            transition(
+                self.database,
+                connection,
+                job,
+                JobEvent.RETRY,
+                keep=not discard,
+                discard=discard,
+                progress=dict(progress),
+            )
             return _get(connection, job_id)
 
     def delete(self, job_id: str, *, give_up: bool = False) -> None:

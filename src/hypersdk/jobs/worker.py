@@ -29,6 +29,7 @@ from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import INTERNAL, HyperSDKError, UsageError
+from hypersdk.guest.tools import find_tools
 from hypersdk.jobs.attempt import Durable, JobAttempt, not_durable
 from hypersdk.jobs.budget import SharedBudget
 from hypersdk.jobs.cancelrunner import CancelRunner
@@ -45,6 +46,7 @@ from hypersdk.jobs.sizes import QueueSizes
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.workerfault import WORKER_ID_HELD
+from hypersdk.landing.steps import GuestTurn
 from hypersdk.migration.preflight import MinFreeSpace
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.remedies import ReportBug, Resume
@@ -115,6 +117,7 @@ class Worker:
                 self._run_settings,
                 self._shared_of(identity),
                 QueueSizes(self._database),
+                GuestTurn(find_tools(self._environ), settings.conversions_per_worker, self._shared.space),
                 self._stopping.wait,
             )
             engine = Engine(

@@ -19,7 +19,7 @@ from enum import StrEnum
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.landing.guests import open_manifest
-from hypersdk.landing.record import LandingRecord, StepState, read_landing
+from hypersdk.landing.record import LandingRecord, read_landing
 from hypersdk.migration.hold import holds_source
 from hypersdk.migration.manifest import ArtifactManifest
 from hypersdk.migration.point import PointKind
@@ -58,7 +58,7 @@ def earlier_work(
     if run is None and _is_migrated(spec, steps, is_landed):
         return Earlier.MIGRATED
     held = run is not None and holds_source(run.record)
-    current = held or not spec.hold or _is_current(manifest, machine)
+    current = held or not spec.hold or is_current(manifest, machine)
     return Earlier.EXPORTED if current else Earlier.OUTDATED
 
 
@@ -79,7 +79,8 @@ def _manifest_of(spec: ExportSpec, machine: Machine) -> ArtifactManifest | None:
     return manifest if manifest.source.vm_id == machine.moref else None
 
 
-def _is_current(manifest: ArtifactManifest, machine: Machine) -> bool:
+def is_current(manifest: ArtifactManifest, machine: Machine) -> bool:
+    """Whether the source was off for its export, and is off and unchanged since."""
     facts = manifest.metadata.hypersdk
     point = facts.point if facts else None
     return point is not None and point.kind is PointKind.OFF and point.holds_of(machine)
@@ -89,5 +90,4 @@ def _is_migrated(spec: ExportSpec, steps: Collection[str], is_landed: Callable[[
     record = read_landing(spec.output_dir)
     if record is None:
         return False
-    done = {name for name, step in record.steps.items() if step.state is StepState.DONE}
-    return done.issuperset(steps) and is_landed(record)
+    return record.done_steps.issuperset(steps) and is_landed(record)

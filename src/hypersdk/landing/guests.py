@@ -132,7 +132,7 @@ def described_guest(machine: Machine, disks: Sequence[PlannedDisk], spec: Export
         os_family=os_family(machine.guest_id or machine.guest.os_id),
         disks=tuple(
             SourceDisk(
-                file=spec.output_dir.absolute() / disk.file_name,
+                file=spec.shown_dir.absolute() / disk.file_name,
                 image_format=FORMATS[spec.format].image.suffix,
                 capacity_bytes=disk.capacity_bytes,
                 bus=buses[disk.key],

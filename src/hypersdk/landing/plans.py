@@ -4,14 +4,14 @@ is changed."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypersdk.guest.tools import GuestTools
 from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.earlier import Earlier, earlier_work, spec_after
 from hypersdk.landing.fence import Fence, fence_of
-from hypersdk.landing.guests import described_guest, open_guest
+from hypersdk.landing.guests import described_guest, guest_of, open_manifest
 from hypersdk.landing.land import check_target
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.record import read_landing
@@ -20,7 +20,7 @@ from hypersdk.landing.target import Target
 from hypersdk.migration.hold import check_not_held
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import ExportSpec
+from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.model import Machine, MachineSummary, Power
 from hypersdk.model.guestplan import GuestPlan, SourceGuest
 from hypersdk.remedies import Notice
@@ -105,16 +105,20 @@ def plan_migration(
     target: Target,
     *,
     tools: GuestTools,
-    taken: Collection[str],
+    taken: Collection[str] = (),
     machines: list[MachineSummary],
     settings: RunSettings,
     cancel: CancelToken,
+    anew: bool = False,
 ) -> MigrationPlan:
-    """Looks at the source, at the folder and at the target. ``taken`` are names of domains that other machines of this
-    run get. Raises what the export's plan does, Refused with the reasons of ``plan_guest`` and ``check_target``,
-    ``source_on_network`` and ``source_held``."""
+    """Looks at the source, at the folder and at the target. ``spec`` names the machine by its moref. ``taken`` are
+    names of domains that other machines of this run get. ``anew``: an earlier export is replaced. Raises what the
+    export's plan does, Refused with the reasons of ``plan_guest`` and ``check_target``, ``source_on_network`` and
+    ``source_held``."""
     machine = read_machine(session, spec.machine, cancel=cancel)
-    earlier = earlier_work(spec, machine, request.steps, settings.run_store, target.has_landed)
+    earlier = Earlier.OUTDATED
+    if not anew:
+        earlier = earlier_work(spec, machine, request.steps, settings.run_store, target.has_landed)
     if earlier is Earlier.MIGRATED:
         return MigrationPlan(machine, spec, earlier, None, None, None, None, Fence.NOT_STARTED)
     fence = fence_of(machine, spec, request.options)
@@ -122,10 +126,14 @@ def plan_migration(
         check_not_held(settings.state, session, machine.moref, machine.name, spec.output_dir)
     export = None
     if earlier is Earlier.EXPORTED:
-        guest = open_guest(spec.output_dir.absolute())
+        guest = guest_of(open_manifest(spec.output_dir), spec.shown_dir.absolute())
     else:
         spec = spec_after(spec, earlier)
-        export = make_plan(session, spec, cancel=cancel, machines=machines, min_free=settings.min_free)
+        if anew:
+            spec = replace(spec, resume=ResumeMode.DISCARD)
+        export = make_plan(
+            session, spec, cancel=cancel, machines=machines, min_free=settings.min_free, runs=settings.run_store
+        )
         guest = described_guest(export.machine, export.disks, spec)
     domain = plan_guest(guest, assumed_drivers(guest), request.options, target.facts, taken=taken)
     if request.conversion is not None:

@@ -135,7 +135,7 @@ class TargetChange:
 @dataclass(slots=True)
 class LandingRecord:
     """One landing of the export with the id ``export`` (``export_id``). ``target`` is the URI of the hypervisor, empty
-    before it is known. ``steps`` are in their order."""
+    before it is known. ``steps`` are in their order. ``job`` is the daemon's job that lands it, empty for a command."""
 
     __pydantic_config__: ClassVar = _KNOWN_ONLY
     landing_id: str
@@ -146,11 +146,17 @@ class LandingRecord:
     steps: dict[str, StepRecord] = field(default_factory=dict)
     conversion: Conversion | None = None
     changes: list[TargetChange] = field(default_factory=list)
+    job: str = ""
 
     @property
     def open_changes(self) -> list[TargetChange]:
         """Changes that are not undone, oldest first."""
         return [change for change in self.changes if not change.undone]
+
+    @property
+    def done_steps(self) -> set[str]:
+        """Names of the steps that are done."""
+        return {name for name, step in self.steps.items() if step.state is StepState.DONE}
 
     @property
     def finished(self) -> bool:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import HyperSDKError, NotRestored, Refused, register
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, Refused, register
 from hypersdk.guest.faults import NOT_CONVERTED
 from hypersdk.guest.report import stages
 from hypersdk.guest.tools import GuestTools
+from hypersdk.kvm.address import LibvirtAddress
 from hypersdk.kvm.capabilities import HypervisorFacts
 from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import is_ours, set_autostart
@@ -31,7 +32,7 @@ from hypersdk.landing.commit import converted_drivers, settle_conversion
 from hypersdk.landing.conversions import ConversionOptions
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.fence import needs_fence
-from hypersdk.landing.guests import open_guest, open_manifest
+from hypersdk.landing.guests import guest_of, open_manifest
 from hypersdk.landing.land import (
     Landed,
     check_addresses,
@@ -44,7 +45,7 @@ from hypersdk.landing.land import (
 )
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.prove import prove_landed
-from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord
+from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord, read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.migration.hold import check_not_held, check_off_network, held_run, restore_held, taking_over
 from hypersdk.migration.runfile import Change, RunFile, held_folder
@@ -53,6 +54,7 @@ from hypersdk.model import Phase
 from hypersdk.model.guestplan import BootProof, GuestDrivers, GuestPlan, SourceGuest
 from hypersdk.remedies import Notice, RestoreSource
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.space import SpaceLedger
 from hypersdk.vsphere.session import Session
 
@@ -81,6 +83,20 @@ class Source:
     session: Session | None = None
     moref: str = ""
     changes: list[Change] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folder of one machine. ``named`` is its path for users and for programs, where ``folder`` is an open
+    descriptor; ``job`` the daemon's job that works there, empty for a command."""
+
+    folder: Path
+    named: Path | None = None
+    job: str = ""
+
+    def held(self, settings: RunSettings) -> AbstractContextManager[OutputFolder]:
+        """The folder, locked. Raises TargetError ``run_active``."""
+        return held_folder(self.folder, settings.locate, self.named)
 
 
 class GuestTurn:
@@ -134,17 +150,58 @@ def land_folder(
 
     Raises the error of the step; NotRestored where something is left at the target.
     """
-    with held_folder(folder) as held, ExitStack() as stack:
+    place = Place(folder)
+    migrated = land_until(
+        START, place, request, facts, source, turn=turn, settings=settings, cancel=cancel, notify=notify
+    )
+    assert migrated is not None, "all steps are done"
+    return migrated
+
+
+def land_until(
+    last: str,
+    place: Place,
+    request: LandingRequest,
+    facts: HypervisorFacts,
+    source: Source,
+    *,
+    turn: GuestTurn,
+    settings: RunSettings,
+    cancel: CancelToken,
+    notify: Notify,
+) -> Migrated | None:
+    """Does the steps up to ``last``, as ``land_folder`` does all of them; None before the machine is landed. Where a
+    daemon's job is cancelled, what is done stays: its next attempt continues there, or undoes it."""
+    with place.held(settings) as held, ExitStack() as stack:
         landing = LandingFile.opened(held, state=settings.state)
         run = held_run(held.path, settings.run_store)
         source.changes.extend(run.record.changes if run is not None else ())
-        work = _Steps(landing, run, source, turn, settings.state, cancel, notify)
+        work = _Steps(landing, run, source, turn, settings.state, cancel, notify, place.job)
         try:
             connection = stack.enter_context(open_connection(request.address, cancel=cancel))
-            return work.run(connection, request, facts)
+            return work.run(connection, request, facts, last)
         except BaseException as error:
-            work.undo(error)
+            if not (place.job and isinstance(error, Cancelled)):
+                work.undo(error)
             raise
+
+
+def undo_job(place: Place, address: Callable[[], LibvirtAddress], *, settings: RunSettings) -> tuple[str, ...]:
+    """Undoes what the daemon's job landed, unless it is started: that is final. ``address`` is called where there is
+    something to undo. Returns the kinds of changes.
+
+    Raises NotRestored for what cannot be undone, ConnectError, TargetError ``run_active``, IntegrityError.
+    """
+    landing = read_landing(place.folder)
+    if landing is None or landing.job != place.job or not landing.open_changes or START in landing.done_steps:
+        return ()
+    cancel = CancelToken()
+    with place.held(settings) as held, open_connection(address(), cancel=cancel) as connection:
+        file = LandingFile.opened(held, state=settings.state)
+        left = file.record.open_changes
+        if problems := undo_landing(connection, file, cancel=cancel):
+            raise not_undone(file, problems)
+        return tuple(change.kind for change in left)
 
 
 class _Steps:
@@ -159,28 +216,44 @@ class _Steps:
         state: Path,
         cancel: CancelToken,
         notify: Notify,
+        job: str,
     ) -> None:
         self._state = state
         self._landing = landing
+        self._job = job
         self._turn = turn
         self._held = held
         self._source = source
         self._cancel = cancel
         self._notify = notify
         self._connection: Connection | None = None
-        # What was defined for a source that is still held belongs to a migration that was killed, until it is started.
-        self._was_finished = landing.record.finished and (held is None or landing.done(START) is not None)
+        self._stays = self._stays_whatever_happens()
 
-    def run(self, connection: Connection, request: LandingRequest, facts: HypervisorFacts) -> Migrated:
+    def _stays_whatever_happens(self) -> bool:
+        """Whether an earlier, finished migration landed it, or another job."""
+        landing = self._landing
+        if self._job:
+            return landing.done(LAND) is not None and landing.record.job != self._job
+        # What was defined for a source that is still held belongs to a migration that was killed, until it is started.
+        return landing.record.finished and (self._held is None or landing.done(START) is not None)
+
+    def run(
+        self, connection: Connection, request: LandingRequest, facts: HypervisorFacts, last: str
+    ) -> Migrated | None:
         self._connection = connection
         self._forget_gone(connection)
         for name in request.steps:  # a landing is finished when all that was asked for is done
             self._landing.record.steps.setdefault(name, StepRecord())
-        guest = open_guest(self._landing.folder.named)
+        self._landing.folder.check()  # from here on programs use its name
+        guest = guest_of(open_manifest(self._landing.folder.path), self._landing.folder.named)
         drivers = self._converted(guest, request.conversion, as_written=request.exported)
         self._landing.forget_failed(request.steps)
+        if last == CONVERT:
+            return None
         domain = plan_guest(guest, drivers, request.options, facts)
         self._notify(Phase.LANDING, "")
+        if self._landing.done(LAND) is None:
+            self._landing.record.job = self._job
         landed = land(
             connection,
             domain,
@@ -191,8 +264,8 @@ class _Steps:
             report=lambda text, _done, _total: self._notify(Phase.LANDING, text),
             cancel=self._cancel,
         )
-        proof = self._proved(connection, landed, request.proof)
-        if needs_fence(request.options):
+        proof = self._proved(connection, landed, request.proof) if last != LAND else None
+        if needs_fence(request.options) and last in (START, request.steps[-1]):
             self._take_over(connection, landed, guest, request)
         return Migrated(
             landed,
@@ -240,7 +313,7 @@ class _Steps:
         """A domain that somebody undefined since it was landed is landed again."""
         done = self._landing.done(LAND)
         if done is not None and not is_ours(connection, str(done["uuid"]), self._landing.record.landing_id):
-            self._was_finished = False
+            self._stays = False
             self._undo_target(connection, None)
 
     def _undo_target(self, connection: Connection, error: BaseException | None) -> None:
@@ -277,7 +350,7 @@ class _Steps:
         """Undoes what is open at the target, then at the source. Raises NotRestored where something is left at the
         target, which keeps the source as it is; what is left at the source is added to ``error``. A machine that was
         landed, and maybe started, before this run stays, and its source off the network."""
-        if self._was_finished:
+        if self._stays:
             return
         self._notify(Phase.LANDING, "undoing what was changed")
         if self._landing.record.open_changes:
@@ -289,10 +362,10 @@ class _Steps:
         try:
             restore_held(self._source.session, self._held, note=lambda text: self._notify(Phase.LANDING, text))
         except HyperSDKError as left:
-            _add(error, left)
+            add_left(error, left)
 
 
-def _add(error: BaseException, left: HyperSDKError) -> None:
+def add_left(error: BaseException, left: HyperSDKError) -> None:
     """Adds what could not be undone at the source."""
     if not isinstance(error, HyperSDKError):
         error.add_note(left.message)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -77,7 +77,7 @@ def _wrap(value: object) -> Secret:
     return Secret(value)
 
 
-def _one_spelling(value: object) -> object:
+def one_spelling(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
@@ -177,18 +177,18 @@ class EndpointOverrides:
     datacenter: str | None
 
 
-class JobDefinition(_JobPart):
-    """One export. ``output_dir`` and ``method`` are older names of ``output_path`` and ``export_method``."""
+class MachineJob(_JobPart):
+    """What is done with one machine begins with its export. ``output_dir`` and ``method`` are older names of
+    ``output_path`` and ``export_method``."""
 
     id: Id | None = None
-    kind: Literal["export"] = Field(default="export", exclude=True)
     name: Line = ""
     vm_path: Line
     output_path: Line = ""
     output_dir: Line = ""
-    format: Annotated[OutputFormat, BeforeValidator(_one_spelling)] = DEFAULT_FORMAT
-    export_method: Annotated[MethodWord, BeforeValidator(_one_spelling)] = "auto"
-    method: Annotated[MethodWord, BeforeValidator(_one_spelling)] = "auto"
+    format: Annotated[OutputFormat, BeforeValidator(one_spelling)] = DEFAULT_FORMAT
+    export_method: Annotated[MethodWord, BeforeValidator(one_spelling)] = "auto"
+    method: Annotated[MethodWord, BeforeValidator(one_spelling)] = "auto"
     compress: Flag | CompressWord = False
     thin: Flag | None = None
     vcenter: VcenterPart | None = None
@@ -277,6 +277,15 @@ class JobDefinition(_JobPart):
         return data
 
 
+class JobDefinition(MachineJob):
+    """One export."""
+
+    kind: Literal["export"] = Field(default="export", exclude=True)
+
+
+AnyJob = TypeVar("AnyJob", bound=MachineJob)
+
+
 # --- from text to definitions ----------------------------------------------------------------------------------------
 
 
@@ -321,7 +330,7 @@ def load_documents(text: str, *, content_type: str | None = None) -> list[object
 def fields_of(document: object) -> Mapping[Any, Any]:
     """The fields of one job. Raises UsageError ``job_invalid``."""
     if not isinstance(document, Mapping):
-        raise _invalid("", "a job is a set of fields, not a single value")
+        raise invalid_field("", "a job is a set of fields, not a single value")
     return document
 
 
@@ -334,25 +343,30 @@ def _entry(number: int, job: object, environ: Mapping[str, str]) -> JobEntry:
 
 def parse_definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
     """The definition of one export. Raises UsageError that names the field."""
+    return parse_as(JobDefinition, job, environ)
+
+
+def parse_as(model: type[AnyJob], job: object, environ: Mapping[str, str]) -> AnyJob:
+    """The definition of a job whose fields are those of ``model``. Raises UsageError that names the field."""
     try:
-        definition = JobDefinition.model_validate(fields_of(job))
+        definition = model.model_validate(fields_of(job))
     except ValidationError as error:
         raise _translated(error) from None  # the original holds the values, passwords among them
     if not definition.folder:
-        raise _invalid("output_path", "missing")
+        raise invalid_field("output_path", "missing")
     if definition.output_path and definition.output_dir and definition.output_path != definition.output_dir:
-        raise _invalid("output_dir", "differs from output_path; they are two names of one field")
+        raise invalid_field("output_dir", "differs from output_path; they are two names of one field")
     if definition.vcenter and definition.vcenter_url:
-        raise _invalid("vcenter_url", "given beside vcenter; name the endpoint once")
+        raise invalid_field("vcenter_url", "given beside vcenter; name the endpoint once")
     if reason := FORMATS[definition.format].refusal(_compression(definition.compress)):
-        raise _invalid("compress", f"{reason}; choose qcow2, or leave it out")
+        raise invalid_field("compress", f"{reason}; choose qcow2, or leave it out")
     for name in definition.options.switched_on():
         raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")
     definition.to_spec()  # checks the values now, not when the job runs
     try:
         _ = definition.endpoint
     except UsageError as error:
-        raise _invalid("vcenter.server" if definition.vcenter else "vcenter_url", error.message) from None
+        raise invalid_field("vcenter.server" if definition.vcenter else "vcenter_url", error.message) from None
     names = [name for name in ("output_path", "output_dir") if getattr(definition, name)]
     return definition.model_copy(update=dict.fromkeys(names, _folder(definition.folder, environ)))
 
@@ -410,7 +424,8 @@ _PLACES: Final[Mapping[str, str]] = {
 """The path of each field."""
 
 
-def _invalid(field: str, why: str) -> UsageError:
+def invalid_field(field: str, why: str) -> UsageError:
+    """The error ``job_invalid`` of one field; of the whole job without one."""
     return UsageError(f"{field}: {why}" if field else why, code=JOB_INVALID, field=field)
 
 
@@ -422,10 +437,10 @@ def _source_state(text: str) -> tuple[SourceState, str | None]:
     word, colon, name = text.partition(":")
     if word == "snapshot":
         if not name.strip():
-            raise _invalid("options.source", "'snapshot:' must be followed by the name of a snapshot")
+            raise invalid_field("options.source", "'snapshot:' must be followed by the name of a snapshot")
         return SourceState.SNAPSHOT, name.strip()
     if colon or word not in ("auto", "power-off", "shutdown"):
-        raise _invalid("options.source", "should be auto, power-off, shutdown or snapshot:NAME")
+        raise invalid_field("options.source", "should be auto, power-off, shutdown or snapshot:NAME")
     return SourceState(word), None
 
 
@@ -440,7 +455,7 @@ def _folder(text: str, environ: Mapping[str, str]) -> str:
         return text
     home = environ.get("HOME")
     if not home:
-        raise _invalid("output_path", "'~' cannot be resolved here; give the whole path")
+        raise invalid_field("output_path", "'~' cannot be resolved here; give the whole path")
     return str(Path(home, text[2:]))
 
 

@@ -433,11 +433,11 @@ def locked_folder(folder: Path, attempt_suffix: str = "", owner: str = "") -> It
 
 
 @contextmanager
-def held_folder(folder: Path, locate: Locate = locate) -> Iterator[OutputFolder]:
-    """Opens and locks the existing ``folder`` for this process. Raises TargetError, ``run_active`` when another process
-    has locked it."""
+def held_folder(folder: Path, locate: Locate = locate, named: Path | None = None) -> Iterator[OutputFolder]:
+    """Opens and locks the existing ``folder`` for this process; users know it as ``named``. Raises TargetError,
+    ``run_active`` when another process has locked it."""
     with (
-        OutputFolder.opened(folder, folder, locate) as held,
+        OutputFolder.opened(folder, named or folder, locate) as held,
         locked_folder(held.path, owner=f"process {os.getpid()}") as lock,
         held.locked_by(*lock),
         held.explaining(),

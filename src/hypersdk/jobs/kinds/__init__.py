@@ -7,11 +7,12 @@ from typing import Final
 from hypersdk.errors import UsageError, register
 from hypersdk.jobs.kinds.base import JobKind
 from hypersdk.jobs.kinds.export import Export
+from hypersdk.jobs.kinds.migrate import Migrate
 
 KIND_UNKNOWN: Final = register(
     "kind_unknown", "There is no such kind of job.", "Correct the field `kind`; without it, a job is an export."
 )
-KINDS: Final[dict[str, JobKind]] = {kind.name: kind for kind in (Export(),)}
+KINDS: Final[dict[str, JobKind]] = {kind.name: kind for kind in (Export(), Migrate())}
 
 
 def kind_of(name: object) -> JobKind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
@@ -18,8 +18,12 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.runstore import DatabaseRuns
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.sizes import QueueSizes
+from hypersdk.landing.steps import GuestTurn
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
+
+PAUSED: Final = "paused"
+"""The reason of a token that a user's pause cancels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class SubmitContext:
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What all attempts of a worker share. ``resources_of`` takes a site."""
+    """What all attempts of a worker share. ``resources_of`` takes a site; ``turn`` bounds the conversions and boots of
+    guests."""
 
     claims: Claims
     endpoints: EndpointResolver
@@ -48,18 +53,21 @@ class WorkerContext:
     settings: RunSettings
     resources_of: Callable[[str], RunResources]
     sizes: QueueSizes
+    turn: GuestTurn
     ending: Callable[[float], bool]
     """Waits this many seconds, or until the worker is to end. Returns whether it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What an attempt of one job uses. Every write through ``runs`` is fenced by the claim."""
+    """What an attempt of one job uses. Every write through ``runs`` is fenced by the claim. ``at_once`` is not
+    cancelled by a pause: for a step that would begin anew."""
 
     worker: WorkerContext
     claim: Claim
     cancel: CancelToken
     progress: JobProgress
+    at_once: CancelToken
 
     @property
     def job(self) -> JobRecord:

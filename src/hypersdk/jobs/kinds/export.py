@@ -26,7 +26,7 @@ from hypersdk.jobs.remedies import warning_text
 from hypersdk.jobs.sizes import Unsized
 from hypersdk.migration import runs
 from hypersdk.migration.export import MachineExport, machine_export
-from hypersdk.migration.jobfile import JobDefinition, parse_definition
+from hypersdk.migration.jobfile import JobDefinition, MachineJob, parse_definition
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.settings import RunSettings
@@ -51,42 +51,46 @@ class Export:
 
     def accept(self, given: Mapping[str, Any], context: SubmitContext) -> tuple[NewJob, tuple[str, ...]]:
         """See JobKind."""
-        definition = parse_definition(given, context.environ)
-        root = context.roots.of(definition.folder)
-        stored = definition.as_dict()
-        endpoint_id, endpoint = _endpoint(definition, context)
-        site = f"{endpoint.host}:{endpoint.port}"
-        own, warnings = definition.endpoint, definition.warnings
-        if own.insecure and own.url is None:
-            problem = (
-                "insecure has no effect on a job that names no server; trust of the daemon's own is configured there"
-            )
-            warnings += (f"{definition.title}: {problem}",)
-        new = NewJob(
-            id=definition.id,
-            name=definition.title,
-            kind=self.name,
-            subject=definition.vm_path,
-            target=definition.folder,
-            definition=stored,
-            digest=digest_of(stored),
-            endpoint_id=endpoint_id,
-            secret=None if own.password is None else context.vault.seal(own.password, JOB_PASSWORD),
-            site=site,
-            root_id=root.id,
-            locks=(folder_lock(root.id, definition.folder), machine_lock(site, definition.vm_path)),
-            steps=self.steps,
-            priority=context.priority,
-            owner=context.owner,
-        )
-        return new, warnings
+        return new_job(self.name, parse_definition(given, context.environ), context, self.steps)
 
     def run(self, context: RunContext) -> ExportRun:
         """See JobKind."""
         return ExportRun(context)
 
 
-def _endpoint(definition: JobDefinition, context: SubmitContext) -> tuple[str | None, Endpoint]:
+def new_job(
+    kind: str, definition: MachineJob, context: SubmitContext, steps: tuple[str, ...]
+) -> tuple[NewJob, tuple[str, ...]]:
+    """A job that begins with an export, and its warnings. See JobKind."""
+    root = context.roots.of(definition.folder)
+    stored = definition.as_dict()
+    endpoint_id, endpoint = _endpoint(definition, context)
+    site = f"{endpoint.host}:{endpoint.port}"
+    own, warnings = definition.endpoint, definition.warnings
+    if own.insecure and own.url is None:
+        problem = "insecure has no effect on a job that names no server; trust of the daemon's own is configured there"
+        warnings += (f"{definition.title}: {problem}",)
+    new = NewJob(
+        id=definition.id,
+        name=definition.title,
+        kind=kind,
+        subject=definition.vm_path,
+        target=definition.folder,
+        definition=stored,
+        digest=digest_of(stored),
+        endpoint_id=endpoint_id,
+        secret=None if own.password is None else context.vault.seal(own.password, JOB_PASSWORD),
+        site=site,
+        root_id=root.id,
+        locks=(folder_lock(root.id, definition.folder), machine_lock(site, definition.vm_path)),
+        steps=steps,
+        priority=context.priority,
+        owner=context.owner,
+    )
+    return new, warnings
+
+
+def _endpoint(definition: MachineJob, context: SubmitContext) -> tuple[str | None, Endpoint]:
     """The id of the stored endpoint, if it is one, and the endpoint."""
     own, endpoint_id = definition.endpoint, context.endpoint_id
     if own.url is not None:
@@ -107,18 +111,23 @@ class ExportRun:
     """One attempt. Both steps share one login and one plan; a publish without a copy in this process resumes from the
     run's record, by which everything is copied."""
 
+    _model: ClassVar[type[MachineJob]] = JobDefinition
+
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._stack = ExitStack()
         self._export: MachineExport | None = None
+        self._is_open = False
         context.progress.method = str(context.job.definition.get("export_method") or "auto")
 
     def step(self, name: str) -> StepOutcome:
         """See JobRun."""
-        if self._export is None:
+        if not self._is_open:
             self._export = self._stack.enter_context(self._opened())
-            self._export.copy()
-        if name == COPY:
+            self._is_open = True
+            if self._export is not None:
+                self._export.copy()
+        if name == COPY or self._export is None:
             return StepOutcome()
         result, problem = self._export.publish()
         for warning in result.warnings:
@@ -126,12 +135,14 @@ class ExportRun:
         return StepOutcome(result_object(result), problem)
 
     @contextmanager
-    def _opened(self) -> Iterator[MachineExport]:
+    def _opened(self) -> Iterator[MachineExport | None]:
+        """None where nothing is to be exported."""
         context, log = self._context, self._context.progress.log
         with self._source(context.cancel) as (session, spec):
-            if context.begun:
-                spec = replace(spec, resume=ResumeMode.DISCARD if context.job.discard else ResumeMode.RESUME)
             plan = self._plan(session, spec)
+            if plan is None:
+                yield None
+                return
             for change in plan.changes:
                 log(f"at the source: {change}")
             for warning in plan.warnings:
@@ -169,8 +180,10 @@ class ExportRun:
         except HyperSDKError as error:
             context.progress.log(f"the sizes of waiting machines are not known: {error.message}")
 
-    def _plan(self, session: Session, spec: ExportSpec) -> Plan:
+    def _plan(self, session: Session, spec: ExportSpec) -> Plan | None:
         context = self._context
+        if context.begun:
+            spec = replace(spec, resume=ResumeMode.DISCARD if context.job.discard else ResumeMode.RESUME)
         with session.breakable(context.cancel):
             return make_plan(
                 session, spec, cancel=context.cancel, min_free=context.worker.settings.min_free, runs=context.runs
@@ -180,7 +193,7 @@ class ExportRun:
     def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:
         """A login, and the export as requested, into a folder that is held open."""
         job, worker = self._context.job, self._context.worker
-        definition = JobDefinition.model_validate(job.definition)
+        definition = self._model.model_validate(job.definition)
         endpoint = worker.endpoints.endpoint_for(job, definition)
         connecting = Session.connect(endpoint, cancel=cancel, guard=worker.guard)
         with connecting as session, worker.roots.opened(job.target, create=True) as descriptor:
@@ -258,7 +271,7 @@ class ExportRun:
 
     def close(self) -> None:
         """See JobRun."""
-        self._export = None
+        self._export, self._is_open = None, False
         self._stack.close()
 
 

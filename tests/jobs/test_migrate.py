@@ -1,0 +1,228 @@
+"""Jobs of the kind `migrate`: from the simulator of vCenter onto a real libvirtd, by worker processes that may die."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from hypersdk.access.endpoints import NewEndpoint
+from hypersdk.jobs.records import JobRecord
+from hypersdk.jobs.states import ENDED, JobState
+from hypersdk.landing.record import LandingRecord, read_landing
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.units import MiB
+from tests.support.guestconversions import MARK, MARK_AT, guest_bytes
+from tests.support.guests.bootsectors import boot_sector_guest
+from tests.support.guests.guest import MARKER
+from tests.support.libvirtd import Libvirtd
+from tests.support.seeds import SEED
+from tests.support.simulator import lift_rate_limit
+from tests.support.site import Site, SiteFactory
+
+pytestmark = pytest.mark.waits
+
+PROVED: Final[dict[str, Any]] = {"prove": True, "prove_marker": MARKER}
+STARTED: Final[dict[str, Any]] = {"start": True, "options": {"source": "power-off"}}
+PARTS: Final = 3
+PART: Final = 14
+"""A move has at least so many moments, in so many parts (``programs.worker``): in each one is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """A site whose jobs land machines at one libvirtd, on its network ``lan``."""
+
+    site: Site
+    libvirtd: Libvirtd
+    root: Path
+
+    def submit(self, name: str = "web-01", **fields: Any) -> JobRecord:
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)  # the hypervisor's user enters it
+        definition = {
+            "kind": "migrate",
+            "vm_path": name,
+            "output_path": str(folder),
+            "to": "kvm",
+            "networks": {"*": "network:lan"},
+            "convert": False,
+            "acceleration": "tcg",
+        }
+        return self.site.submit({**definition, **fields})[0]
+
+    def ended(self, job: JobRecord, state: JobState = JobState.COMPLETED) -> JobRecord:
+        (now,) = self.site.until_ended([job], 150)
+        assert now.state is state, f"{now.error} {self.site.told()}"
+        return now
+
+    def running(self) -> list[str]:
+        return self.libvirtd.virsh("list", "--name").split()
+
+    def power(self, name: str = "web-01") -> str:
+        return self.site.simulator.vm(name).power
+
+    def landing(self, name: str = "web-01") -> LandingRecord:
+        record = read_landing(self.root / name)
+        assert record is not None
+        return record
+
+    def until_step(self, job: JobRecord, name: str, state: str) -> None:
+        def there() -> bool:
+            now = self.site.store.get(job.id)
+            assert now.state not in ENDED, f"{now.error} {self.site.told()}"
+            return steps(now).get(name) == state
+
+        self.site.until(there)
+
+
+def steps(job: JobRecord) -> dict[str, str]:
+    return {step.name: step.state.value for step in job.steps}
+
+
+@pytest.fixture
+def moving(
+    site: SiteFactory, libvirtd: Libvirtd, bridge_name: str, guest_folder: Path, tmp_path: Path
+) -> Callable[..., Moving]:
+    """``moving(disks=..., ...)``: a machine with a boot sector, and the endpoint ``kvm``."""
+    definition = tmp_path / "lan.xml"
+    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
+    libvirtd.virsh("net-define", definition)
+    libvirtd.virsh("net-start", "lan")
+
+    def start(*, disks: tuple[DiskSpec, ...] | None = None, **simulated: Any) -> Moving:
+        guest = boot_sector_guest("marker")
+        boot = DiskSpec(guest.image.stat().st_size, image=guest.image)
+        machine = MachineSpec("web-01", disks or (boot,), power="poweredOn", memory_mb=64)
+        root = guest_folder / "exports"
+        root.mkdir(mode=0o755)
+        made = site(
+            machines=(machine,),
+            options={"export_roots": [str(root)], "take_over_s": 2.0},
+            **simulated,
+        )
+        made.services.endpoints.create(NewEndpoint(name="kvm", url=libvirtd.uri, kind="libvirt"))
+        return Moving(made, libvirtd, root)
+
+    return start
+
+
+def test_a_machine_is_moved_in_one_job_that_is_paused(moving: Callable[..., Moving]) -> None:
+    """The pause waits for the end of the step, and the source stays off."""
+    moved = moving()
+    go_on = moved.site.folder / "go-on"
+    moved.site.start("one", 0, f"marking-until={go_on}")
+    job = moved.submit(convert=True, **PROVED, **STARTED)
+    assert list(steps(job)) == ["copy", "publish", "convert", "land", "prove", "start"]
+    moved.until_step(job, "convert", "running")
+    moved.site.store.pause(job.id)
+    moved.site.until(lambda: b"pauses when this step has ended" in moved.site.store.read_log(job.id)[0])
+    go_on.touch()
+    paused = moved.site.until_state(job, JobState.PAUSED)
+    assert [name for name, state in steps(paused).items() if state == "done"] == ["copy", "publish", "convert"]
+    assert (moved.libvirtd.domains(), moved.power()) == ([], "poweredOff")
+    moved.site.store.resume(job.id)
+    now = moved.ended(job)
+    assert now.result is not None
+    assert set(steps(now).values()) == {"done"}
+    assert (now.result["uuid"], now.result["domain"]["name"]) == (
+        moved.libvirtd.virsh("domuuid", "web-01").strip(),
+        "web-01",
+    )
+    assert (now.result["proof"]["verdict"], now.result["converted"], now.result["started"]) == ("marker", True, True)
+    assert (moved.running(), moved.power(), now.source_changes) == (["web-01"], "poweredOff", 0)
+    again = moved.submit(convert=True, **PROVED, **STARTED)
+    assert moved.ended(again).result["uuid"] == now.result["uuid"], "what is moved is not moved again"  # type: ignore[index]
+    moved.libvirtd.virsh("destroy", "web-01")
+    (image,) = (moved.root / "web-01").glob("*.qcow2")
+    assert guest_bytes(image, "qcow2", moved.site.folder)[MARK_AT : MARK_AT + len(MARK)] == MARK
+
+
+def test_a_landing_that_fails_leaves_nothing_and_its_retry_needs_no_vcenter(moving: Callable[..., Moving]) -> None:
+    moved = moving(rate_bytes_s=2 * MiB, disks=(DiskSpec(24 * MiB, allocated_bytes=8 * MiB),))
+    before = moved.site.simulator.state()
+    moved.site.worker()
+    job = moved.submit()
+    moved.site.copied(job, MiB)
+    moved.libvirtd.virsh("net-destroy", "lan")
+    lift_rate_limit(moved.site.simulator)
+    failed = moved.ended(job, JobState.FAILED)
+    assert failed.error is not None
+    assert failed.error["code"] == "network_inactive"
+    assert steps(failed) == {"copy": "done", "publish": "done", "land": "failed"}
+    assert (moved.libvirtd.domains(), moved.site.simulator.state()) == ([], before)
+    moved.libvirtd.virsh("net-start", "lan")
+    moved.site.simulator.stop()
+    moved.site.store.retry(job.id)
+    assert steps(moved.ended(job))["land"] == "done"
+    assert moved.libvirtd.domains() == ["web-01"]
+
+
+def test_a_source_that_was_given_back_is_copied_again_before_its_machine_starts(moving: Callable[..., Moving]) -> None:
+    moved = moving(rate_bytes_s=2 * MiB, disks=(DiskSpec(24 * MiB, allocated_bytes=8 * MiB),))
+    before = moved.site.simulator.state()
+    moved.site.worker()
+    job = moved.submit(**STARTED)
+    moved.site.copied(job, MiB)
+    assert moved.power() == "poweredOff"
+    moved.libvirtd.virsh("net-destroy", "lan")
+    lift_rate_limit(moved.site.simulator)
+    moved.ended(job, JobState.FAILED)
+    assert moved.site.simulator.state() == before
+    moved.libvirtd.virsh("net-start", "lan")
+    moved.site.store.retry(job.id)
+    failed = moved.ended(job, JobState.FAILED)
+    assert failed.error is not None
+    assert (failed.error["code"], steps(failed)["start"]) == ("export_outdated", "failed")
+    assert (moved.libvirtd.domains(), moved.power(), failed.source_changes) == ([], "poweredOn", 0)
+    moved.site.store.retry(job.id, discard=True)
+    moved.ended(job)
+    assert (moved.running(), moved.power()) == (["web-01"], "poweredOff")
+
+
+@pytest.mark.parametrize("moment", ["convert", "prove"])
+def test_a_cancel_undoes_the_target_and_then_the_source(moving: Callable[..., Moving], moment: str) -> None:
+    moved = moving()
+    before = moved.site.simulator.state()
+    moved.site.start("one", 0, "marking-for-long")
+    proof: dict[str, Any] = {"prove": True, "prove_marker": "never printed", "prove_timeout": 300}
+    job = moved.submit(convert=moment == "convert", **proof, **STARTED)
+    moved.until_step(job, moment, "running")
+    if moment == "convert":
+        moved.site.until(lambda: (moved.root / "web-01" / "virt-v2v.log").exists())
+    moved.site.store.cancel(job.id)
+    now = moved.ended(job, JobState.CANCELLED)
+    assert (moved.libvirtd.domains(), moved.site.simulator.state(), now.source_changes) == ([], before, 0)
+    assert not moved.landing().open_changes
+    assert list((moved.root / "web-01").glob("*overlay*")) == []
+    assert (moved.root / "web-01" / "artifact-manifest.json").exists(), "the export stays"
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_worker_that_is_killed_costs_nothing(moving: Callable[..., Moving], part: int) -> None:
+    """Another worker goes on: no step that had ended is repeated, one domain runs, and nothing is left over."""
+    moved = moving()
+    moment = random.Random(f"{SEED}{part}").randrange(part * PART, (part + 1) * PART)
+    dying = moved.site.start("one", 0, "marking", f"die-at={moment}")
+    job = moved.submit(convert=True, **PROVED, **STARTED)
+    assert dying.process.wait(120) == -signal.SIGKILL, moved.site.told()
+    at_death = {step.name: step for step in moved.site.store.get(job.id).steps if step.state.value == "done"}
+    assert not (moved.running() and moved.power() == "poweredOn")
+    moved.site.start("one", 1, "marking")
+    now = moved.ended(job)
+    assert {name: step for name, step in _by_name(now).items() if name in at_death} == at_death, moment
+    assert (moved.libvirtd.domains(), moved.running(), moved.power()) == (["web-01"], ["web-01"], "poweredOff")
+    assert now.source_changes == 0
+    assert moved.landing().finished
+    left = [path.name for path in (moved.root / "web-01").iterdir() if "overlay" in path.name or "partial" in path.name]
+    assert left == [], moment
+
+
+def _by_name(job: JobRecord) -> dict[str, Any]:
+    return {step.name: step for step in job.steps}
