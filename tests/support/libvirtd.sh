@@ -3,10 +3,11 @@
 #
 # libvirt's folders are compiled in, and the daemons lock them. So folders below STATE are mounted over them: daemons of
 # several tests, and the system's own, know nothing of each other. CAPABILITIES is shared: libvirt asks each qemu binary what
-# it can do, which takes 10 s, and remembers it there.
+# it can do, which takes 10 s, and remembers it there. /var/lock has the locks of consoles, with the number of a process:
+# in each of these namespaces libvirtd has the same one, and would take a dead one's lock for that of a living.
 set -eu
 state=$1 capabilities=$2
-for folder in /etc/libvirt /run/libvirt /var/cache/libvirt /var/lib/libvirt /var/log/libvirt; do
+for folder in /etc/libvirt /run/libvirt /var/lock /var/cache/libvirt /var/lib/libvirt /var/log/libvirt; do
   mkdir -p "$state$folder" "$folder"
   mount --bind "$state$folder" "$folder"
 done
