@@ -25,7 +25,7 @@ from hypersdk.kvm.domainxml import AGENT_CHANNEL
 from hypersdk.kvm.library import LIBVIRT_FAILED
 
 _DEBUG_PORT: Final = "0x402"
-"""Where SeaBIOS writes its messages when QEMU has a debug console there (``docs/Debugging.md`` of SeaBIOS)."""
+"""Where SeaBIOS writes its messages when QEMU has a debug console there (``Debugging.md`` in its documentation)."""
 
 
 @dataclass(frozen=True, slots=True)
