@@ -458,6 +458,15 @@ def test_a_step_that_failed_and_is_not_wanted_any_more_leaves_nothing_open(move:
     moved.assert_nothing_left()
 
 
+def test_a_landed_machine_does_not_pretend_to_have_another_name(move: Callable[..., Move]) -> None:
+    moved = move(machines=(OFF,))
+    moved.result("db 02")
+    renamed = moved.load(moved.folder, "--name", "other", "--start", "--source-off")
+    assert (renamed.status, renamed.error["code"]) == (6, "landed_under_name"), renamed.events
+    assert moved.libvirtd.domains() == ["db-02"]
+    assert moved.running() == []
+
+
 def test_the_folder_of_an_export_is_landed_without_a_login(move: Callable[..., Move]) -> None:
     moved = move(machines=(ON,))
     folder = exported(moved, "qcow2")

@@ -53,6 +53,7 @@ from hypersdk.migration.settings import RunSettings
 from hypersdk.model import Phase
 from hypersdk.model.guestplan import BootProof, GuestDrivers, GuestPlan, SourceGuest
 from hypersdk.remedies import Notice, RestoreSource
+from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.space import SpaceLedger
@@ -69,6 +70,11 @@ LANDED_WITH_ADDRESSES: Final = register(
     "The machine was landed before with the MAC addresses of its source, and new ones are asked for. A domain is not"
     " changed once it is landed.",
     "Undefine that domain, then run the command again.",
+)
+LANDED_UNDER_NAME: Final = register(
+    "landed_under_name",
+    "The machine was landed before under another name than the one that is asked for now. A domain is not renamed.",
+    "Leave the name out. Or undefine that domain, then run the command again.",
 )
 Notify = Callable[[Phase, str], None]
 """Called with the phase and one line for users."""
@@ -250,6 +256,9 @@ class _Steps:
         self._landing.forget_failed(request.steps)
         if last == CONVERT:
             return None
+        before = self._landing.done(LAND)
+        if before is not None and request.options.name not in (None, before["name"]):
+            raise Refused(f"'{guest.name}' was landed as '{clean(str(before['name']), 80)}'", code=LANDED_UNDER_NAME)
         domain = plan_guest(guest, drivers, request.options, facts)
         self._notify(Phase.LANDING, "")
         if self._landing.done(LAND) is None:
