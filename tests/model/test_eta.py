@@ -151,8 +151,9 @@ def queues(draw: st.DrawFn, *, death: bool = False, stores: Sequence[str] = ("",
     gap_s = draw(st.sampled_from([0.0, 1.0]))
     chance = random.Random(draw(st.integers(0, 2**32)))
     tick_s = max(0.5, (copy_s + fixed_s) / 20)
+    after_s = fixed_s / 2 if stores == ("",) else fixed_s  # with turns, the estimate takes half of it to be before them
     machines = [
-        Machine(f"web-{number}", round(copy_s * rate * chance.uniform(0.3, 2.0)), fixed_s, fixed_s / 2, tick_s, store)
+        Machine(f"web-{number}", round(copy_s * rate * chance.uniform(0.3, 2.0)), fixed_s, after_s, tick_s, store)
         for number, store in zip(range(count), cycle(stores), strict=False)
     ]
     if known:
@@ -194,7 +195,7 @@ def test_jobs_that_wait_for_their_turn_on_a_datastore_make_the_queue_as_slow_as_
 ) -> None:
     """Two snapshots on each, however many slots there are: all on one datastore, some, or on several."""
     queue = data.draw(queues(death=death, stores=stores, known=True))
-    _assert_near(queue, list(queue.run()), slack_s=5 * queue.tick_s)  # who is next is decided by chance
+    _assert_near(queue, list(queue.run()), slack_s=_largest_s(queue))  # who is next, also in the end, chance decides
 
 
 @examples(15)
@@ -204,8 +205,12 @@ def test_the_datastores_of_waiting_jobs_are_guessed_from_those_that_have_started
 ) -> None:
     """They may differ by one job in the end."""
     queue = data.draw(queues(stores=stores))
-    largest_s = max(machine.size for machine in queue.machines) / queue.rate
-    _assert_near(queue, list(queue.run()), slack_s=largest_s)
+    _assert_near(queue, list(queue.run()), slack_s=_largest_s(queue))
+
+
+def _largest_s(queue: Queue) -> float:
+    """What the longest job takes."""
+    return max(machine.before_s + machine.size / queue.rate + machine.after_s for machine in queue.machines)
 
 
 def _assert_near(queue: Queue, seen: list[QueueProgress], *, slack_s: float = 0.0) -> None:

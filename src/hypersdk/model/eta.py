@@ -44,6 +44,8 @@ LEAST_COPY_S: Final = 1.0
 """Seconds of copying before a speed is derived from them."""
 TRUST_S: Final = 30.0
 """After this time of copying, a job's own estimate counts as much as that from the other jobs."""
+FEW_S: Final = 10.0
+"""Seconds of copying of ended jobs from which their rate counts as much as that of a running job."""
 RECENT: Final = 12
 """Ended jobs, the last ones, that rate and fixed time are measured from."""
 NEWER: Final = 0.8
@@ -295,14 +297,17 @@ class _Cost:
 
 def _rate(recent: Sequence[QueuedJob], running: Sequence[QueuedJob], size: _Sizes) -> float | None:
     """Bytes a second of one job while it copies; None before enough was copied. A running job counts the more, the
-    longer it copies: the source may have become faster or slower meanwhile."""
+    longer it copies: the source may have become faster or slower meanwhile. It counts whole while no others are known,
+    and almost so while those that ended copied for a few seconds only."""
     moved = spent = 0.0
+    known_s = sum(job.copy_s for job in recent)
+    known = known_s / (known_s + FEW_S)
     for age, job in enumerate(recent):
         weight = NEWER**age
         moved, spent = moved + size.of_job(job) * weight, spent + job.copy_s * weight
     for job in running:
         if job.eta_s and job.real < 1:  # its own estimate knows the present speed
-            weight_s = job.copy_s * (_trust(job) if recent else 1.0)
+            weight_s = job.copy_s * (known * _trust(job) + 1 - known)
             moved += size.of_job(job) * (1 - job.real) / job.eta_s * weight_s
             spent += weight_s
     return moved / spent if spent >= LEAST_COPY_S else None
@@ -390,7 +395,8 @@ class _Layout:
             heapq.heapreplace(self._slots, end)
 
     def _ended(self, job: QueuedJob, at: float, fixed_s: float, copy_s: float) -> float:
-        """Half of the fixed time is spent before the turn is needed. It is over when all is copied."""
+        """Half of the fixed time is taken to be spent before the turn is needed, half of it while it is held: how it is
+        divided is not measured. A job that has copied all needs no turn any more."""
         before_s = max(0.0, fixed_s - self._cost.fixed_s / 2)
         turns = [self._turns[name] for name in job.snapshots_on or () if job.real < COPIED]
         ready = at + before_s
