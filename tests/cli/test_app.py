@@ -31,7 +31,7 @@ def test_help_shows_every_command_with_its_summary() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_module_and_help(name: str) -> None:
-    command = root.get_command(click.Context(root), name)
+    command = root.get_command(click.Context(root, **root.context_settings), name)
     assert command is not None
     assert command.name == name
     result = run(name, "--help")
@@ -40,7 +40,7 @@ def test_every_command_has_a_module_and_help(name: str) -> None:
 
 
 def test_options_without_help_do_not_exist() -> None:
-    ctx = click.Context(root)
+    ctx = click.Context(root, **root.context_settings)
     for name in COMMANDS:
         command = root.get_command(ctx, name)
         assert command is not None
@@ -80,8 +80,8 @@ def test_the_help_of_a_command_imports_nothing_heavy(module: str, tmp_path: Path
         from {module} import root
 
         def load(group):
-            for name in group.list_commands(click.Context(group)):
-                command = group.get_command(click.Context(group), name)
+            for name in group.list_commands(click.Context(group, **root.context_settings)):
+                command = group.get_command(click.Context(group, **root.context_settings), name)
                 if isinstance(command, click.Group):
                     load(command)
 

@@ -34,7 +34,7 @@ def run(line: str, home: Path) -> Run:
 
 def commands_of(program: Program) -> Iterator[str]:
     """Every command and command of a group, as typed."""
-    root = click.Context(program.root, info_name=program.name)
+    root = click.Context(program.root, info_name=program.name, **program.root.context_settings)
     yield program.name
     for name in program.root.list_commands(root):
         command = program.root.get_command(root, name)

@@ -30,7 +30,7 @@ HEAVY = ("rich", "httpx", "ssl", "sqlalchemy", "fastapi", "dbos", "pydantic", "y
 def commands(program: Program) -> list[tuple[click.Context, click.Command]]:
     """All commands, those of groups included."""
     found: list[tuple[click.Context, click.Command]] = []
-    top = click.Context(program.root, info_name=program.name)
+    top = click.Context(program.root, info_name=program.name, **program.root.context_settings)
     waiting = [top]
     while waiting:
         ctx = waiting.pop()

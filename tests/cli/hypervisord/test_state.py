@@ -451,7 +451,7 @@ def test_a_databases_password_is_no_argument_and_in_no_message(tmp_path: Path, m
 def test_all_commands_take_the_same_state_flags() -> None:
     import click
 
-    ctx = click.Context(program.root)
+    ctx = click.Context(program.root, **program.root.context_settings)
     for name in ("migrate-db", "backup", "restore", "rotate-key", "reset-vault"):
         command = program.root.get_command(ctx, name)
         assert command is not None

@@ -66,7 +66,7 @@ def all_pages(manual: Manual, when: date) -> Mapping[str, str]:
     """File names and texts of all pages, dated ``when``: one for the program, one a command (groups show theirs in one
     page)."""
     name, root = manual.name, manual.root
-    ctx = click.Context(root, info_name=name)
+    ctx = click.Context(root, info_name=name, **root.context_settings)
     pages = {f"{name}.{manual.section}": _page(manual, ctx, when)}
     for command_name in root.list_commands(ctx):
         command = root.get_command(ctx, command_name)
