@@ -35,7 +35,7 @@ def test_canonical_form_is_stable(text: str, canonical: str | None) -> None:
     [
         "qemu+ssh://kvm1/system?command=/tmp/evil",
         "qemu+ssh://kvm1/system?netcat=/tmp/evil",
-        "qemu+ssh://kvm1/system?keyfile=/root/.ssh/id_rsa",
+        "qemu+ssh://kvm1/system?keyfile=/etc/ssh/id_rsa",
         "qemu+ssh://kvm1/system?no_verify=1",
         "qemu+ssh://kvm1/system?socket=/tmp/x;id",
         "qemu+ssh://kvm1/system?proxy=$(id)",
