@@ -219,25 +219,42 @@ def conclude(cli: Cli, batch: Batch) -> None:
             show_result(cli, outcome.result, brief=batch.size > MAX_SHOWN)
     ended = batch.ended_badly()
     _report_kept_snapshots(cli, batch.outcomes)
+    report_ended(cli, batch.size, batch.skipped, ended)
     if batch.size == 1:
-        for failure in (*batch.skipped, *ended):
-            raise failure.error
         return
-    for failure in ended:
-        if not isinstance(failure.error, Cancelled):
-            show_failure(cli, failure)
     if batch.outcomes:
         show_totals(cli, batch)
-    stopped = [failure.error for failure in ended if isinstance(failure.error, Cancelled)]
-    if stopped:
-        _gather(stopped[0], stopped, "not_undone", "kept")
-        raise stopped[0]
+    raise_stopped(ended)
     if failed := [*batch.skipped, *ended]:
         raise PartlyFailed(
             _failed_text(len(ended), len(batch.skipped), batch.size),
             exported=sum(outcome.result is not None for outcome in batch.outcomes),
-            failed=[{"machine": failure.machine, "code": failure.error.code} for failure in failed],
+            failed=codes_of(failed),
         )
+
+
+def report_ended(cli: Cli, size: int, skipped: Sequence[Failure], ended: Sequence[Failure]) -> None:
+    """Reports those of ``size`` machines that ended badly, without those that the user stopped. Raises the error of a
+    single one."""
+    if size == 1:
+        for failure in (*skipped, *ended):
+            raise failure.error
+    for failure in ended:
+        if not isinstance(failure.error, Cancelled):
+            show_failure(cli, failure)
+
+
+def raise_stopped(ended: Sequence[Failure]) -> None:
+    """Raises Cancelled where the user stopped machines, with what is left at the source of any of them."""
+    stopped = [failure.error for failure in ended if isinstance(failure.error, Cancelled)]
+    if stopped:
+        _gather(stopped[0], stopped, "not_undone", "kept")
+        raise stopped[0]
+
+
+def codes_of(failures: Sequence[Failure]) -> list[dict[str, str]]:
+    """For programs: the machines that failed, and why."""
+    return [{"machine": failure.machine, "code": failure.error.code} for failure in failures]
 
 
 def _failed_text(failed: int, skipped: int, machines: int) -> str:

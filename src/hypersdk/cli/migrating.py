@@ -13,14 +13,14 @@ from rich.text import Text
 
 from hypersdk.cli.batch import Failure
 from hypersdk.cli.connect import connected
-from hypersdk.cli.exporting import MAX_SHOWN, NO_IS_QUIT, specs_for
+from hypersdk.cli.exporting import MAX_SHOWN, NO_IS_QUIT, codes_of, raise_stopped, report_ended, specs_for
 from hypersdk.cli.machines import read_selected
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import machine_text, show_migrations
 from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import for_landing, in_one_line
-from hypersdk.cli.report import labelled, report, show_error, show_line
+from hypersdk.cli.report import labelled, show_line
 from hypersdk.cli.selection import Selection
 from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
@@ -239,24 +239,18 @@ def conclude(cli: Cli, batch: Migrations) -> None:
                 brief=batch.size > MAX_SHOWN,
             )
     failed = batch.failed()
+    report_ended(cli, batch.size, batch.skipped, failed)
     if batch.size == 1:
-        for failure in (*batch.skipped, *failed):
-            raise failure.error
         return
-    for failure in failed:
-        if not isinstance(failure.error, Cancelled):
-            _show_failure(cli, failure)
     if batch.outcomes:
         _show_totals(cli, batch, failed)
-    stopped = [failure.error for failure in failed if isinstance(failure.error, Cancelled)]
-    if stopped:
-        raise stopped[0]
+    raise_stopped(failed)
     if bad := [*batch.skipped, *failed]:
         raise PartlyFailed(
             f"{len(bad)} of {count(batch.size, 'machine')} not migrated",
             next_step="Check each failure, then run the same command again.",
             migrated=sum(outcome.migrated is not None for outcome in batch.outcomes),
-            failed=[{"machine": failure.machine, "code": failure.error.code} for failure in bad],
+            failed=codes_of(bad),
         )
 
 
@@ -324,16 +318,6 @@ def _facts(migrated: Migrated, elapsed_s: float, next_step: str) -> list[tuple[s
     if next_step:
         found.append(("next", next_step, "bold"))
     return found
-
-
-def _show_failure(cli: Cli, failure: Failure) -> None:
-    if cli.output.json_lines:
-        failure.send(cli.output)
-    elif failure.machine in failure.error.message:
-        show_error(cli.output, failure.error)
-    else:
-        cli.output.note(f"{failure.machine}:", style="bold")
-        report(cli.output, failure.error)
 
 
 def _show_totals(cli: Cli, batch: Migrations, failed: Sequence[Failure]) -> None:
