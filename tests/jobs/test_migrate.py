@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import signal
 from collections.abc import Callable
@@ -136,6 +137,8 @@ def test_a_machine_is_moved_in_one_job_that_is_paused(moving: Callable[..., Movi
     )
     assert (now.result["proof"]["verdict"], now.result["converted"], now.result["started"]) == ("marker", True, True)
     assert (moved.running(), moved.power(), now.source_changes) == (["web-01"], "poweredOff", 0)
+    digests = {artifact["name"]: artifact["sha256"] for artifact in now.result["artifacts"]}
+    assert digests["web-01.ovf"] == hashlib.sha256((moved.root / "web-01" / "web-01.ovf").read_bytes()).hexdigest()
     again = moved.submit(convert=True, **PROVED, **STARTED)
     assert moved.ended(again).result["uuid"] == now.result["uuid"], "what is moved is not moved again"  # type: ignore[index]
     moved.libvirtd.virsh("destroy", "web-01")
@@ -201,6 +204,33 @@ def test_a_cancel_undoes_the_target_and_then_the_source(moving: Callable[..., Mo
     assert not moved.landing().open_changes
     assert list((moved.root / "web-01").glob("*overlay*")) == []
     assert (moved.root / "web-01" / "artifact-manifest.json").exists(), "the export stays"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_cancel_after_a_kill_at_the_start_leaves_one_of_the_two_running(
+    moving: Callable[..., Moving], moment: str
+) -> None:
+    """The source is given back where the landed machine was not started; one that was started is the job's result."""
+    moved = moving()
+    before = moved.site.simulator.state()
+    dying = moved.site.start("one", 0, f"die-at-start={moment}")
+    job = moved.submit(**STARTED)
+    assert dying.process.wait(120) == -signal.SIGKILL, moved.site.told()
+    moved.site.store.cancel(job.id)
+    moved.site.start("one", 1)
+    now = moved.ended(job, JobState.CANCELLED if moment == "before" else JobState.COMPLETED)
+    assert now.source_changes == 0
+    if moment == "before":
+        assert (moved.libvirtd.domains(), moved.site.simulator.state()) == ([], before)
+        return
+    assert (moved.running(), moved.power()) == (["web-01"], "poweredOff")
+    assert now.result is not None
+    uuid = moved.libvirtd.virsh("domuuid", "web-01").strip()
+    assert (now.result["started"], now.result["uuid"], now.result["success"]) == (True, uuid, True)
+    files = moved.root / "web-01"
+    assert {artifact["name"]: artifact["size_bytes"] for artifact in now.result["artifacts"]} == {
+        name: (files / name).stat().st_size for name in now.result["files"]
+    }
 
 
 @pytest.mark.kill

@@ -290,13 +290,11 @@ class Claims:
         return new
 
     def last_result(self, claim: Claim) -> Mapping[str, Any] | None:
-        """The result of the last step: that of a job whose steps were all done by earlier processes."""
+        """The result of the last step that has one: that of a job whose steps were all done by earlier processes."""
         mine = sa.select(step_rows.c.result).where(step_rows.c.job_id == claim.job.id)
         with self.database.read() as connection:
-            found: Mapping[str, Any] | None = connection.execute(
-                mine.order_by(step_rows.c.position.desc()).limit(1)
-            ).scalar_one()
-        return found
+            found = connection.execute(mine.order_by(step_rows.c.position.desc())).scalars().all()
+        return next((result for result in found if result is not None), None)
 
     def begin_step(self, claim: Claim, position: int) -> Step:
         """Marks a step as running, unless it is done already. Returns the step as it was. Raises StaleAttempt."""

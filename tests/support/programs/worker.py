@@ -3,7 +3,8 @@
 ``die-after-enqueue`` kills it between the engine's transaction and ours, at the first attempt that it hands over.
 ``die-at=N`` kills it at the Nth moment: the return of a call that changes something. ``count=FILE`` writes the number
 of moments so far. ``marking`` converts guests by ``guestconversions.MarkingConverter``, ``marking-for-long`` until it
-is cancelled, ``marking-until=FILE`` until that file exists.
+is cancelled, ``marking-until=FILE`` until that file exists. ``die-at-start=before`` kills it when it starts a landed
+machine, ``die-at-start=after`` when that is recorded in its folder, and not yet with the job.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def main() -> int:
         name, _, text = flag.partition("=")
         if name in ("die-at", "count"):
             _tell_moments(int(text) if name == "die-at" else None, Path(text) if name == "count" else None)
+        elif name == "die-at-start":
+            _die_at_start(after=text == "after")
         elif name.startswith("marking"):
             _convert_by_marking(for_long=name == "marking-for-long", until=Path(text) if text else None)
     return run_worker(load_settings(os.environ, Path(sys.argv[1]), {}), int(sys.argv[2]), os.environ, ready=_ready)
@@ -82,6 +85,23 @@ def _tell_moments(last: int | None, file: Path | None) -> None:
     )
     for owner, name in owners:
         setattr(owner, name, telling(getattr(owner, name)))
+
+
+def _die_at_start(*, after: bool) -> None:
+    from hypersdk.jobs.claims import Claims
+    from hypersdk.landing import land
+
+    end_step = Claims.end_step
+
+    def last(claims: Claims, claim: Any, step: Any, result: Any) -> None:
+        if step.name == "start":
+            os.kill(os.getpid(), signal.SIGKILL)
+        end_step(claims, claim, step, result)
+
+    if after:
+        Claims.end_step = last  # type: ignore[method-assign, assignment]
+    else:
+        setattr(land, "start_domain", lambda *_args, **_named: os.kill(os.getpid(), signal.SIGKILL))  # noqa: B010
 
 
 def _convert_by_marking(*, for_long: bool, until: Path | None) -> None:

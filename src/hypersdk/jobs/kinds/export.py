@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -27,6 +27,7 @@ from hypersdk.jobs.sizes import Unsized
 from hypersdk.migration import runs
 from hypersdk.migration.export import MachineExport, machine_export
 from hypersdk.migration.jobfile import JobDefinition, MachineJob, parse_definition
+from hypersdk.migration.outputs import PublishedFile
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.settings import RunSettings
@@ -291,33 +292,36 @@ def _data_bytes(machine: MachineSummary) -> int:
     return max(0, (machine.used_bytes or 0) - memory_bytes)
 
 
-def result_object(result: ExportResult) -> dict[str, Any]:
-    """The ``result`` of a job, first the fields of the legacy routes. ``duration`` is in nanoseconds."""
-    folder = result.output_dir
-    names = [file.name for file in result.files]
+def files_object(
+    machine: str, folder: Path, files: Sequence[PublishedFile], method: str, elapsed_s: float
+) -> dict[str, Any]:
+    """What a job of any kind says of its ``files``, first in the fields of the legacy routes. ``duration`` is in
+    nanoseconds."""
+    names = [file.name for file in files]
     ovf = next((name for name in names if name.endswith(".ovf")), "")
     return {
-        "vm_name": result.machine,
+        "vm_name": machine,
         "output_dir": str(folder),
         "ovf_path": str(folder / ovf) if ovf else "",
         "files": names,
         "output_files": [str(folder / name) for name in names],
-        "total_size": sum(file.size_bytes for file in result.files),
-        "duration": int(result.elapsed_s * 1_000_000_000),
+        "total_size": sum(file.size_bytes for file in files),
+        "duration": int(elapsed_s * 1_000_000_000),
         "success": True,
-        "export_method": result.method,
+        "export_method": method,
         "error": "",
+        "artifacts": [asdict(file) for file in files],
+    }
+
+
+def result_object(result: ExportResult) -> dict[str, Any]:
+    """The ``result`` of an export."""
+    found = files_object(result.machine, result.output_dir, result.files, result.method, result.elapsed_s)
+    for artifact in found["artifacts"]:
+        artifact["content"] = result.content.get(artifact["name"])
+    return {
+        **found,
         "proof": result.proof,
-        "artifacts": [
-            {
-                "name": file.name,
-                "size_bytes": file.size_bytes,
-                "sha256": file.sha256,
-                "tree": file.tree,
-                "content": result.content.get(file.name),
-            }
-            for file in result.files
-        ],
         "warnings": list(result.warnings),
         "bytes_downloaded": result.wire_bytes,
         "data_bytes": result.data_bytes,

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final
 
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, Refused, register
 from hypersdk.jobs.kinds.base import PAUSED, RunContext, StepOutcome, SubmitContext
-from hypersdk.jobs.kinds.export import COPY, PUBLISH, ExportRun, new_job
+from hypersdk.jobs.kinds.export import COPY, PUBLISH, ExportRun, files_object, new_job
 from hypersdk.jobs.locks import domain_lock
 from hypersdk.jobs.records import NewJob
 from hypersdk.jobs.states import StepState
@@ -44,9 +44,10 @@ from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.results import migrated_dict
 from hypersdk.landing.steps import Migrated, Place, Source, add_left, land_until, undo_job
 from hypersdk.landing.target import open_target
-from hypersdk.migration.hold import held_run, restore_held
+from hypersdk.migration.hold import held_run, holds_source, restore_held
 from hypersdk.migration.jobfile import MachineJob
-from hypersdk.migration.manifest import ArtifactManifest
+from hypersdk.migration.manifest import ArtifactManifest, hex_of, tree_of
+from hypersdk.migration.outputs import PublishedFile
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import PointKind
 from hypersdk.migration.runfile import HELD_KINDS, RunFile, held_folder
@@ -224,26 +225,16 @@ class MigrateRun(ExportRun):
             raise Refused(f"'{machine.name}' may have run since it was exported", code=EXPORT_OUTDATED)
 
     def _result(self, place: Place, migrated: Migrated | None) -> Mapping[str, Any] | None:
-        """The ``result`` of a job, first the fields of the legacy routes; the files as they are after the step."""
+        """The ``result`` of the job; the files are those after the step."""
         job, manifest = self._context.job, open_manifest(place.folder)
         if migrated is None:
             return {"converted": True}
-        names = [file.name for file in manifest.files]
-        elapsed = datetime.now(UTC) - (job.started_at or job.created_at)
+        machine, method = manifest.source.vm_name, manifest.source.export_method
+        files = [PublishedFile(file.name, file.bytes, hex_of(file.checksum), tree_of(file)) for file in manifest.files]
+        elapsed_s = (datetime.now(UTC) - (job.started_at or job.created_at)).total_seconds()
         return {
-            "vm_name": manifest.source.vm_name,
-            "output_dir": job.target,
-            "ovf_path": "",
-            "files": names,
-            "output_files": [str(Path(job.target) / name) for name in names],
-            "total_size": sum(file.bytes for file in manifest.files),
-            "success": True,
-            "export_method": manifest.source.export_method,
-            "error": "",
-            "artifacts": [
-                {"name": file.name, "size_bytes": file.bytes, "sha256": file.checksum} for file in manifest.files
-            ],
-            **migrated_dict(manifest.source.vm_name, migrated, elapsed.total_seconds()),
+            **files_object(machine, Path(job.target), files, method, elapsed_s),
+            **migrated_dict(machine, migrated, elapsed_s),
         }
 
     # Undo
@@ -266,8 +257,19 @@ class MigrateRun(ExportRun):
             self._context.progress.log(f"undone at the target: {', '.join(undone)}")
 
     def _holds_source(self) -> bool:
+        """Also where its changes were made final for a machine that was then not started, and is undone."""
         run = held_run(Path(self._context.job.target), self._context.runs)
-        return run is not None and bool(run.record.open_changes)
+        if run is None or run.record.open_changes:
+            return run is not None
+        return holds_source(run.record) and not self._is_landed()
+
+    def _is_landed(self) -> bool:
+        """Whether something is at the target, of whichever job; it may be where the folder is gone."""
+        if self._context.worker.roots.locate(Path(self._context.job.target)) is None:
+            return True
+        with self._place() as place:
+            landing = read_landing(place.folder)
+        return landing is not None and (bool(landing.open_changes) or START in landing.done_steps)
 
     def _restore(self) -> None:
         """Raises NotRestored, and errors of the login."""
@@ -301,11 +303,12 @@ class MigrateRun(ExportRun):
 
     def _started(self) -> Mapping[str, Any] | None:
         """The landed machine, if this job has started it: it may have done much since."""
+        context = self._context
         with self._place() as place:
             landing = read_landing(place.folder)
-        if landing is None or landing.job != self._context.job.id or START not in landing.done_steps:
+        if landing is None or landing.job != context.job.id or START not in landing.done_steps:
             return None
-        return landing.steps[LAND].result
+        return {**(context.worker.claims.last_result(context.claim) or {}), "started": True}
 
     def _end_conversion(self) -> None:
         tools, state = self._context.worker.turn.tools, self._settings.state
