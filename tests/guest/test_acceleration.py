@@ -9,8 +9,8 @@ import pytest
 
 from hypersdk.guest import acceleration
 from hypersdk.guest.acceleration import BOOT_SECTOR, KvmProbe, probe_kvm, try_accelerator, use_kvm
-from hypersdk.guest.request import Acceleration
 from hypersdk.guest.tools import GuestTools, find_tools
+from hypersdk.model.guestplan import Acceleration
 from hypersdk.transfer.cancel import CancelToken
 from tests.support.guestprograms import script
 from tests.support.tools import requires

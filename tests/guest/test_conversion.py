@@ -15,9 +15,9 @@ from hypersdk.guest.failures import NO_VIRTIO_WIN
 from hypersdk.guest.faults import OPTION_UNSUPPORTED, ConversionError
 from hypersdk.guest.findings import HAS_VIRTIO
 from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind
-from hypersdk.guest.request import Acceleration, ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.request import ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import GuestTools
-from hypersdk.model.guestplan import DiskBus
+from hypersdk.model.guestplan import Acceleration, DiskBus
 from hypersdk.remedies import advice
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken

@@ -11,9 +11,9 @@ import pytest
 from hypersdk.guest.conversion import convert_in_place
 from hypersdk.guest.fallback import add_fallback_loader
 from hypersdk.guest.report import GuestSystem
-from hypersdk.guest.request import Acceleration, ConversionRequest, StaticAddress
+from hypersdk.guest.request import ConversionRequest, StaticAddress
 from hypersdk.guest.tools import find_tools
-from hypersdk.model.guestplan import DiskBus, NicModel
+from hypersdk.model.guestplan import Acceleration, DiskBus, NicModel
 from hypersdk.transfer.cancel import CancelToken
 from tests.support.guestrequests import source_disk, source_guest
 from tests.support.guests.appliance import guestfish

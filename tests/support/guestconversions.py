@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind, GuestSystem
-from hypersdk.guest.request import Acceleration, ConversionRequest
+from hypersdk.guest.request import ConversionRequest
 from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.guests import open_guest
 from hypersdk.landing.record import LandingFile
 from hypersdk.migration.runfile import held_folder
-from hypersdk.model.guestplan import DiskBus, GuestDrivers, NicModel
+from hypersdk.model.guestplan import Acceleration, DiskBus, GuestDrivers, NicModel
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
 from tests.support.tools import run_tool

@@ -12,7 +12,7 @@ import click
 
 from hypersdk.cli.programs.groups import flag_group
 from hypersdk.errors import UsageError
-from hypersdk.model.guestplan import DiskBus, NicModel
+from hypersdk.model.guestplan import Acceleration, DiskBus, NicModel
 from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from hypersdk.landing.conversions import ConversionOptions
     from hypersdk.landing.options import LandOptions
 
-ALL_OTHERS: Final = "*"
-"""In ``--map``: all networks that no other entry names."""
 _FLAGS: Final = {"keys": "--key", "addresses": "--static-ip", "scripts": "--firstboot"}
-_KVM: Final[Mapping[str, bool | None]] = {"auto": None, "kvm": True, "tcg": False}
 
 land_options = flag_group(
     click.option(
@@ -103,8 +100,8 @@ land_options = flag_group(
     ),
     click.option(
         "--acceleration",
-        type=click.Choice(list(_KVM)),
-        default="auto",
+        type=click.Choice([choice.value for choice in Acceleration]),
+        default=Acceleration.AUTO.value,
         show_default=True,
         help="Convert and run the guest by KVM, or emulated (tcg), many times slower; auto takes KVM where it works.",
     ),
@@ -120,7 +117,7 @@ land_options = flag_group(
 
 def conversion_of(flags: Mapping[str, Any]) -> ConversionOptions | None:
     """The guest conversion that the flags describe; None with ``--no-convert``. Raises UsageError."""
-    from hypersdk.guest.request import Acceleration, Customization
+    from hypersdk.guest.request import Customization
     from hypersdk.landing.conversions import ConversionOptions
 
     asked = {name: flags[name] for name in ("keys", "addresses", "scripts") if flags[name]}
@@ -176,7 +173,7 @@ def _static_address(text: str) -> StaticAddress:
 
 def landing_of(flags: Mapping[str, Any], *, new_macs: bool) -> LandOptions:
     """The options that the flags describe. Raises UsageError ``bad_network_map``."""
-    from hypersdk.landing.options import LandOptions, parse_network_map
+    from hypersdk.landing.options import ALL_OTHERS, LandOptions, parse_network_map
 
     networks = parse_network_map(flags["networks"])
     bus, model = flags["disk_bus"], flags["nic_model"]
@@ -190,7 +187,7 @@ def landing_of(flags: Mapping[str, Any], *, new_macs: bool) -> LandOptions:
         disk_bus=DiskBus(bus) if bus else None,
         nic_model=NicModel(model) if model else None,
         new_macs=new_macs,
-        accelerated=_KVM[flags["acceleration"]],
+        accelerated=Acceleration(flags["acceleration"]).demanded,
         autostart=flags["autostart"],
         start=flags["start"],
     )

@@ -19,8 +19,8 @@ from hypersdk.config.folders import cache_folder
 from hypersdk.errors import TargetError
 from hypersdk.guest.environment import BACKEND_SETTINGS, FORCE_TCG
 from hypersdk.guest.processgroup import private_folder, run_in_group
-from hypersdk.guest.request import Acceleration
 from hypersdk.guest.tools import GuestTools
+from hypersdk.model.guestplan import Acceleration
 from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import write_atomic

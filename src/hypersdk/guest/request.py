@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from hypersdk.formats.guestdisk.assess import EVERY_VOLUME
-from hypersdk.model.guestplan import SourceGuest
+from hypersdk.model.guestplan import Acceleration, SourceGuest
 from hypersdk.secret import Secret
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class Acceleration(StrEnum):
-    """What runs the appliance in which a guest is converted. ``AUTO``: KVM where it works, else software emulation."""
-
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
 
 
 ANY_DEVICE: Final = EVERY_VOLUME

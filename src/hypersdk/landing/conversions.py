@@ -8,9 +8,9 @@ from hypersdk.errors import Refused
 from hypersdk.guest.arguments import check_request
 from hypersdk.guest.failures import NO_VIRTIO_WIN
 from hypersdk.guest.faults import NOT_CONVERTED, TOOL_MISSING, install_advice
-from hypersdk.guest.request import Acceleration, ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.request import ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import GuestTools
-from hypersdk.model.guestplan import DiskBus, SourceGuest
+from hypersdk.model.guestplan import Acceleration, DiskBus, SourceGuest
 
 _WINDOWS = "windows"
 

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from hypersdk.guest.request import Acceleration
 from hypersdk.kvm.address import LibvirtAddress
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.conversions import ConversionOptions
-from hypersdk.landing.options import MAX_NETWORKS, LandOptions, parse_network_target
+from hypersdk.landing.options import ALL_OTHERS, MAX_NETWORKS, LandOptions, parse_network_target
 from hypersdk.landing.request import LandingRequest
 from hypersdk.migration.jobfile import Flag, Line, MachineJob, Number, invalid_field, one_spelling, parse_as
 from hypersdk.migration.spec import ExportSpec, OutputFormat
-from hypersdk.model.guestplan import DiskBus, NicModel
-
-ALL_OTHERS: Final = "*"
-"""In a network map: all networks that no other entry names."""
-ACCELERATED: Final[Mapping[Acceleration, bool | None]] = {
-    Acceleration.AUTO: None,
-    Acceleration.KVM: True,
-    Acceleration.TCG: False,
-}
-"""For the landed machine: demand KVM, or forbid it."""
+from hypersdk.model.guestplan import Acceleration, DiskBus, NicModel
 
 
 class MigrationDefinition(MachineJob):
@@ -71,7 +61,7 @@ class MigrationDefinition(MachineJob):
             disk_bus=self.disk_bus,
             nic_model=self.nic_model,
             new_macs=self.keep_source_running,
-            accelerated=ACCELERATED[self.acceleration],
+            accelerated=self.acceleration.demanded,
             autostart=self.autostart,
             start=self.start,
         )

@@ -18,6 +18,8 @@ BAD_NETWORK_MAP: Final = register(
     " libvirt.",
 )
 MAX_NETWORKS: Final = 1000
+ALL_OTHERS: Final = "*"
+"""In a network map: all networks that no other entry names."""
 _BRIDGE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}")
 """Names of network interfaces are at most 15 bytes (IFNAMSIZ)."""
 _MAX_NETWORK_NAME: Final = 200

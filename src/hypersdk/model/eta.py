@@ -45,7 +45,7 @@ LEAST_COPY_S: Final = 1.0
 TRUST_S: Final = 30.0
 """After this time of copying, a job's own estimate counts as much as that from the other jobs."""
 FEW_S: Final = 10.0
-"""Seconds of copying of ended jobs from which their rate counts as much as that of a running job."""
+"""Seconds of copying: while the ended jobs have copied for less, running ones tell the rate almost as much."""
 RECENT: Final = 12
 """Ended jobs, the last ones, that rate and fixed time are measured from."""
 NEWER: Final = 0.8

@@ -35,6 +35,20 @@ class NicModel(StrEnum):
     RTL8139 = "rtl8139"
 
 
+class Acceleration(StrEnum):
+    """What runs a guest, and the appliance in which it is converted. ``AUTO``: KVM where it works, else software
+    emulation."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+    @property
+    def demanded(self) -> bool | None:
+        """Whether KVM is demanded or forbidden; None for either."""
+        return None if self is Acceleration.AUTO else self is Acceleration.KVM
+
+
 @dataclass(frozen=True, slots=True)
 class SourceDisk:
     """One disk of an export, as its manifest tells: the image ``file``, and the bus it had (``scsi sata ide nvme``).
