@@ -164,6 +164,12 @@ def test_an_answer_that_the_sdk_cannot_decode_is_named(server: Vcsim, session: S
     assert caught.value.code == "bad_answer"
 
 
+def test_an_answer_without_elements_is_an_empty_list(session: Session) -> None:
+    """On the wire it is no element at all, which the SDK reads as None."""
+    nobody = "00000000-0000-4000-8000-000000000000"
+    assert session.call(lambda: session.content.searchIndex.FindAllByUuid(None, nobody, True, True)) == []
+
+
 def test_a_bug_in_the_caller_is_not_disguised(session: Session) -> None:
     with pytest.raises(ZeroDivisionError):
         session.call(lambda: 1 // 0)

@@ -122,7 +122,7 @@ class _Lookup:
     def _asked(self, ask: Callable[[], Any]) -> list[Any]:
         """The answer of the index; empty where it refuses the request: the names are searched then."""
         try:
-            return list(self._session.call(ask) or ())
+            return list(self._session.call(ask))
         except (LookupFailed, Refused, SourceError) as error:
             LOG.info("the index cannot be searched: %s", error.message)
             return []

@@ -196,7 +196,7 @@ def manifest(session: Session, lease: str) -> dict[str, ManifestEntry]:
         if error.code != NOT_SUPPORTED:
             raise
         return {}
-    return {str(entry.key): _entry(entry) for entry in entries or ()}
+    return {str(entry.key): _entry(entry) for entry in entries}
 
 
 def _entry(entry: Any) -> ManifestEntry:

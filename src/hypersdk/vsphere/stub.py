@@ -76,11 +76,16 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
             raise found  # a fault that came with the status 200, which pyVmomi takes for the result
         if not _fits(found, info):
             raise _undecodable(info, "is not of its type")
-        return found
+        # A list without an element is nothing on the wire.
+        return info.result() if found is None and _is_list(info) else found
 
 
 def _undecodable(info: Any, why: str) -> ConnectError:
     return ConnectError(f"the answer to {info.wsdlName} {why}", code=BAD_ANSWER, method=info.wsdlName)
+
+
+def _is_list(info: Any) -> bool:
+    return isinstance(info.result, type) and issubclass(info.result, list)
 
 
 def _fits(found: Any, info: Any) -> bool:
