@@ -108,6 +108,12 @@ def test_a_disk_whose_path_xml_cannot_hold_is_given_by_a_link(tmp_path: Path, na
     assert (tmp_path / "named").read_text() == "1\n"
 
 
+def test_the_operating_system_that_is_converted_can_be_chosen(tmp_path: Path, request_: ConversionRequest) -> None:
+    look = f'printf "%s\\n" "$@" >{tmp_path}/arguments;'
+    convert(replace(request_, root="/dev/vg/root"), fake_v2v(tmp_path, look + GOOD), tmp_path)
+    assert "--root\n/dev/vg/root\n" in (tmp_path / "arguments").read_text()
+
+
 def test_secrets_of_this_process_are_not_passed_on(
     tmp_path: Path, request_: ConversionRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +141,8 @@ def test_options_that_this_virt_v2v_lacks_are_refused_before_it_starts(
         {"customizations": (Customization("password", "root:password:x"),)},
         {"customizations": (Customization("-v", ""),)},
         {"guest": source_guest()},
+        {"root": "ask"},
+        {"root": "/dev/sda1 --x"},
     ],
 )
 def test_values_that_are_not_valid(tmp_path: Path, request_: ConversionRequest, wrong: dict[str, object]) -> None:

@@ -76,6 +76,7 @@ KNOWN = [
     (failures.NO_SYSTEM, "inspection could not detect the source guest (or physical machine) operating system."),
     (failures.NOT_INSTALLED, "libguestfs thinks this is not an installed operating system (it might be an installer)"),
     (failures.MULTI_BOOT, "multi-boot operating systems are not supported by virt-v2v. Use the --root option"),
+    (failures.NO_SUCH_ROOT, "root device /dev/sda9 not found.  Roots found were: /dev/sda1 /dev/sdb1"),
     (failures.HIBERNATED, "unable to mount the disk image for writing. ... Windows Hibernation or Fast Restart"),
     (failures.HIBERNATED, "filesystem was mounted read-only, even though we asked for it to be mounted read-write."),
     (failures.DAMAGED, "detected errors on the XFS filesystem on /dev/sda2"),
@@ -95,6 +96,25 @@ KNOWN = [
     (failures.HOST_KERNEL, "libguestfs error: /usr/bin/supermin exited with error: no kernel was found"),
     ("conversion_failed", "something new"),
 ]  # fmt: skip
+
+
+def test_several_operating_systems_are_named(tmp_path: Path) -> None:
+    """The log as libguestfs 1.48 writes it, over the appliance's serial console."""
+    log = tmp_path / "log"
+    log.write_bytes(
+        b"inspect_os: fses:\r\n"
+        b"fs: /dev/sda1 (ext4) role: root\r\n    type: linux\r\n    distro: debian\r\n"
+        b"    product_name: 12.15\r\n    fstab: [(/dev/sda1, /)]\r\n\r\n"
+        b"fs: /dev/sda2 (ext4) role: other\r\n\r\n"
+        b"fs: /dev/vg/root (ntfs) role: root\r\n    type: windows\r\n"
+        b"    product_name: Windows Server 2019 \x1b[31m\r\n\r\n"
+        b"inspect_get_roots: roots:\r\n/dev/sda1 (ext4):\r\n    type: linux\r\n"
+    )
+    error = failure(["multi-boot operating systems are not supported by virt-v2v."], log, 1)
+    assert error.code == failures.MULTI_BOOT
+    assert error.message.startswith("the disks hold several operating systems: /dev/sda1 (debian 12.15), /dev/vg/root")
+    assert str(error.fields["roots"]).count("/dev/") == 2
+    assert "\x1b" not in error.message
 
 
 @pytest.mark.parametrize(("code", "text"), KNOWN)

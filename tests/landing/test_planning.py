@@ -14,7 +14,14 @@ from lxml import etree
 from hypersdk.errors import Refused, UsageError
 from hypersdk.kvm.domainxml import Origin, domain_xml
 from hypersdk.landing.options import LandOptions, NetworkTarget, parse_network_map, parse_network_target
-from hypersdk.landing.planning import assumed_drivers, check_networks, plan_guest, safe_name, unique_name
+from hypersdk.landing.planning import (
+    assumed_drivers,
+    check_networks,
+    left_out,
+    plan_guest,
+    safe_name,
+    unique_name,
+)
 from hypersdk.model import Firmware
 from hypersdk.model.guestplan import DiskBus, GuestDrivers, NicModel, SourceDisk, SourceGuest, SourceNic
 from hypersdk.units import MiB
@@ -134,6 +141,18 @@ def test_refusals(guest: SourceGuest, options: LandOptions, changes: dict[str, A
     with pytest.raises(Refused) as caught:
         plan_guest(guest, VIRTIO, options, replace(KVM_FACTS, **changes))
     assert codes(caught.value) == {code}
+
+
+def test_secure_boot_may_be_left_out_and_the_plan_says_so() -> None:
+    guest = source(firmware=Firmware.EFI, secure_boot=True, tpm=True)
+    poor = replace(KVM_FACTS, secure_boot=False, tpm=False)
+    domain = plan_guest(guest, VIRTIO, replace(MAPPED, secure_boot=False, tpm=False), poor)
+    assert (domain.secure_boot, domain.tpm) == (False, False)
+    tpm, secure_boot = (notice.text for notice in left_out(guest, domain))
+    assert "without a TPM" in tpm
+    assert "without secure boot" in secure_boot
+    assert list(left_out(guest, plan_guest(guest, VIRTIO, MAPPED, KVM_FACTS))) == []
+    assert list(left_out(source(), plan_guest(source(), VIRTIO, MAPPED, KVM_FACTS))) == []
 
 
 def test_a_tpm_may_be_left_behind_and_a_bad_name_is_not_changed_silently() -> None:

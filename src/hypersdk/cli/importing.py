@@ -11,7 +11,7 @@ from hypersdk.cli.migrating import opened_target, show_migrated, start_step
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import afterwards, domain_facts, plan_panel, storage_text
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import for_landing, in_one_line
+from hypersdk.cli.remedies import for_landing, in_one_line, warning_text
 from hypersdk.cli.state import Cli
 from hypersdk.errors import HyperSDKError
 from hypersdk.guest.tools import GuestTools, find_tools
@@ -110,7 +110,8 @@ def _show(cli: Cli, plan: ImportPlan, request: LandingRequest) -> None:
     if cli.output.json_lines:
         facts = {"machine": plan.guest.name, "source": plan.source, "output_dir": plan.spec.output_dir}
         target = {"domain": domain_dict(plan.domain), "storage": plan.storage.as_dict()}
-        cli.output.event("plan", {**facts, "convert": plan.package is not None, **target})
+        warnings = [warning_text(warning) for warning in plan.warnings()]
+        cli.output.event("plan", {**facts, "convert": plan.package is not None, **target, "warnings": warnings})
         return
     cli.output.notes.print(plan_panel(plan.guest.name, _facts(plan, request)))
 
@@ -122,3 +123,5 @@ def _facts(plan: ImportPlan, request: LandingRequest) -> Iterator[tuple[str, str
     yield from domain_facts(plan.domain, request)
     yield "storage", storage_text(plan.storage), ""
     yield "afterwards", afterwards(request), ""
+    for warning in plan.warnings():
+        yield "warning", warning_text(warning), "yellow"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hypersdk.landing.conversions import ConversionOptions
     from hypersdk.landing.options import LandOptions
 
-_FLAGS: Final = {"keys": "--key", "addresses": "--static-ip", "scripts": "--firstboot"}
+_FLAGS: Final = {"keys": "--key", "addresses": "--static-ip", "scripts": "--firstboot", "root": "--root"}
 
 land_options = flag_group(
     click.option(
@@ -72,6 +72,14 @@ land_options = flag_group(
         help="Script that the converted guest runs at its first boot. Needs a virt-v2v that has it. Repeatable.",
     ),
     click.option(
+        "--root",
+        metavar="first|DEVICE",
+        help=(
+            "Operating system to convert where the disks hold several: the first, or that on a device (/dev/sda2,"
+            " /dev/vg/root)."
+        ),
+    ),
+    click.option(
         "--prove",
         is_flag=True,
         help="Boot the landed machine once, without network and on a temporary overlay, and keep the evidence.",
@@ -98,6 +106,8 @@ land_options = flag_group(
         type=click.Choice([model.value for model in NicModel]),
         help="Model of the network cards (default: what the guest has drivers for).",
     ),
+    click.option("--no-tpm", is_flag=True, help="Land without a TPM, also if the source has one."),
+    click.option("--no-secure-boot", is_flag=True, help="Land without secure boot, also if the source has it."),
     click.option(
         "--acceleration",
         type=click.Choice([choice.value for choice in Acceleration]),
@@ -117,10 +127,10 @@ land_options = flag_group(
 
 def conversion_of(flags: Mapping[str, Any]) -> ConversionOptions | None:
     """The guest conversion that the flags describe; None with ``--no-convert``. Raises UsageError."""
-    from hypersdk.guest.request import Customization
+    from hypersdk.guest.request import ONLY_ROOT, Customization
     from hypersdk.landing.conversions import ConversionOptions
 
-    asked = {name: flags[name] for name in ("keys", "addresses", "scripts") if flags[name]}
+    asked = {name: flags[name] for name in _FLAGS if flags[name]}
     if flags["no_convert"]:
         if asked:
             raise UsageError(f"--no-convert excludes {', '.join(_FLAGS[name] for name in asked)}")
@@ -128,6 +138,7 @@ def conversion_of(flags: Mapping[str, Any]) -> ConversionOptions | None:
     return ConversionOptions(
         keys=tuple(map(_key, flags["keys"])),
         static_addresses=tuple(map(_static_address, flags["addresses"])),
+        root=flags["root"] or ONLY_ROOT,
         customizations=tuple(Customization("firstboot", str(path.absolute())) for path in flags["scripts"]),
         acceleration=Acceleration(flags["acceleration"]),
         disk_bus=DiskBus(flags["disk_bus"]) if flags["disk_bus"] else None,
@@ -188,6 +199,8 @@ def landing_of(flags: Mapping[str, Any], *, new_macs: bool) -> LandOptions:
         nic_model=NicModel(model) if model else None,
         new_macs=new_macs,
         accelerated=Acceleration(flags["acceleration"]).demanded,
+        tpm=False if flags["no_tpm"] else None,
+        secure_boot=False if flags["no_secure_boot"] else None,
         autostart=flags["autostart"],
         start=flags["start"],
     )

@@ -142,6 +142,7 @@ def machine_text(domain: GuestPlan) -> str:
     """Size and firmware of a domain."""
     firmware = "UEFI" if domain.firmware is Firmware.EFI else "BIOS"
     firmware += " with secure boot" if domain.secure_boot else ""
+    firmware += ", TPM" if domain.tpm else ""
     emulated = "" if domain.virt_type == "kvm" else ", emulated"
     return f"{count(domain.cpus, 'CPU')}, {format_size(domain.memory_bytes)}, {firmware}{emulated}"
 

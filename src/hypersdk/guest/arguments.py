@@ -11,7 +11,15 @@ from typing import Final
 
 from hypersdk.errors import UsageError
 from hypersdk.guest.domainxml import domain_xml
-from hypersdk.guest.request import ANY_DEVICE, ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.request import (
+    ANY_DEVICE,
+    FIRST_ROOT,
+    ONLY_ROOT,
+    ConversionRequest,
+    Customization,
+    DiskKey,
+    StaticAddress,
+)
 from hypersdk.guest.tools import V2V
 from hypersdk.model.guestplan import SourceDisk, disk_letters
 from hypersdk.text import is_plain
@@ -23,7 +31,9 @@ _MAX_KEY: Final = 8 * MiB
 """The limit of cryptsetup for key files."""
 _MAX_PARTITIONS: Final = 15
 _MAC: Final = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
-_DEVICE: Final = re.compile(r"/dev/[\w/.+-]{1,200}|[0-9a-fA-F-]{36}|all")
+_PATH: Final = r"/dev/[\w/.+-]{1,200}"
+_DEVICE: Final = re.compile(rf"{_PATH}|[0-9a-fA-F-]{{36}}|all")
+_ROOT: Final = re.compile(rf"{_PATH}|{FIRST_ROOT}|{ONLY_ROOT}")
 CUSTOMIZATIONS: Final = frozenset({
     "chmod", "chown", "copy", "copy-in", "delete", "edit", "firstboot", "firstboot-command", "firstboot-install",
     "hostname", "install", "link", "mkdir", "move", "run", "run-command", "ssh-inject", "tar-in", "timezone", "touch",
@@ -63,6 +73,8 @@ def _check_values(request: ConversionRequest) -> None:
             if item.operation not in CUSTOMIZATIONS
         ),
     ]
+    if not _ROOT.fullmatch(request.root):
+        wrong.append(f"'{request.root}' is neither '{FIRST_ROOT}' nor a device such as /dev/sda2")
     if not request.guest.disks:
         wrong.append("the guest has no disks")
     if wrong:
@@ -78,7 +90,7 @@ def arguments_of(request: ConversionRequest, private: Path) -> Sequence[str]:
     source = private / "source.xml"
     disks = tuple(_nameable(disk, private / f"disk{index}") for index, disk in enumerate(request.guest.disks))
     _write_private(source, domain_xml(replace(request.guest, disks=disks)))
-    found = ["--root", "single"]
+    found = ["--root", request.root]
     for index, key in enumerate(request.keys):
         file = _key_file(key, private / f"key{index}")
         for device in _devices(key, len(request.guest.disks)):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hypersdk.errors import register
 from hypersdk.guest.faults import NOT_CONVERTED, ConversionError
@@ -39,9 +39,14 @@ KEY_NEEDED: Final = register(
 )
 MULTI_BOOT: Final = register(
     "guest_multi_boot",
-    "The disks hold more than one operating system.",
-    "Leave out the disk with the other system, and export the machine again.",
+    "The disks hold more than one operating system, and nothing says which one is to be converted.",
+    SetOption("root", "DEVICE"),
     NOT_CONVERTED,
+)
+NO_SUCH_ROOT: Final = register(
+    "guest_no_such_root",
+    "The device that was chosen as root holds no operating system.",
+    SetOption("root", "DEVICE"),
 )
 HIBERNATED: Final = register(
     "guest_hibernated",
@@ -143,6 +148,7 @@ _MESSAGES: Final = (
     _known(NOT_INSTALLED, r"not an installed operating system"),
     _known(NO_SYSTEM, r"inspection could not detect", r"no root device found", r"no operating system was found"),
     _known(MULTI_BOOT, r"multi-boot operating systems are not supported"),
+    _known(NO_SUCH_ROOT, r"root device \S+ not found"),
     _known(HIBERNATED, r"Hibernation or Fast Restart", r"mounted read-only, even though", r"unsafe state.*Windows"),
     _known(DAMAGED, r"detected errors on the", r"fsck.*(?:failed|errors)", r"structure needs cleaning"),
     _known(UNSUPPORTED, r"unable to convert this guest type"),
@@ -172,6 +178,9 @@ _ERROR_LINE: Final = re.compile(
     r"^(?:\S*/)?(?:virt-v2v[\w-]*|guestfish|libguestfs): (?:error: )?((?<=error: ).+|could not (?:read|find) key .+)$",
     re.MULTILINE,
 )
+_ROOT: Final = re.compile(r"^fs: (/dev/\S+) \(\S*\) role: root\n((?: +.*\n)*)", re.MULTILINE)
+_ROOT_FACT: Final = re.compile(r"^ +(type|distro|product_name): (.+)$", re.MULTILINE)
+_LETTER: Final = re.compile(r"[^\W\d_]")
 
 
 def failure(errors: Sequence[str], log: Path, status: int) -> ConversionError:
@@ -180,7 +189,21 @@ def failure(errors: Sequence[str], log: Path, status: int) -> ConversionError:
     texts = [*errors, *(clean(" ".join(text.split()), 2000) for text in _ERROR_LINE.findall(tail)[-1:])]
     code = _code_of(texts, tail)
     reason = texts[0] if texts else f"virt-v2v ended with status {status}"
-    return ConversionError(reason, code=code, log=str(log), status=status)
+    facts: dict[str, Any] = {"log": str(log), "status": status}
+    if code == MULTI_BOOT and (roots := _roots(tail)):
+        listed = ", ".join(f"{device} ({name})" for device, name in roots.items())
+        reason, facts["roots"] = f"the disks hold several operating systems: {listed}", roots
+    return ConversionError(reason, code=code, **facts)
+
+
+def _roots(tail: str) -> dict[str, str]:
+    """The devices with an operating system, and its name, as libguestfs lists them in its log."""
+    found = {}
+    for device, facts in _ROOT.findall(tail.replace("\r", "")):  # it came over the appliance's console
+        known = dict(_ROOT_FACT.findall(facts))
+        product, distro = known.get("product_name", ""), known.get("distro") or known.get("type", "unknown")
+        found[clean(device, 200)] = clean(product if _LETTER.search(product) else f"{distro} {product}".strip(), 100)
+    return found
 
 
 def _code_of(texts: Iterable[str], tail: str) -> str | None:

@@ -15,6 +15,8 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 ANY_DEVICE: Final = EVERY_VOLUME
+ONLY_ROOT: Final = "single"
+FIRST_ROOT: Final = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class ConversionRequest:
     """``guest`` is the source, its disks with the files that are to be changed in place: overlays.
 
     ``require_virtio``: end with ``no_virtio_win`` where virt-v2v could not install virtio drivers; None means for
-    Windows only.
+    Windows only. ``root`` is the device of the operating system that is converted where the disks hold several, or
+    ``first``; ``single`` refuses such a guest.
     """
 
     guest: SourceGuest
@@ -62,4 +65,5 @@ class ConversionRequest:
     static_addresses: tuple[StaticAddress, ...] = ()
     customizations: tuple[Customization, ...] = ()
     require_virtio: bool | None = None
+    root: str = ONLY_ROOT
     acceleration: Acceleration = Acceleration.AUTO

@@ -17,6 +17,11 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
     ),
     ("no_convert", True): "set `convert: false`, which lands the guest as it is, and submit the job again",
     ("key", "FILE"): "migrate the machine with `hyper2kvm migrate`: a job takes no keys",
+    ("root", "DEVICE"): "migrate the machine with `hyper2kvm migrate`, which lets you choose one: a job cannot",
+    ("tpm", False): "migrate the machine with `hyper2kvm migrate`, which can leave the TPM out: a job cannot",
+    ("secure_boot", False): (
+        "migrate the machine with `hyper2kvm migrate`, which can leave secure boot out: a job cannot"
+    ),
     ("cpus", "N"): "set `cpus` and `memory` and submit the job again",
     ("networks", "TARGET"): (
         "add each to `networks`, like `VM Network: br0` or `VM Network: network:default`, and submit the job again"

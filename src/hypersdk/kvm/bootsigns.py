@@ -20,6 +20,7 @@ from typing import Final
 from hypersdk.errors import IntegrityError, register
 from hypersdk.kvm.consoletext import ConsoleText
 from hypersdk.model.guestplan import Verdict
+from hypersdk.remedies import SetOption
 from hypersdk.text import clean
 
 BOOT_UNPROVED: Final = register(
@@ -53,8 +54,9 @@ BOOT_EFI_SHELL: Final = register(
 BOOT_SECURE_BOOT: Final = register(
     "boot_secure_boot",
     "Secure boot is on, and the boot loader or the kernel has no signature that the firmware trusts.",
-    "Install the distribution's signed loader (shim-signed, grub-efi-amd64-signed) in the source machine, or switch its"
-    " secure boot off, and export it again.",
+    "Install the distribution's signed loader (shim-signed, grub-efi-amd64-signed) in the source machine, and"
+    " export it again.",
+    SetOption("secure_boot", False),
 )
 BOOT_NO_DEVICE: Final = register(
     "boot_no_device",

@@ -8,7 +8,7 @@ from hypersdk.errors import Refused
 from hypersdk.guest.arguments import check_request
 from hypersdk.guest.failures import NO_VIRTIO_WIN
 from hypersdk.guest.faults import NOT_CONVERTED, TOOL_MISSING, install_advice
-from hypersdk.guest.request import ConversionRequest, Customization, DiskKey, StaticAddress
+from hypersdk.guest.request import ONLY_ROOT, ConversionRequest, Customization, DiskKey, StaticAddress
 from hypersdk.guest.tools import GuestTools
 from hypersdk.model.guestplan import Acceleration, DiskBus, SourceGuest
 
@@ -17,13 +17,15 @@ _WINDOWS = "windows"
 
 @dataclass(frozen=True, slots=True)
 class ConversionOptions:
-    """The conversions of all guests of one run. ``disk_bus`` is that of the landed machine, where the user chose it."""
+    """The conversions of all guests of one run. ``disk_bus`` is that of the landed machine, where the user chose it;
+    ``root`` is that of ``ConversionRequest``."""
 
     keys: tuple[DiskKey, ...] = ()
     static_addresses: tuple[StaticAddress, ...] = ()
     customizations: tuple[Customization, ...] = ()
     acceleration: Acceleration = Acceleration.AUTO
     disk_bus: DiskBus | None = None
+    root: str = ONLY_ROOT
 
     def request_for(self, guest: SourceGuest) -> ConversionRequest:
         """The request for one guest: with the addresses of its own cards."""
@@ -35,6 +37,7 @@ class ConversionOptions:
             customizations=self.customizations,
             require_virtio=self._require_virtio,
             acceleration=self.acceleration,
+            root=self.root,
         )
 
     @property

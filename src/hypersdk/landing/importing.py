@@ -11,7 +11,7 @@ time of change.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import described_guest, open_guest, open_manifest
 from hypersdk.landing.land import check_target
-from hypersdk.landing.planning import assumed_drivers, plan_guest
+from hypersdk.landing.planning import assumed_drivers, left_out, plan_guest
 from hypersdk.landing.record import read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import GuestTurn, Migrated, Notify, Source, land_folder
@@ -35,7 +35,7 @@ from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import ExportProgress
 from hypersdk.model.guestplan import GuestPlan, SourceGuest
-from hypersdk.remedies import First, SetOption
+from hypersdk.remedies import First, Notice, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import exists
 
@@ -62,6 +62,10 @@ class ImportPlan:
     domain: GuestPlan
     storage: StoragePlan
     source: str
+
+    def warnings(self) -> Iterator[Notice]:
+        """What a user should know before it begins."""
+        return left_out(self.guest, self.domain)
 
 
 def plan_import(

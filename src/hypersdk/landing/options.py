@@ -43,7 +43,8 @@ class LandOptions:
 
     ``networks`` maps networks of the source, ``default_network`` is for those that it does not name. ``pool`` is a
     storage pool; without one the disks stay where they lie. ``new_macs`` gives all cards new addresses.
-    ``accelerated`` demands KVM or forbids it. ``tpm`` False lands without the TPM that the source had.
+    ``accelerated`` demands KVM or forbids it. ``tpm`` False lands without the TPM that the source had, ``secure_boot``
+    False without its secure boot.
     """
 
     name: str | None = None
@@ -57,6 +58,7 @@ class LandOptions:
     new_macs: bool = False
     accelerated: bool | None = None
     tpm: bool | None = None
+    secure_boot: bool | None = None
     autostart: bool = False
     start: bool = False
 

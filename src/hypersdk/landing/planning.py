@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, Refused, UsageError, register
@@ -21,7 +22,7 @@ from hypersdk.model.guestplan import (
     SourceGuest,
     SourceNic,
 )
-from hypersdk.remedies import SetOption
+from hypersdk.remedies import Notice, SetOption
 from hypersdk.text import clean, is_plain
 
 NETWORK_UNMAPPED: Final = register(
@@ -49,11 +50,13 @@ NO_SECURE_BOOT: Final = register(
     "no_secure_boot",
     "The machine boots with secure boot, which the target does not offer for this machine type.",
     "Install a firmware with secure boot on the target (ovmf, edk2-ovmf), and use another disk bus than IDE.",
+    SetOption("secure_boot", False),
 )
 NO_TPM_EMULATOR: Final = register(
     "no_tpm_emulator",
     "The machine has a TPM, and the target cannot emulate one.",
     "Install swtpm and swtpm-tools on the target.",
+    SetOption("tpm", False),
 )
 NO_MACHINE_TYPE: Final = register(
     "no_machine_type",
@@ -105,9 +108,10 @@ def plan_guest(
     reasons at once.
     """
     bus = options.disk_bus or drivers.disk_bus
-    tpm = guest.tpm if options.tpm is None else options.tpm
+    secure_boot = guest.secure_boot and options.secure_boot is not False
+    guest = replace(guest, tpm=guest.tpm and options.tpm is not False, secure_boot=secure_boot)
     cpus = options.cpus or guest.cpus
-    reasons = [*_hardware(guest, options, facts, cpus), *_refusals(guest, options, facts, bus, tpm)]
+    reasons = [*_hardware(guest, options, facts, cpus), *_refusals(guest, options, facts, bus)]
     raise_if_any(clean(guest.name, 200), reasons, "landed")
     name = unique_name(safe_name(options.name or guest.name), taken)
     return GuestPlan(
@@ -115,7 +119,7 @@ def plan_guest(
         title=(clean(guest.name, 500) or None) if guest.name != name else None,
         firmware=guest.firmware,
         secure_boot=guest.secure_boot and guest.firmware is Firmware.EFI,
-        tpm=tpm,
+        tpm=guest.tpm,
         cpus=cpus,
         cores_per_socket=_cores_per_socket(cpus, guest.cores_per_socket),
         memory_bytes=options.memory_bytes or guest.memory_bytes,
@@ -130,6 +134,14 @@ def plan_guest(
         virt_type=facts.virt_type,
         windows=guest.os_family == "windows",
     )
+
+
+def left_out(guest: SourceGuest, domain: GuestPlan) -> Iterator[Notice]:
+    """What the source has and the domain does not, because the user wants it so."""
+    if guest.tpm and not domain.tpm:
+        yield Notice("it lands without a TPM: what the guest sealed with that of its source needs its recovery key")
+    if guest.secure_boot and guest.firmware is Firmware.EFI and not domain.secure_boot:
+        yield Notice("it lands without secure boot, which its source has")
 
 
 def check_networks(guests: Iterable[SourceGuest], options: LandOptions) -> None:
@@ -159,7 +171,7 @@ def _hardware(guest: SourceGuest, options: LandOptions, facts: HypervisorFacts, 
 
 
 def _refusals(
-    guest: SourceGuest, options: LandOptions, facts: HypervisorFacts, bus: DiskBus, tpm: bool
+    guest: SourceGuest, options: LandOptions, facts: HypervisorFacts, bus: DiskBus
 ) -> Iterable[HyperSDKError]:
     if options.name is not None and safe_name(options.name) != options.name:
         name = clean(options.name, 80)
@@ -168,7 +180,7 @@ def _refusals(
         yield Refused("it has no disk", code=NO_DISK_IMAGES)
     if bus is DiskBus.IDE and len(guest.disks) > IDE_PLACES:
         yield Refused(f"it has {len(guest.disks)} disks, and IDE has four places", code=TOO_MANY_IDE_DISKS)
-    if tpm and not facts.tpm:
+    if guest.tpm and not facts.tpm:
         yield Refused("the target cannot emulate a TPM 2.0", code=NO_TPM_EMULATOR)
     yield from _firmware_refusals(guest, facts, _machine_type(bus))
     try:

@@ -13,7 +13,7 @@ from hypersdk.landing.earlier import Earlier, earlier_work, spec_after
 from hypersdk.landing.fence import Fence, fence_of
 from hypersdk.landing.guests import described_guest, guest_of, open_manifest
 from hypersdk.landing.land import check_target
-from hypersdk.landing.planning import assumed_drivers, plan_guest
+from hypersdk.landing.planning import assumed_drivers, left_out, plan_guest
 from hypersdk.landing.record import read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.target import Target
@@ -58,6 +58,8 @@ class MigrationPlan:
         """What a user should know before it begins."""
         if self.export is not None:
             yield from self.export.warnings
+        if self.guest is not None and self.domain is not None:
+            yield from left_out(self.guest, self.domain)
         if self.source_runs_on:
             yield Notice("it runs on: what it writes after the export is not in the landed machine")
         if self.fence is Fence.NEW_ADDRESSES and self.machine.power is Power.ON:
