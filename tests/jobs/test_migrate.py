@@ -13,8 +13,9 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.access.endpoints import NewEndpoint
+from hypersdk.access.faults import Conflict
 from hypersdk.jobs.records import JobRecord
-from hypersdk.jobs.states import ENDED, JobState
+from hypersdk.jobs.states import ENDED, JobState, JobStateError
 from hypersdk.landing.record import LandingRecord, read_landing
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
@@ -204,6 +205,29 @@ def test_a_cancel_undoes_the_target_and_then_the_source(moving: Callable[..., Mo
     assert not moved.landing().open_changes
     assert list((moved.root / "web-01").glob("*overlay*")) == []
     assert (moved.root / "web-01" / "artifact-manifest.json").exists(), "the export stays"
+
+
+def test_what_a_failed_job_left_at_a_target_that_was_gone_is_undone_by_a_cancel(moving: Callable[..., Moving]) -> None:
+    moved = moving()
+    moved.site.worker()
+    job = moved.submit(prove=True, prove_marker="never printed", prove_timeout=300)
+    moved.until_step(job, "prove", "running")
+    moved.site.until(lambda: moved.site.store.get(job.id).progress["phase"] == "proving")
+    away = moved.libvirtd.socket.rename(moved.libvirtd.socket.with_suffix(".away"))
+    moved.site.store.cancel(job.id)
+    failed = moved.ended(job, JobState.FAILED)
+    assert failed.error is not None
+    assert (failed.target_changes, failed.source_changes) == (1, 0)
+    with pytest.raises(Conflict, match=job.id):
+        moved.site.services.endpoints.delete("kvm")
+    with pytest.raises(JobStateError, match="1 change at its target"):
+        moved.site.store.delete(job.id)
+    assert "not undone at the target: 1 change" in moved.site.service.explain(failed).message
+    away.rename(moved.libvirtd.socket)
+    moved.site.store.cancel(job.id)
+    now = moved.ended(job, JobState.CANCELLED)
+    assert (now.target_changes, moved.libvirtd.domains()) == (0, [])
+    moved.site.services.endpoints.delete("kvm")
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

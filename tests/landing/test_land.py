@@ -21,6 +21,7 @@ from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.define import define_domain, domain_text
 from hypersdk.landing import disks as landing_disks
 from hypersdk.landing import land
+from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.land import start_landed, undo_landing
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.record import LandingFile, StepState, read_landing
@@ -154,18 +155,30 @@ def findings(folder: Path) -> list[tuple[str, str | None]]:
     return [(finding.code, finding.file) for finding in verify_export(folder, cancel=CancelToken()).findings]
 
 
+def owner(export: Path) -> tuple[str, str, tuple[str, ...]] | None:
+    """Whose the images are by the manifest, with the domain and its disks."""
+    facts = open_manifest(export).metadata.hypersdk
+    landed = facts and facts.landed
+    return (landed.owner, landed.uuid, landed.disks) if landed else None
+
+
 def test_verify_knows_what_a_landing_did(lan: Libvirtd, small: LandOptions, export: Path, pool: Path) -> None:
     images = ["web-01-disk1.qcow2", "web-01-disk2.qcow2"]
     in_place, moved = Lander(export, lan.uri, small), Lander(export, lan.uri, small).to_pool("images")
-    in_place.land()
+    before = (export / "artifact-manifest.json").read_bytes()
+    landed = in_place.land()
     assert findings(export) == []
+    assert owner(export) == ("domain", landed.uuid, tuple(map(str, landed.disks)))
     with (export / images[0]).open("r+b") as image:
         image.seek(-5, os.SEEK_END)
         image.write(b"guest")
     assert findings(export) == [("verify_landed", images[0])]
     assert in_place.undo() == []
     assert findings(export) == [("verify_flipped", images[0])]
-    moved.land()
+    assert (export / "artifact-manifest.json").read_bytes() == before
+    assert owner(export) is None
+    landed = moved.land()
+    assert owner(export) == ("pool", landed.uuid, tuple(map(str, landed.disks)))
     assert findings(export) == [("verify_landed", image) for image in images]
 
 

@@ -22,6 +22,7 @@ from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, write_events
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import endpoints, jobs
+from hypersdk.text import count as counted
 from hypersdk.vsphere.session import About
 
 ENDPOINT_UNKNOWN: Final = register("endpoint_unknown", "There is no such endpoint.", Look("endpoints"))
@@ -30,7 +31,8 @@ ENDPOINT_EXISTS: Final = register(
 )
 ENDPOINT_USED: Final = register(
     "endpoint_used",
-    "The endpoint is used by jobs that are not finished, or that need it to undo what they changed at their source.",
+    "The endpoint is used by jobs that are not finished, or that need it to undo what they changed at their source or"
+    " target.",
     "Wait until they are finished, or cancel them with `hyperctl cancel ID`, which also undoes what a failed job left."
     " For a cancelled job, `hyperctl retry ID` does so.",
 )
@@ -43,6 +45,7 @@ ENDPOINT_LIST: Final = Listing(
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ENDED: Final = ("completed", "failed", "cancelled")
 _MAY_UNDO: Final = ("failed", "cancelled")
+_SHOWN_JOBS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +141,7 @@ class EndpointStore:
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             endpoint = _get(connection, endpoint_id)
-            to_undo = sa.and_(jobs.c.state.in_(_MAY_UNDO), jobs.c.source_changes > 0)
-            needed = sa.or_(jobs.c.state.not_in(_ENDED), to_undo)
-            using = sa.select(sa.func.count()).where(jobs.c.endpoint_id == endpoint.id, needed)
-            if count := connection.execute(using).scalar_one():
-                raise Conflict(f"{count} jobs use the endpoint '{endpoint.name}'", code=ENDPOINT_USED, jobs=count)
+            _check_unused(connection, endpoint)
             connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint.id))
             revision, now = self._database.revision(connection), self._database.now(connection)
             write_events(connection, now, [Event(revision, "endpoints", endpoint.id, REMOVED, {})])
@@ -219,6 +218,29 @@ def _checked(new: NewEndpoint) -> EndpointLogin:
     if new.secret_ref is not None and login.password:
         raise UsageError("secret_ref: contradicts password", code=ENDPOINT_INVALID)
     return login
+
+
+def _check_unused(connection: sa.Connection, endpoint: EndpointInfo) -> None:
+    """Raises Conflict ``endpoint_used`` with the ids of the jobs, as far as they fit."""
+    using = sa.or_(
+        _needs(jobs.c.endpoint_id == endpoint.id, jobs.c.source_changes),
+        _needs(jobs.c.target_endpoint_id == endpoint.id, jobs.c.target_changes),
+    )
+    ids = connection.execute(sa.select(jobs.c.id).where(using).order_by(jobs.c.number)).scalars().all()
+    if ids:
+        shown, more = list(ids[:_SHOWN_JOBS]), ", ..." if len(ids) > _SHOWN_JOBS else ""
+        raise Conflict(
+            f"the endpoint '{endpoint.name}' is used by {counted(len(ids), 'job')}: {', '.join(shown)}{more}",
+            code=ENDPOINT_USED,
+            jobs=len(ids),
+            job_ids=shown,
+        )
+
+
+def _needs(uses: sa.ColumnElement[bool], changes: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Jobs that have not ended, or have ``changes`` there to undo."""
+    to_undo = sa.and_(jobs.c.state.in_(_MAY_UNDO), changes > 0)
+    return sa.and_(uses, sa.or_(jobs.c.state.not_in(_ENDED), to_undo))
 
 
 def _exists(name: str) -> Conflict:

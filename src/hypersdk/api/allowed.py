@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from hypersdk.access.faults import FORBIDDEN
 from hypersdk.access.roles import ACTIONS, Role
 from hypersdk.jobs.records import JobRecord
-from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEvent, JobState, before
+from hypersdk.jobs.states import (
+    ENDED,
+    JOB_STATE,
+    SOURCE_CHANGED_STILL,
+    TARGET_CHANGED_STILL,
+    JobEvent,
+    JobState,
+    before,
+)
 from hypersdk.jobs.store import Filter
 from hypersdk.text import count
 
@@ -39,6 +47,7 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
 
 
 _FAILED: Final = frozenset({JobState.FAILED})
+_NONE_AT_SOURCE: Final = ("source_changes", None, 1)
 
 
 def job_permissions(job: JobRecord, role: Role | None) -> dict[str, AllowedActionView]:
@@ -53,9 +62,14 @@ def acted_on(which: Filter, action: str) -> list[Filter]:
     within = which.where.within
     parts = [(states, within)]
     if action == "cancel":
-        parts = [(states - _FAILED, within), (states & _FAILED, (*within, ("source_changes", 1, None)))]
+        at_target = (*within, _NONE_AT_SOURCE, ("target_changes", 1, None))
+        parts = [
+            (states - _FAILED, within),
+            (states & _FAILED, (*within, ("source_changes", 1, None))),
+            (states & _FAILED, at_target),
+        ]
     elif action == "delete":
-        parts = [(states, (*within, ("source_changes", None, 1)))]
+        parts = [(states, (*within, _NONE_AT_SOURCE, ("target_changes", None, 1)))]
     return [
         replace(which, states=tuple(sorted(some)), where=replace(which.where, within=allowed))
         for some, allowed in parts
@@ -69,10 +83,13 @@ def _permission(action: str, job: JobRecord, role: Role | None) -> AllowedAction
         have = f"; you have {role}" if role else ""
         return AllowedActionView(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
     states, done = _STATES[action]
-    undone = job.state is JobState.FAILED and not job.source_changes
+    undone = job.state is JobState.FAILED and not (job.source_changes or job.target_changes)
     if job.state not in states or (action == "cancel" and undone):
         return AllowedActionView(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
     if action == "delete" and job.source_changes:
         reason = f"not undone at the source: {count(job.source_changes, 'change')}"
         return AllowedActionView(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
+    if action == "delete" and job.target_changes:
+        reason = f"not undone at the target: {count(job.target_changes, 'change')}"
+        return AllowedActionView(allowed=False, code=TARGET_CHANGED_STILL, reason=reason)
     return AllowedActionView(allowed=True, code=None, reason=None)

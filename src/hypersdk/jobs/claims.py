@@ -276,7 +276,7 @@ class Claims:
                     discard=False,
                     progress=dict(job.progress if progress is None else progress),
                     **({"secret": None} if new is JobState.COMPLETED else {}),
-                    **({"source_changes": 0} if over else {}),
+                    **({"source_changes": 0, "target_changes": 0} if over else {}),
                 )
                 self._count_bytes(connection, claim, progress or {})  # after the revision, in the order of ``save``
                 if over:
@@ -373,6 +373,18 @@ class Claims:
             )
             if not done.rowcount:
                 connection.execute(sa.insert(runs).values(job_id=claim.job.id, record=record, updated_at=now))
+
+    def note_target(self, claim: Claim, changes: int) -> None:
+        """Stores how many changes at the target are not undone. Raises StaleAttempt."""
+        with self.database.write() as connection:
+            if self._ours(connection, claim).target_changes != changes:
+                change(
+                    self.database,
+                    connection,
+                    claim.job.id,
+                    self.database.now(connection),
+                    target_changes=changes,
+                )
 
     def _ours(self, connection: sa.Connection, claim: Claim) -> CurrentJob:
         """The job, locked until the transaction ends. Raises StaleAttempt if another worker has taken it over."""

@@ -139,8 +139,9 @@ class Reconciler:
             now = self._database.now(connection)
             old = now - self._settings.retention_days * DAY_S
             ended = [state.value for state in ENDED]
-            # A job that left something at its source has the only record of it.
-            over = (jobs.c.state.in_(ended), jobs.c.completed_at < old, jobs.c.source_changes == 0)
+            # A job that left something at its source has the only record of it; that of its target is in its folder.
+            kept = sa.or_(jobs.c.source_changes > 0, jobs.c.target_changes > 0)
+            over = (jobs.c.state.in_(ended), jobs.c.completed_at < old, sa.not_(kept))
             found = sa.select(jobs.c.id).where(*over).limit(1000)
             gone = connection.execute(found).scalars().all()
             self._database.lock_rows(connection, jobs.c.id, gone)

@@ -77,6 +77,9 @@ class JobColumns(ListRecord):
         default_factory=dict
     )
     endpoint_id: str | None = None
+    target_endpoint_id: Annotated[
+        str | None, ListColumn("The endpoint of the kind libvirt where it lands its machine")
+    ] = None
     site: Annotated[str, ListColumn("host:port of the vCenter or ESXi host; limits are per site", facet=True)] = ""
     priority: int = 0
     owner: Annotated[str | None, ListColumn("Id of the user who submitted it")] = None
@@ -91,6 +94,10 @@ class JobColumns(ListRecord):
     error: Annotated[Mapping[str, Any] | None, ListColumn("Why it failed")] = None
     source_changes: Annotated[
         int, ListColumn("Changes at the source that are not undone (yet); 0 if there are none")
+    ] = 0
+    target_changes: Annotated[
+        int,
+        ListColumn("Changes at the target that are not undone (yet); 0 if there are none, and once it is completed"),
     ] = 0
     created_at: datetime
     started_at: Annotated[datetime | None, ListColumn(table=TableColumn("Started", 6, optional=True))] = None
@@ -171,6 +178,7 @@ class NewJob:
     secret: bytes | None
     site: str
     root_id: str
+    target_endpoint_id: str | None = None
     locks: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     priority: int = 0

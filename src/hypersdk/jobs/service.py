@@ -17,7 +17,16 @@ from hypersdk.jobs.records import MAX_PRIORITY, Attempt, JobRecord, NewJob
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import ENDED, HELD, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
+from hypersdk.jobs.states import (
+    ENDED,
+    HELD,
+    NO_WORKER,
+    SOURCE_CHANGED_STILL,
+    TARGET_CHANGED_STILL,
+    UNDOING,
+    JobState,
+    JobStateError,
+)
 from hypersdk.jobs.statistics import workers_alive
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.workerfault import PROCESS_DIES, SharedFault
@@ -157,6 +166,10 @@ class JobService:
                 message += f"; not undone at the source: {count(job.source_changes, 'change')}"
                 step += f" {next_step(CODES[SOURCE_CHANGED_STILL])}"
                 remedies += as_json(CODES[SOURCE_CHANGED_STILL].remedies)
+            elif job.target_changes and job.state is JobState.FAILED:
+                message += f"; not undone at the target: {count(job.target_changes, 'change')}"
+                step += f" {next_step(CODES[TARGET_CHANGED_STILL])}"
+                remedies += as_json(CODES[TARGET_CHANGED_STILL].remedies)
             return JobExplanation(str(error["code"]), message, str(error["cause"]), step, remedies, history)
         code, message = self._situation(job)
         info = CODES.get(code) if code in (job.waiting, NO_WORKER) else None

@@ -8,7 +8,7 @@
       │ └─requeue───────┤                    ▲
       │ └─resume── paused <──paused── pausing┤
       │              └────expire────────^    │
-      │                        failed ─cancel┘   (if changes at the source are not undone)
+      │                        failed ─cancel┘   (if changes at source or target are not undone)
       └─cancel──> cancelled    (queued or paused, never run; otherwise cancelling: a worker undoes its changes)
 """
 
@@ -40,6 +40,13 @@ SOURCE_CHANGED_STILL: Final = register(
     RestoreSource(),
     Resume(),
     GiveUp(),
+)
+TARGET_CHANGED_STILL: Final = register(
+    "target_changed",
+    "The job changed something at its target that is not undone yet.",
+    First("make sure that libvirt at the target answers"),
+    "Run `hyperctl cancel ID`, which undoes what is left there, or `hyperctl retry ID` to continue.",
+    "`hyperctl delete --give-up ID` forgets the job and leaves the target as it is.",
 )
 ATTEMPTS_EXHAUSTED: Final = register(
     "attempts_exhausted",
@@ -137,7 +144,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.CANCELLING, _E.PAUSED): _S.CANCELLING,  # requested while the worker paused it: another attempt undoes it
     (_S.PAUSED, _E.EXPIRE): _S.PAUSING,  # its snapshot is too old: a worker removes it
     (_S.FAILED, _E.RETRY): _S.QUEUED,
-    (_S.FAILED, _E.CANCEL): _S.CANCELLING,  # where it left something at the source
+    (_S.FAILED, _E.CANCEL): _S.CANCELLING,  # where it left something at the source or target
     (_S.CANCELLED, _E.RETRY): _S.QUEUED,
 }
 ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})

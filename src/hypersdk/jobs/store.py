@@ -14,7 +14,15 @@ import sqlalchemy as sa
 from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.jobs.ids import new_id
 from hypersdk.jobs.records import ATTEMPTS, EMPTY_PROGRESS, JOBS, Attempt, JobRecord, NewJob
-from hypersdk.jobs.states import ENDED, LEGACY_STATUS, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
+from hypersdk.jobs.states import (
+    ENDED,
+    LEGACY_STATUS,
+    SOURCE_CHANGED_STILL,
+    TARGET_CHANGED_STILL,
+    JobEvent,
+    JobState,
+    JobStateError,
+)
 from hypersdk.jobs.steps import add_steps, read_steps
 from hypersdk.jobs.transition import SUBMITTED, TOPIC, CurrentJob, change, lock, transition
 from hypersdk.migration.jobfile import DEFAULT_FORMAT
@@ -184,6 +192,7 @@ class JobStore:
                 "definition": dict(new.definition),
                 "digest": new.digest,
                 "endpoint_id": new.endpoint_id,
+                "target_endpoint_id": new.target_endpoint_id,
                 "secret": new.secret,
                 "site": new.site,
                 "root_id": new.root_id,
@@ -201,6 +210,7 @@ class JobStore:
                 "result": None,
                 "error": None,
                 "source_changes": 0,
+                "target_changes": 0,
                 "created_at": now,
                 "started_at": None,
                 "completed_at": None,
@@ -321,7 +331,7 @@ class JobStore:
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> JobRecord:
         """Cancels a job: at once if no worker ever had it, otherwise once a worker has restored its source. A failed
-        job can be cancelled if a change at its source is not undone.
+        job can be cancelled if a change at its source or target is not undone.
 
         Repeating the request is no error. Raises LookupFailed ``job_unknown``, JobStateError ``job_state`` for a job
         that has ended.
@@ -331,9 +341,10 @@ class JobStore:
             if job.state is JobState.CANCELLING:
                 now = self.database.now(connection)
                 change(self.database, connection, job_id, now, keep_partial=keep_partial)
-            elif job.state is JobState.FAILED and not job.source_changes:
+            elif job.state is JobState.FAILED and not (job.source_changes or job.target_changes):
                 raise JobStateError(
-                    f"job '{job_id}' has failed, and no change at its source is left to undo", state=job.state.value
+                    f"job '{job_id}' has failed, and no change at its source or target is left to undo",
+                    state=job.state.value,
                 )
             elif job.epoch == 0:
                 transition(self.database, connection, job, JobEvent.ABANDON)
@@ -383,8 +394,8 @@ class JobStore:
     def delete(self, job_id: str, *, give_up: bool = False) -> None:
         """Deletes a finished job and its log; the files that it wrote stay.
 
-        Raises as ``cancel``, and JobStateError ``source_not_restored`` if changes at the source are not undone: only
-        the job's record knows them. With ``give_up`` it is deleted all the same, and they stay."""
+        Raises as ``cancel``, and JobStateError ``source_not_restored`` or ``target_changed`` if changes at the
+        source or target are not undone. With ``give_up`` it is deleted all the same, and they stay."""
         with self._locked(job_id) as (connection, job):
             if job.state not in ENDED:
                 raise JobStateError(f"job '{job_id}' is {job.state}; cancel it first", state=job.state.value)
@@ -392,6 +403,11 @@ class JobStore:
                 raise JobStateError(
                     f"job '{job_id}' has not undone {count(job.source_changes, 'change')} at its source",
                     code=SOURCE_CHANGED_STILL,
+                )
+            if job.target_changes and not give_up:
+                raise JobStateError(
+                    f"job '{job_id}' has not undone {count(job.target_changes, 'change')} at its target",
+                    code=TARGET_CHANGED_STILL,
                 )
             self.remove_rows(connection, [job_id])
 

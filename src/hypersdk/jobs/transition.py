@@ -58,6 +58,7 @@ class CurrentJob:
     epoch: int
     progress: Mapping[str, Any]
     source_changes: int
+    target_changes: int
 
 
 _CURRENT: Final = tuple(jobs.c[field.name] for field in fields(CurrentJob))

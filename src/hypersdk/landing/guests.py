@@ -62,8 +62,9 @@ def manifest_bytes(folder: Path) -> bytes:
 
 def export_id(manifest: ArtifactManifest) -> str:
     """Identifies an export: the digest of the manifest that the export wrote, also after later steps replaced it."""
-    facts, steps = manifest.metadata.hypersdk, (manifest.pipeline.convert, manifest.pipeline.validate_)
-    received = next((step.received_manifest for step in steps if step.received_manifest), None)
+    facts = manifest.metadata.hypersdk
+    steps = (manifest.pipeline.convert, manifest.pipeline.validate_, facts and facts.landed)
+    received = next((step.received_manifest for step in steps if step and step.received_manifest), None)
     return received or (facts and facts.manifest_digest) or f"sha256:{checksum_of(manifest.model_dump(mode='json'))}"
 
 

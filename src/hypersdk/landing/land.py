@@ -13,7 +13,7 @@
     domain     UUID                          undefined with its firmware variables, if it carries this landing's id
     started    UUID                          stopped
 
-Who owns the images afterwards is in the step's result, as ``owner``.
+Who owns the images afterwards is in the step's result, as ``owner``, and in the manifest.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ from hypersdk.landing.disks import (
 )
 from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.options import LandOptions
+from hypersdk.landing.owner import forget_owner, note_owner
 from hypersdk.landing.record import LAND, LandingFile, LandingRecord, StepState, TargetChange
+from hypersdk.migration.manifest import LandedPart, timestamp
 from hypersdk.migration.preflight import raise_if_any
 from hypersdk.model.guestplan import GuestPlan
 from hypersdk.remedies import First, Notice, Retry
@@ -87,6 +89,12 @@ _DESCRIPTIONS: Final = {
     VOLUME_CHANGE: "delete an uploaded volume",
     DOMAIN_CHANGE: "undefine the domain",
     STARTED_CHANGE: "stop the domain",
+}
+_OWNER_WORDS: Final = {
+    Placing.IN_PLACE: "domain",
+    Placing.MOVE: "pool",
+    Placing.COPY: "export",
+    Placing.UPLOAD: "export",
 }
 OWNERS: Final = {
     Placing.IN_PLACE: "the domain uses the images in the folder of the export: do not remove or convert them",
@@ -195,6 +203,7 @@ def land(
             step_of.undo_unfinished()
             storage = check_target(connection, plan, facts, options, landing.record)
             landed = step_of.run(plan, storage, source)
+            _tell_owner(landing, landed, storage)
         except BaseException as error:
             _undo_after(error, connection, landing)
             raise
@@ -206,6 +215,20 @@ def land(
             "owner": landed.owner,
         }
     return landed
+
+
+def _tell_owner(landing: LandingFile, landed: Landed, storage: StoragePlan) -> None:
+    note_owner(
+        landing.folder.path,
+        LandedPart(
+            uri=landed.uri,
+            uuid=landed.uuid,
+            name=landed.name,
+            owner=_OWNER_WORDS[storage.places[0].placing],
+            disks=tuple(map(str, landed.disks)),
+            landed_at=timestamp(),
+        ),
+    )
 
 
 def _same_target(connection: Connection, record: LandingRecord) -> None:
@@ -350,6 +373,7 @@ def undo_landing(connection: Connection, landing: LandingFile, *, cancel: Cancel
 
 
 def _note_step_undone(landing: LandingFile) -> None:
+    forget_owner(landing.folder.path)
     step = landing.record.steps.get(LAND)
     if step is not None and step.state is not StepState.WAITING:
         with landing.changing():

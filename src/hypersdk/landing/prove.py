@@ -11,7 +11,6 @@ The domain itself is not touched and is off afterwards. Evidence of a failed boo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +18,10 @@ from typing import Any, Final
 
 from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.prove import Boot, ProofOptions, boot_domain
-from hypersdk.landing.guests import export_id, manifest_bytes
+from hypersdk.landing.owner import changing_manifest
 from hypersdk.landing.record import PROVE, LandingFile
-from hypersdk.migration.manifest import ValidatePart, document_text, read_manifest, timestamp
-from hypersdk.migration.naming import MANIFEST_NAME, SCREENSHOT, SERIAL_LOG
+from hypersdk.migration.manifest import ValidatePart, timestamp
+from hypersdk.migration.naming import SCREENSHOT, SERIAL_LOG
 from hypersdk.model.guestplan import BootProof, Verdict
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors, write_atomic
@@ -97,13 +96,9 @@ def _keep(folder: Path, boot: Boot) -> dict[str, str]:
 
 
 def _write_manifest(folder: Path, part: ValidatePart) -> None:
-    """As JSON, so that fields of later versions and of other programs stay."""
-    text = manifest_bytes(folder)
-    whole = part.model_copy(update={"received_manifest": export_id(read_manifest(text))})
-    document: dict[str, Any] = json.loads(text)
-    document["metadata"]["hypersdk"] = document["metadata"].get("hypersdk") or {}  # where its seal is
-    document["pipeline"]["validate"] = whole.model_dump(mode="json")
-    write_atomic(folder / MANIFEST_NAME, document_text(document))
+    with changing_manifest(folder) as (document, export):
+        whole = part.model_copy(update={"received_manifest": export})
+        document["pipeline"]["validate"] = whole.model_dump(mode="json")
 
 
 def _from_record(result: Mapping[str, Any], folder: Path) -> BootProof:

@@ -191,6 +191,22 @@ class FilePart(_ManifestPart):
     tree: TreePart | None = None
 
 
+class LandedPart(_ManifestPart):
+    """The machine was landed as the domain ``uuid`` at ``uri``. ``owner`` says whose the images are now: ``domain``
+    (it uses them in this folder), ``pool`` (they were moved into it) or ``export`` (the domain has copies).
+
+    ``received_manifest`` is the digest of the manifest that the export wrote.
+    """
+
+    uri: str
+    uuid: str
+    name: str
+    owner: str
+    disks: tuple[str, ...] = Field(default=(), max_length=4096)
+    landed_at: str = ""
+    received_manifest: str | None = None
+
+
 class MetadataFacts(_ManifestPart):
     """``manifest_digest`` is over the manifest without it (see ``seal``). Manifests of earlier releases lack
     ``cores_per_socket``, ``guest_id``, ``tpm`` and ``point``, the token of ``point_in_time``."""
@@ -204,7 +220,16 @@ class MetadataFacts(_ManifestPart):
     tpm: bool = False
     point: PointInTime | None = None
     files: tuple[FilePart, ...] = Field(default=(), max_length=4096)
+    landed: LandedPart | None = None
     manifest_digest: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An export that was not landed says nothing of it."""
+        found: dict[str, Any] = fields(self)
+        if self.landed is None:
+            del found["landed"]
+        return found
 
 
 class MetadataPart(_ManifestPart):

@@ -44,6 +44,7 @@ jobs = sa.Table(
     sa.Column("definition", Json, nullable=False),  # as it was given, without any secret
     sa.Column("digest", sa.String(64), nullable=False),  # of the definition: the same id with another one is refused
     sa.Column("endpoint_id", Key, nullable=True),
+    sa.Column("target_endpoint_id", Key, nullable=True),  # where it lands its machine
     sa.Column("secret", sa.LargeBinary, nullable=True),  # sealed: the password that came in the job file
     sa.Column("site", sa.Text, nullable=False),  # host:port of the vCenter; limits are per site
     sa.Column("root_id", Key, nullable=False),
@@ -62,6 +63,7 @@ jobs = sa.Table(
     sa.Column("error", Json, nullable=True),
     # Changes at the source that are not undone, by the run's journal; above 0 in a finished job, a user has to act.
     sa.Column("source_changes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("target_changes", sa.Integer, nullable=False, server_default="0"),  # the same at the target
     sa.Column("created_at", Time, nullable=False),
     # A bulk call touches nothing that came after what its caller saw.
     sa.Column("created_revision", Big, nullable=False),

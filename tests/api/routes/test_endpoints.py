@@ -83,19 +83,24 @@ def test_an_endpoint_that_jobs_use_stays(api: Api, simulator: SimulatorFactory) 
     assert client.post(f"{PATH}/vc2/test").status_code == 502, "nobody answers there any more"
 
 
+@pytest.mark.parametrize("place", ["source", "target"])
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_an_endpoint_stays_while_a_job_has_something_to_undo_there(
-    api: Api, simulator: SimulatorFactory, state: str
+    api: Api, simulator: SimulatorFactory, state: str, place: str
 ) -> None:
     client = api.client()
     body = {"name": "vc2", "url": simulator(vms=1).url, "username": "a", "password": "b", "insecure": True}
-    job = api.add_job(endpoint_id=client.post(PATH, json=body).json()["id"])
+    if place == "target":
+        body = {"name": "vc2", "url": "test:///default", "kind": "libvirt"}
+    endpoint = client.post(PATH, json=body).json()["id"]
+    job = api.add_job(**{"endpoint_id" if place == "source" else "target_endpoint_id": endpoint})
 
     def change(**values: Any) -> None:
         with api.services.database.write() as connection:
             connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(**values))
 
-    change(state=state, source_changes=1)
+    assert _refused(client.delete(f"{PATH}/vc2"), 409, "endpoint_used")["job_ids"] == [job.id]
+    change(**{"state": state, f"{place}_changes": 1})
     _refused(client.delete(f"{PATH}/vc2"), 409, "endpoint_used")
-    change(source_changes=0)
+    change(**{f"{place}_changes": 0})
     assert client.delete(f"{PATH}/vc2").status_code == 204

@@ -82,7 +82,8 @@ class Migrate:
         steps = (COPY, PUBLISH, *definition.request(address).steps)
         new, warnings = new_job(self.name, definition, context, steps)
         domain = definition.domain or safe_name(definition.vm_path.rstrip("/").rpartition("/")[2])
-        return replace(new, locks=(*new.locks, domain_lock(target, domain))), warnings
+        stored = target if "/" not in target else None
+        return replace(new, locks=(*new.locks, domain_lock(target, domain)), target_endpoint_id=stored), warnings
 
     def run(self, context: RunContext) -> MigrateRun:
         """See JobKind."""
@@ -154,6 +155,7 @@ class MigrateRun(ExportRun):
             facts = target.facts
         with ExitStack() as stack:
             place = stack.enter_context(self._place())
+            stack.enter_context(self._counting_changes(place, name))
             source = stack.enter_context(self._origin(name, request, place))
             migrated = land_until(
                 name,
@@ -174,6 +176,26 @@ class MigrateRun(ExportRun):
         job = self._context.job
         with self._context.worker.roots.opened(job.target, create=False) as descriptor:
             yield Place(Path(f"/proc/self/fd/{descriptor}"), Path(job.target), job.id)
+
+    @contextmanager
+    def _counting_changes(self, place: Place, step: str) -> Iterator[None]:
+        """Stores how many changes at the target are open: after the step, and before it, as the worker may die."""
+        if step == LAND:
+            self._note_target(max(1, self._target_changes(place)))
+        try:
+            yield
+        finally:
+            self._note_target(self._target_changes(place))
+
+    def _note_target(self, changes: int) -> None:
+        self._context.worker.claims.note_target(self._context.claim, changes)
+
+    def _target_changes(self, place: Place) -> int:
+        """Those of this job, unless the machine is started: that is final."""
+        landing = read_landing(place.folder)
+        if landing is None or landing.job != self._context.job.id or START in landing.done_steps:
+            return 0
+        return len(landing.open_changes)
 
     @contextmanager
     def _told(self) -> Iterator[Callable[[Phase, str], None]]:
@@ -252,7 +274,10 @@ class MigrateRun(ExportRun):
 
     def _undo_target(self) -> None:
         with self._place() as place:
-            undone = undo_job(place, self._address, settings=self._settings)
+            try:
+                undone = undo_job(place, self._address, settings=self._settings)
+            finally:
+                self._note_target(self._target_changes(place))
         if undone:
             self._context.progress.log(f"undone at the target: {', '.join(undone)}")
 
