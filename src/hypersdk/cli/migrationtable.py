@@ -14,7 +14,7 @@ from hypersdk.cli.batch import Failure
 from hypersdk.cli.columns import Cell, Column, lay_out
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.picker.search import natural_key
-from hypersdk.cli.plantable import grouped, reason_of
+from hypersdk.cli.plantable import grouped, reason_of, space_texts
 from hypersdk.cli.remedies import warning_text
 from hypersdk.cli.report import labelled
 from hypersdk.cli.state import Cli
@@ -216,3 +216,4 @@ def _sums(plans: Sequence[MigrationPlan], skipped: Sequence[Failure], request: L
     disks = [disk for plan in plans if plan.domain is not None for disk in plan.domain.disks]
     size = format_size(sum(disk.capacity_bytes for disk in disks))
     yield f"{count(len(plans), 'machine')}, {count(len(disks), 'disk')} of {size}, to {request.address}{left_out}"
+    yield from space_texts([plan.export for plan in plans if plan.export is not None])

@@ -197,7 +197,12 @@ def _sums(batch: Batch) -> Iterator[str]:
     kinds = ", ".join(dict.fromkeys(map(_format_text, batch.plans)))
     whole = f"{count(len(batch.plans), 'machine')}, {count(len(disks), 'disk')} of {provisioned}, as {kinds}{skipped}"
     yield whole
-    for place in places_of(batch.plans):
+    yield from space_texts(batch.plans)
+
+
+def space_texts(plans: Iterable[Plan]) -> Iterator[str]:
+    """What is written at most to each file system, and what is free there."""
+    for place in places_of(plans):
         yield (
             f"At most {format_size(place.needs_bytes)} to write to {clean(str(place.folder), 400)},"
             f" {format_size(place.free_bytes)} free"

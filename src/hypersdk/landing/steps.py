@@ -12,9 +12,8 @@ the source off the network, so the source is given back last, and only when noth
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -57,6 +56,7 @@ from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.space import SpaceLedger
+from hypersdk.transfer.turns import Turns
 from hypersdk.vsphere.session import Session
 
 LANDED_UNCONVERTED: Final = register(
@@ -105,26 +105,14 @@ class Place:
         return held_folder(self.folder, settings.locate, self.named)
 
 
-class GuestTurn:
+class GuestTurn(Turns):
     """How many guests are converted or proved at a time: that takes a processor, and memory. ``space`` are the
     reservations that they share."""
 
     def __init__(self, tools: GuestTools, at_once: int = 1, space: SpaceLedger | None = None) -> None:
+        super().__init__(at_once)
         self.tools: Final = tools
         self.space: Final = space or SpaceLedger()
-        self._slots = threading.Semaphore(at_once)
-
-    @contextmanager
-    def taken(self, cancel: CancelToken, waiting: Callable[[], None]) -> Iterator[None]:
-        """Waits for a turn and takes it for the block; ``waiting`` is called if it is not free. Raises Cancelled."""
-        if not self._slots.acquire(blocking=False):
-            waiting()
-            while not self._slots.acquire(timeout=0.2):
-                cancel.check()
-        try:
-            yield
-        finally:
-            self._slots.release()
 
 
 @dataclass(frozen=True, slots=True)

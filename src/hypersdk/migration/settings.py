@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hypersdk.config.folders import state_folder
@@ -20,6 +21,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.folder import Locate, locate
 from hypersdk.transfer.limit import BandwidthLimit
 from hypersdk.transfer.space import SpaceGate, SpaceLedger
+from hypersdk.transfer.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class RunResources:
         self.budget = StreamBudget(settings.streams_per_host, settings.streams_per_vcenter)
         self.limit = BandwidthLimit(settings.bandwidth_limit) if settings.bandwidth_limit else None
         self.space = SpaceLedger()
-        self._slots: dict[str, threading.Semaphore] = {}
+        self._slots: dict[str, Turns] = {}
         self._lock = threading.Lock()
 
     def for_site(self, budget: StreamBudget) -> RunResources:
@@ -96,14 +98,13 @@ class RunResources:
     def snapshot_slots(
         self, datastores: Sequence[str], cancel: CancelToken, note: Callable[[str], None]
     ) -> Iterator[None]:
-        """Waits until another snapshot may be created on each of ``datastores``; ``note`` is told of a wait."""
+        """Waits until another snapshot may be created on each of ``datastores``, in the order of those who wait;
+        ``note`` is told of a wait."""
         with ExitStack() as stack:
             # Always in the same order, to avoid a deadlock between two machines.
             for name in sorted(set(datastores)):
                 with self._lock:
-                    slot = self._slots.setdefault(name, threading.Semaphore(SNAPSHOTS_PER_DATASTORE))
-                while not slot.acquire(timeout=0.2):
-                    note(f"waits for its turn: {SNAPSHOTS_PER_DATASTORE} temporary snapshots exist on '{name}'")
-                    cancel.check()
-                stack.callback(slot.release)
+                    slots = self._slots.setdefault(name, Turns(SNAPSHOTS_PER_DATASTORE))
+                text = f"waits for its turn: {SNAPSHOTS_PER_DATASTORE} temporary snapshots exist on '{name}'"
+                stack.enter_context(slots.taken(cancel, partial(note, text)))
             yield
