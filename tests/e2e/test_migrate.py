@@ -39,8 +39,8 @@ OFF: Final = MachineSpec("db 02", (DISK, DISK), memory_mb=64)
 ON_DATA: Final = MachineSpec("data", (DISK,), power="poweredOn", memory_mb=64)
 """Nothing on its disk boots."""
 PROVED: Final = ("--prove", "--prove-marker", MARKER)
-MOMENTS: Final = 4
-"""Kills of one run of the tests; each is drawn."""
+KILLS: Final = 4
+"""Cases of each test that kills, at moments that are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +297,22 @@ def test_a_guest_is_landed_only_with_the_proof_that_it_boots(move: Callable[...,
     assert Path(str(failed.error["screenshot"])).exists(), "the evidence is kept"
 
 
-def moments(moved: Move, *words: str | Path) -> int:
-    """Runs the command, which lives; how many moments it had."""
-    return int(dying(moved, "-", *words).stdout)
+_MOMENTS: Final[dict[tuple[str, ...], int]] = {}
+
+
+def moments(move: Callable[..., Move], *begins: str) -> int:
+    """How many moments a migration has, as one that lived told."""
+    if begins not in _MOMENTS:
+        moved, *words = _ready(move, *begins)
+        _MOMENTS[begins] = int(dying(moved, "-", *words).stdout)
+    return _MOMENTS[begins]
+
+
+def drawn(move: Callable[..., Move], case: int, *begins: str) -> tuple[int, int]:
+    """The moment of a case, another one in each, and the number of moments."""
+    number = moments(move, *begins)
+    assert number > 10
+    return random.Random(f"{SEED}{begins}").sample(range(number), KILLS)[case], number
 
 
 def dying(moved: Move, moment: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -310,41 +323,40 @@ def dying(moved: Move, moment: str, *words: str | Path) -> subprocess.CompletedP
 
 @pytest.mark.kill
 @pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])
-def test_a_killed_migration_goes_on_where_it_was(move: Callable[..., Move], fence: str) -> None:
+@pytest.mark.parametrize("case", range(KILLS))
+def test_a_killed_migration_goes_on_where_it_was(move: Callable[..., Move], case: int, fence: str) -> None:
     """At the end one domain runs, defined once, its source is off the network, and nothing is left to be done."""
-    number = moments(*_ready(move, fence))
-    assert number > 10
-    for moment in random.Random(f"{SEED}{fence}").sample(range(number), min(MOMENTS, number)):
-        moved, *words = _ready(move, fence)
-        killed = dying(moved, str(moment), *words)
-        assert killed.returncode == -9, killed.stderr
-        defined = moved.libvirtd.virsh("list", "--all", "--uuid").split()
-        assert not (moved.running() and moved.on_network()), "both are on the network"
-        again = moved("web-01", "--start", fence, *PROVED)
-        assert again.status == 0, (moment, again.events)
-        after = moved.libvirtd.virsh("list", "--all", "--uuid").split()
-        assert defined in ([], after), (moment, "the domain was defined again")
-        assert (moved.running(), moved.on_network()) == (["web-01"], False), moment
-        moved.assert_nothing_left(f"killed at {moment}")
+    moment, _ = drawn(move, case, fence)
+    moved, *words = _ready(move, fence)
+    killed = dying(moved, str(moment), *words)
+    assert killed.returncode == -9, killed.stderr
+    defined = moved.libvirtd.virsh("list", "--all", "--uuid").split()
+    assert not (moved.running() and moved.on_network()), "both are on the network"
+    again = moved("web-01", "--start", fence, *PROVED)
+    assert again.status == 0, (moment, again.events)
+    after = moved.libvirtd.virsh("list", "--all", "--uuid").split()
+    assert defined in ([], after), (moment, "the domain was defined again")
+    assert (moved.running(), moved.on_network()) == (["web-01"], False), moment
+    moved.assert_nothing_left(f"killed at {moment}")
 
 
 @pytest.mark.kill
 @pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])
 @pytest.mark.parametrize("begins", ["--start", "--autostart"])
+@pytest.mark.parametrize("case", range(KILLS))
 def test_a_killed_migration_that_is_cleaned_up_leaves_one_machine(
-    move: Callable[..., Move], begins: str, fence: str
+    move: Callable[..., Move], case: int, begins: str, fence: str
 ) -> None:
     """The source, or from the moment of the start on the landed one: never both, also after a restart of the host."""
-    number = moments(*_ready(move, fence, begins))
-    for moment in random.Random(f"{SEED}{begins}{fence}").sample(range(number), min(MOMENTS, number)):
-        moved, *words = _ready(move, fence, begins)
-        assert dying(moved, str(moment), *words).returncode == -9
-        cleaned = moved.shell("cleanup", moved.folder)
-        assert cleaned.status == 0, (moment, cleaned.err)
-        starts = moved.running() + moved.libvirtd.virsh("list", "--all", "--autostart", "--name").split()
-        assert not (starts and moved.on_network()), (moment, "both are on the network")
-        if not starts and not moved.on_network():
-            assert moment > number - 8, "between the last look at the source and the start"
+    moment, number = drawn(move, case, fence, begins)
+    moved, *words = _ready(move, fence, begins)
+    assert dying(moved, str(moment), *words).returncode == -9
+    cleaned = moved.shell("cleanup", moved.folder)
+    assert cleaned.status == 0, (moment, cleaned.err)
+    starts = moved.running() + moved.libvirtd.virsh("list", "--all", "--autostart", "--name").split()
+    assert not (starts and moved.on_network()), (moment, "both are on the network")
+    if not starts and not moved.on_network():
+        assert moment > number - 8, "between the last look at the source and the start"
 
 
 @pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])
@@ -365,7 +377,7 @@ def test_a_source_that_another_folder_holds_is_not_migrated(move: Callable[..., 
 
 def test_a_machine_that_was_started_stays_whatever_fails_afterwards(move: Callable[..., Move]) -> None:
     """Killed after the start, before the source was given up: its guest has written, so there is no way back."""
-    number = moments(*_ready(move, "--power-off"))
+    number = moments(move, "--power-off")
     moved, *words = _ready(move, "--power-off")
     assert dying(moved, str(number - 2), *words).returncode == -9
     assert (moved.running(), moved.on_network()) == (["web-01"], False)

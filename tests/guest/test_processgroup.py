@@ -33,6 +33,7 @@ echo started >/dev/fd/"$1"
 """
 """One in a session of its own, one that ignores SIGTERM until it is replaced, one plain."""
 NOTHING_LEFT_S = 5
+pytestmark = pytest.mark.waits
 
 
 def run(

@@ -1,5 +1,7 @@
 """A libvirtd of the test's own: fixture ``libvirtd``; ``running_libvirtd`` for a test that ends it.
 
+Tests that use the fixture are marked ``waits``.
+
 Real virtlogd, libvirtd (as root, the driver ``qemu:///system``) and qemu, without systemd. They run in namespaces of
 mounts and of processes: ``libvirtd.sh`` mounts folders of the test over ``/etc/libvirt``, ``/run/libvirt``,
 ``/var/lib/libvirt`` and so on, because these paths are compiled in and root's second daemon would be refused. So
@@ -18,20 +20,21 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from hypersdk.kvm.library import libvirt
 from tests.support.guests.shelf import shelf_folder
 from tests.support.tools import requires, run_tool
 from tests.support.waiting import eventually
 
 START_TIMEOUT_S: Final = 120
 SCRIPT: Final = Path(__file__).with_suffix(".sh")
-UNDEFINE: Final = ("--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram")
+UNDEFINE: Final = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +53,20 @@ class Libvirtd:
 
     def domains(self) -> list[str]:
         """Names of all domains, running or not."""
-        return self._listed("list", "--all", "--name")
-
-    def _listed(self, *args: str) -> list[str]:
-        return [line.strip() for line in self.virsh(*args).splitlines() if line.strip()]
+        return [line for line in self.virsh("list", "--all", "--name").splitlines() if line]
 
     def clear(self) -> None:
         """Removes all domains, networks and pools (not the files of disks); guests are ended at once."""
-        for domain in self._listed("list", "--uuid"):
-            self.virsh("destroy", domain)
-        for domain in self._listed("list", "--all", "--uuid"):
-            self.virsh("undefine", domain, *UNDEFINE)
-        for kind in ("net", "pool"):
-            for name in self._listed(f"{kind}-list", "--uuid"):
-                self.virsh(f"{kind}-destroy", name)
-            for name in self._listed(f"{kind}-list", "--all", "--uuid"):
-                self.virsh(f"{kind}-undefine", name)
+        module = libvirt()
+        with closing(module.open(self.uri)) as opened:
+            for listed in (opened.listAllDomains, opened.listAllNetworks, opened.listAllStoragePools):
+                for found in listed():
+                    if found.isActive():
+                        found.destroy()
+            for domain in opened.listAllDomains():
+                domain.undefineFlags(sum(getattr(module, f"VIR_DOMAIN_UNDEFINE_{flag}") for flag in UNDEFINE))
+            for found in (*opened.listAllNetworks(), *opened.listAllStoragePools()):
+                found.undefine()
 
     def kill(self) -> None:
         """Ends the daemon and all its guests by SIGKILL; returns when they are gone."""
@@ -116,6 +117,14 @@ def _wait_ready(daemon: Libvirtd, process: subprocess.Popen[bytes]) -> None:
     eventually(lambda: daemon.socket.exists() or process.poll() is not None, START_TIMEOUT_S, said)
     assert process.poll() is None, said()
     daemon.virsh("version")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on a libvirtd wait for it and for guests most of their time."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "libvirtd" in item.fixturenames:
+            item.add_marker(pytest.mark.waits)
 
 
 @pytest.fixture(scope="session")

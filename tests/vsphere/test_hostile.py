@@ -197,6 +197,7 @@ def test_no_answer_takes_more_memory_or_time_than_an_answer_may(tls_certificate:
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 def test_a_byte_now_and_then_keeps_nobody(tls_certificate: Identity) -> None:
     """At all stages at once: each client waits for its own answer."""
     with ThreadPoolExecutor(len(STAGES)) as pool:

@@ -145,7 +145,7 @@ class _Watch:
             now = time.monotonic()
             if (found := self._look(now)) is not None:
                 break
-        self._read_rest(cancel)
+        self._read_rest(found, cancel)
         sign = next((console.sign for console in self._consoles.values() if console.sign), None)
         return self._boot(sign or found, now - self._began)
 
@@ -166,12 +166,17 @@ class _Watch:
                 found = found or console.feed(data)
         return found
 
-    def _read_rest(self, cancel: CancelToken) -> None:
-        """What explains a sign comes after it: the rest of its line, of a stack trace, of a picture."""
+    def _read_rest(self, found: Sign | IntegrityError, cancel: CancelToken) -> None:
+        """What explains a sign comes after it: the rest of its line; of a failure also a stack trace, a picture."""
+        failed = isinstance(found, IntegrityError) or isinstance(found.meaning, KnownFailure)
         end = time.monotonic() + REST_OF_LINE_S
-        while time.monotonic() < end:
+        while (failed or self._is_line_unfinished) and time.monotonic() < end:
             cancel.sleep(_POLL_S)
             self._read_consoles(time.monotonic())
+
+    @property
+    def _is_line_unfinished(self) -> bool:
+        return any(console.sign and not console.is_complete for console in self._consoles.values())
 
     def _ask_agent(self, now: float) -> Sign | None:
         if self._marker is not None or now < self._agent_at:
