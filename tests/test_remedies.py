@@ -211,11 +211,11 @@ def test_each_of_several_reasons_has_its_own() -> None:
             "web-01",
             [
                 Refused("shared", code="shared_disk"),
-                Refused("a TPM", code="vtpm_present"),
+                Refused("busy", code="machine_busy"),
                 Refused("none", code="no_disks"),
             ],
         )
-    codes = ("shared_disk", "vtpm_present", "no_disks")
+    codes = ("shared_disk", "machine_busy", "no_disks")
     for face in (daemon, programs):
         told = face.error_dict(caught.value)
         steps = [face.next_step(CODES[code]) for code in codes]

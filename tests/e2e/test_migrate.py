@@ -297,6 +297,25 @@ def test_a_guest_is_landed_only_with_the_proof_that_it_boots(move: Callable[...,
     assert Path(str(failed.error["screenshot"])).exists(), "the evidence is kept"
 
 
+def test_a_machine_with_a_virtual_tpm_gets_a_new_one(move: Callable[..., Move]) -> None:
+    """vCenter refuses it a lease, and its disks are not encrypted."""
+    guest = boot_sector_guest("marker")
+    image = DiskSpec(guest.image.stat().st_size, image=guest.image)
+    moved = move(machines=(MachineSpec("web-01", (image,), power="poweredOn", memory_mb=64, tpm=True),))
+    done = moved("web-01", "--power-off", "--start", *PROVED)
+    assert done.status == 0, done.events
+    (plan,) = [event for event in done.events if event["type"] == "plan"]
+    assert any("recovery key" in warning for warning in plan["warnings"])
+    result = done.events[-1]
+    assert (result["domain"]["tpm"], result["proof"]["verdict"]) == (True, "marker")
+    assert any("recovery key" in warning for warning in result["warnings"])
+    assert moved.running() == ["web-01"]
+    states = moved.libvirtd.socket.parent / "var/lib/libvirt/swtpm"
+    assert [path.name for path in states.iterdir()] == [result["uuid"]], "that of the proof is gone"
+    without = moved.result("web-01", "--no-tpm", "--name", "web-02", "--keep-source-running", "-o", moved.folder / "b")
+    assert without["domain"]["tpm"] is False
+
+
 _MOMENTS: Final[dict[tuple[str, ...], int]] = {}
 
 

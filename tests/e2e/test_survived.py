@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pytest
 
@@ -206,6 +206,19 @@ def test_a_licence_without_export_leaves_the_datastore(engine: EngineFactory, tm
     result = survives(ran, tmp_path)
     assert result.proof == UNPROVED_RANGES
     assert any("datastore was read instead" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("power", ["poweredOff", "poweredOn"])
+def test_a_virtual_tpm_leaves_the_datastore(
+    engine: EngineFactory, tmp_path: Path, power: Literal["poweredOff", "poweredOn"]
+) -> None:
+    """Running, it is read below its snapshot."""
+    ran = engine(machines=(replace(MACHINE, tpm=True, firmware="efi", power=power),))
+    result = survives(ran, tmp_path)
+    assert result.proof == UNPROVED_RANGES
+    assert any("recovery key" in warning for warning in result.warnings)
+    manifest = manifest_of(tmp_path / "out")
+    assert manifest["metadata"]["hypersdk"]["tpm"] is True
 
 
 def test_a_lease_that_is_refused_half_way_leaves_the_rest_to_the_datastore(

@@ -517,6 +517,28 @@ def test_firmware_variables_go_with_the_domain(lan: Libvirtd, small: LandOptions
     assert list(variables.iterdir()) == []
 
 
+@pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.EFI])
+def test_a_machine_with_a_tpm_starts_with_a_new_one(
+    lan: Libvirtd, small: LandOptions, guest_folder: Path, firmware: Firmware
+) -> None:
+    """Emulated by swtpm; its state goes with the domain."""
+    export = reachable(export_folder(guest_folder / "web-01", firmware=firmware, tpm=True))
+    lander = Lander(export, lan.uri, replace(small, memory_bytes=128 * MiB))
+    landed = lander.land()
+    assert domain_of(lan, "web-01").find("devices/tpm/backend").get("version") == "2.0"
+    state = lan.socket.parent / "var/lib/libvirt/swtpm" / landed.uuid
+    with lander.connected() as (connection, _), held_folder(export) as held:
+        start_landed(connection, LandingFile.opened(held), landed)
+        assert lan.virsh("list", "--name").split() == ["web-01"]
+        assert list(state.rglob("tpm2-00.permall"))
+        assert undo_landing(connection, LandingFile.opened(held), cancel=CancelToken()) == []
+    assert lan.domains() == []
+    assert not state.exists()
+    lander.options = replace(lander.options, tpm=False)
+    lander.land()
+    assert domain_of(lan, "web-01").find("devices/tpm") is None
+
+
 def test_a_cancel_leaves_nothing(lan: Libvirtd, small: LandOptions, export: Path, other_file_system: Path) -> None:
     before = digests(export)
     lander = Lander(export, lan.uri, small).to_pool("other")

@@ -42,8 +42,6 @@ def codes(machine: Machine, **changes: object) -> list[str]:
         (make_machine(disks=(make_disk(shared=True),)), "shared_disk"),
         (make_machine(disks=(make_disk(encrypted=True),)), "encrypted_machine"),
         (make_machine(disks=(make_disk(independent=True),), power=Power.ON), "independent_disk"),
-        (make_machine(encrypted=True), "encrypted_machine"),
-        (make_machine(has_vtpm=True), "vtpm_present"),
         (make_machine(power=Power.SUSPENDED), "machine_suspended"),
         (make_machine(busy_with="Relocate virtual machine"), "machine_busy"),
         (make_machine(unreachable_datastores=("ds1",)), "datastore_unreachable"),
@@ -74,11 +72,11 @@ def test_a_plain_machine_is_not_refused() -> None:
 
 
 def test_all_reasons_are_told_at_once() -> None:
-    machine = make_machine(has_vtpm=True, disks=(make_disk(shared=True),))
+    machine = make_machine(busy_with="Relocate", disks=(make_disk(shared=True),))
     with pytest.raises(Refused) as caught:
         raise_if_any(machine.name, list(machine_refusals(machine, spec(), machine.disks)))
-    assert [reason.code for reason in caught.value.reasons] == ["vtpm_present", "shared_disk"]
-    assert "vtpm_present: " in next_step(caught.value)
+    assert [reason.code for reason in caught.value.reasons] == ["machine_busy", "shared_disk"]
+    assert "machine_busy: " in next_step(caught.value)
 
 
 def test_only_a_running_machine_wants_a_snapshot() -> None:
@@ -108,6 +106,14 @@ def test_warnings_say_what_the_copy_is_of() -> None:
     silent = replace(running, guest=replace(running.guest, tools_running=False))
     assert "crash-consistent" in told(silent, spec())
     assert "crash-consistent" in told(running, spec(quiesce=False))
+
+
+def test_a_tpm_and_an_encrypted_home_refuse_no_disk() -> None:
+    machine = make_machine(has_vtpm=True, encrypted=True)
+    assert codes(machine) == []
+    texts = told(machine, spec())
+    assert "recovery key" in texts
+    assert "its disks are not" in texts
 
 
 def test_numbers_follow_controller_and_unit_and_do_not_move() -> None:

@@ -43,6 +43,7 @@ def export_folder(
     image_format: str = "qcow2",
     firmware: Firmware = Firmware.BIOS,
     secure_boot: bool = False,
+    tpm: bool = False,
     os_hint: str = "linux",
     sha: bool = False,
     content: bytes = b"disk",
@@ -61,7 +62,7 @@ def export_folder(
         source.unlink()
     manifest = _manifest(name, made, image_format, VmPart(
         cpu=2, mem_gb=1, firmware=firmware.value, secureboot=secure_boot, os_hint=os_hint, os_version=""
-    ), folder)  # fmt: skip
+    ), folder, tpm)  # fmt: skip
     (folder / MANIFEST_NAME).write_bytes(manifest_text(manifest))
     return folder
 
@@ -124,7 +125,9 @@ class _Made:
         )
 
 
-def _manifest(name: str, made: Sequence[_Made], image_format: str, vm: VmPart, folder: Path) -> ArtifactManifest:
+def _manifest(
+    name: str, made: Sequence[_Made], image_format: str, vm: VmPart, folder: Path, tpm: bool
+) -> ArtifactManifest:
     return ArtifactManifest(
         manifest_version=MANIFEST_VERSION,
         source=SourcePart(
@@ -152,6 +155,7 @@ def _manifest(name: str, made: Sequence[_Made], image_format: str, vm: VmPart, f
                 memory_bytes=512 * MiB,
                 cores_per_socket=2,
                 guest_id="debian12_64Guest",
+                tpm=tpm,
                 files=tuple(image.file() for image in made),
             ),
         ),

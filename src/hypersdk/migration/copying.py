@@ -4,8 +4,8 @@
 
     lease      streams of one lease; the server's manifest is the proof
     datastore  /folder ranges of flat files that do not change; there is no manifest, and the result says so
-    auto       lease; datastore where the server does not export by lease (its licence, its version), or where a resume
-               reads less that way
+    auto       lease; datastore where the server does not export by lease (its licence, its version, a virtual TPM), or
+               where a resume reads less that way
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hypersdk.model import Phase
 from hypersdk.remedies import ExcludeDisk, First, Resume, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
-from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED
+from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED, VSPHERE_FAULT
 from hypersdk.vsphere.lease import LeasedExport, Verdict
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.nfc import server_descriptor
@@ -168,16 +168,21 @@ class MachineCopy:
     def _copy_lease_or_ranges(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
         try:
             self._copy_lease(pending, cancel)
-        except Refused as refused:
+        except (Refused, SourceError) as refused:
             left = [record for record in pending if not record.done]
-            if self.work.plan.method is not Method.AUTO or refused.code not in NO_LEASE or not left:
+            if self.work.plan.method is not Method.AUTO or not self._needs_no_lease(refused) or not left:
                 raise
             ranges = self._ranges_instead(left, refused, cancel)
             self.work.warn(f"the server refused the lease ({refused.message}); the datastore was read instead")
             self._copy_ranges(ranges, cancel)
 
+    def _needs_no_lease(self, refused: HyperSDKError) -> bool:
+        """Whether the datastore may be read in place of the lease. By which fault a server refuses a machine with a
+        virtual TPM is not documented."""
+        return refused.code in NO_LEASE or (refused.code == VSPHERE_FAULT and self.work.plan.machine.encrypted)
+
     def _ranges_instead(
-        self, pending: Sequence[DiskRecord], refused: Refused, cancel: CancelToken
+        self, pending: Sequence[DiskRecord], refused: HyperSDKError, cancel: CancelToken
     ) -> list[tuple[DiskRecord, DiskSource]]:
         """Ranges for all of ``pending``. Raises ``refused`` where there are none: it says why the server refuses the
         export."""

@@ -51,15 +51,10 @@ SHARED_DISK = register(
 )
 ENCRYPTED_MACHINE = register(
     "encrypted_machine",
-    "vSphere does not export encrypted machines or disks.",
-    First("decrypt it in vCenter (storage policy 'Datastore Default')"),
+    "vSphere does not export encrypted disks.",
+    First("decrypt the disk in vCenter (storage policy 'Datastore Default')"),
     Retry(),
-)
-VTPM_PRESENT = register(
-    "vtpm_present",
-    "The virtual TPM and its keys cannot leave vSphere; a BitLocker guest would ask for its recovery key.",
-    First("suspend BitLocker or note the recovery key, remove the vTPM from the machine"),
-    Retry(),
+    ExcludeDisk(),
 )
 MACHINE_SUSPENDED = register(
     "machine_suspended",
@@ -160,10 +155,6 @@ def machine_refusals(
     name = machine.name
     if not disks:
         yield Refused(f"'{name}' has no disk to export", code=NO_DISKS)
-    if machine.encrypted:
-        yield Refused(f"'{name}' is encrypted", code=ENCRYPTED_MACHINE)
-    if machine.has_vtpm:
-        yield Refused(f"'{name}' has a virtual TPM", code=VTPM_PRESENT)
     if machine.power is Power.SUSPENDED and spec.state is not SourceState.SNAPSHOT:
         yield Refused(f"'{name}' is suspended", code=MACHINE_SUSPENDED)
     if machine.busy_with and not held_by_us:
@@ -207,7 +198,7 @@ def _disk_refusals(name: str, disk: Disk, through_snapshot: bool) -> Iterator[Re
     if disk.shared:
         yield _disk_refusal(SHARED_DISK, disk, f"'{disk.label}' of '{name}' is shared with other machines")
     if disk.encrypted:
-        yield Refused(f"'{disk.label}' of '{name}' is encrypted", code=ENCRYPTED_MACHINE)
+        yield _disk_refusal(ENCRYPTED_MACHINE, disk, f"'{disk.label}' of '{name}' is encrypted")
     if disk.independent and through_snapshot:
         yield _disk_refusal(
             INDEPENDENT_DISK, disk, f"'{disk.label}' of '{name}' is independent and the machine is running"
@@ -246,6 +237,16 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[Notice]:
         )
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
         yield Notice("an ISO image is inserted; it is not exported", (SetOption("remove_cdrom", True),))
+    if machine.has_vtpm:
+        yield Notice(
+            "the virtual TPM is not exported, and neither are the keys in it: a guest that sealed something with it, as"
+            " BitLocker does, asks for its recovery key. Suspend BitLocker, or have the recovery key at hand"
+        )
+    if machine.encrypted:
+        yield Notice(
+            "the machine's configuration and NVRAM are encrypted, its disks are not. A server that refuses an export"
+            " lease for that is read through the datastore"
+        )
     if machine.firmware == "efi":
         yield Notice("the machine boots with UEFI; its NVRAM boot entries are not exported")
     if not boot_sequence(machine) and machine.disks:

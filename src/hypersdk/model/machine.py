@@ -161,8 +161,9 @@ class Machine:
     """One VM with all facts that planning needs, read at once.
 
     ``change_version`` is ``config.changeVersion``: it changes with every reconfiguration and power-on. ``boot_time`` is
-    the last power-on. ``busy_with`` names a running task, ``has_vtpm`` and ``encrypted``: its keys cannot be exported.
-    ``unreachable_datastores`` are those of its datastores that vSphere reports as not accessible.
+    the last power-on. ``busy_with`` names a running task. ``encrypted``: its own files are, as with a virtual TPM; each
+    disk says it of itself. ``unreachable_datastores`` are those of its datastores that vSphere reports as not
+    accessible.
     """
 
     summary: MachineSummary

@@ -267,7 +267,7 @@ def open_lease(call: Call, machine: MachineState, disks: list[DiskState]) -> Exp
         )
     machine.check_idle()
     for disk in machine.disks:
-        if disk.spec.backing == "rdm-physical" or disk.spec.encrypted or machine.spec.encrypted:
+        if disk.spec.backing == "rdm-physical" or disk.spec.encrypted or machine.encrypted:
             raise MethodFault.of("NotSupported", "The operation is not supported on the object.")
     task = platform.tasks.open(call, machine, cancelable=True)
     try:

@@ -98,6 +98,11 @@ class MachineState(Entity, api_type="VirtualMachine"):
             made.append(disk)
         return made
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether its own files are, as with a virtual TPM."""
+        return self.spec.encrypted or self.spec.tpm
+
     # Devices
 
     @property

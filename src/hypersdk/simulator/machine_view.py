@@ -125,7 +125,7 @@ def config_info(machine: MachineState) -> Data:
         firmware=spec.firmware,
         nestedHVEnabled=False,
         messageBusTunnelEnabled=False,
-        keyId=devices.CRYPTO_KEY if spec.encrypted else None,
+        keyId=devices.CRYPTO_KEY if machine.encrypted else None,
         vmxConfigChecksum=None,
     )
 

@@ -203,7 +203,7 @@ def _decode(moref: str, found: _Related) -> Machine:
         consolidation_needed=vm.flag("runtime.consolidationNeeded"),
         busy_with=_busy_with(found),
         has_vtpm=hardware.has_vtpm,
-        encrypted="config.keyId" in vm.values or any(disk.encrypted for disk in hardware.disks),
+        encrypted="config.keyId" in vm.values,
         unreachable_datastores=_unreachable(found),
         annotation=vm.text("config.annotation"),
         vmx_file=vm.text("config.files.vmPathName"),

@@ -84,10 +84,8 @@ def snapshot_text(snapshot: SnapshotNode) -> Text:
 
 def obstacles(machine: Machine) -> Iterator[str]:
     """Properties of the machine that prevent or complicate an export."""
-    if machine.encrypted:
-        yield "encrypted: vSphere does not export it"
     if machine.has_vtpm:
-        yield "has a virtual TPM, whose keys are not exported"
+        yield "has a virtual TPM, which stays behind with its keys"
     if machine.busy_with:
         yield f"busy: {clean(machine.busy_with, 100)}"
     if machine.consolidation_needed:
@@ -100,6 +98,8 @@ def obstacles(machine: Machine) -> Iterator[str]:
 
 def _disk_obstacles(disk: Disk) -> Iterator[str]:
     label = clean(disk.label, 60)
+    if disk.encrypted:
+        yield f"{label} is encrypted: vSphere does not export it"
     if disk.backing.value == "rdm-physical":
         yield f"{label} is a physical raw device mapping"
     if disk.independent:
