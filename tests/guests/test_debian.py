@@ -37,20 +37,5 @@ def test_without_virtio_it_boots_from_a_disk_that_it_has_drivers_for(
     assert booted(libvirtd, debian_without_virtio, bus="ide")["root"] == "/dev/sda1"
 
 
-def test_two_disks(libvirtd: Libvirtd, debian_two_disks: Guest) -> None:
-    found = booted(libvirtd, debian_two_disks)
-    assert (found["disks"], found["mounted"]) == ("vda,vdb", "/srv")
-
-
-def test_lvm(libvirtd: Libvirtd, debian_lvm_guest: Guest) -> None:
-    found = booted(libvirtd, debian_lvm_guest)
-    assert (found["root"], found["mounted"]) == ("/dev/guest/root", "/boot")
-
-
-def test_luks(libvirtd: Libvirtd, debian_luks_guest: Guest) -> None:
-    found = booted(libvirtd, debian_luks_guest)
-    assert (found["root"], found["mounted"]) == ("/dev/mapper/root", "/boot")
-
-
 def test_uefi(libvirtd: Libvirtd, debian_uefi_guest: Guest) -> None:
     assert booted(libvirtd, debian_uefi_guest)["mounted"] == "/boot/efi"

@@ -47,11 +47,14 @@ LVM_COMMANDS: Final = (
 )
 """For guestfish: a physical volume whose one logical volume begins behind its header."""
 FEATURES_GRUB_LACKS: Final = "^metadata_csum_seed,^orphan_file"
-KERNEL_OPTIONS: Final = "norandmaps console=tty0 console=ttyS0,115200"
-"""Without ``norandmaps`` software emulation translates shared pages anew for each program."""
+KERNEL_OPTIONS: Final = "norandmaps no_timer_check console=tty0 console=ttyS0,115200"
+"""Without ``norandmaps`` software emulation translates shared pages anew for each program. On a busy machine the
+emulated timer comes too late for the check that ``no_timer_check`` leaves out: "IO-APIC + timer doesn't work"."""
 NOT_VIRTIO: Final = ("vmw_pvscsi", "ata_piix", "sd_mod")
 
-Layout = Literal["bios", "no-virtio", "two-disks", "lvm", "luks", "uefi", "uefi-no-fallback"]
+BIOS: Final = ("bios", "no-virtio")
+
+Layout = Literal["bios", "no-virtio", "lvm", "luks", "uefi", "uefi-no-fallback"]
 
 
 def debian_guest(layout: Layout) -> Guest:
@@ -60,11 +63,12 @@ def debian_guest(layout: Layout) -> Guest:
     - ``bios``: one ext4 on an MBR disk.
     - ``no-virtio``: the same with an initramfs that has no virtio drivers, as on a VMware guest: unconverted it ends in
       the initramfs shell when its disk is on virtio.
-    - ``two-disks``: the same with an ext4 on a second disk, mounted on ``/srv``.
-    - ``lvm``, ``luks``: ``/boot`` on a partition, the root file system on a logical volume, or in a LUKS1 volume that
-      ``passphrase`` opens (the initramfs has it too, so that the guest boots by itself).
     - ``uefi``: GPT, the loader as ``EFI/debian/grubx64.efi`` and ``EFI/BOOT/BOOTX64.EFI``.
     - ``uefi-no-fallback``: the same without ``EFI/BOOT``, as Debian's installer leaves it.
+    - ``luks``: as ``uefi``, without virtio drivers as above, ``/boot`` on a partition and the root file system in a
+      LUKS1 volume that ``passphrase`` opens (the initramfs has it too, so that the guest boots by itself).
+    - ``lvm``: as ``uefi-no-fallback``, without virtio drivers as above, ``/boot`` on a partition, the root file system
+      on a logical volume, and an ext4 on a second disk, mounted on ``/srv``.
     """
     recipe = (str(root_tree()), layout, package_versions(*_packages(layout)), HERE / "debian.py")
     folder = from_shelf(f"debian-{layout}", recipe, lambda folder: _make(layout, folder))
@@ -73,13 +77,13 @@ def debian_guest(layout: Layout) -> Guest:
         tuple(sorted(folder.iterdir())),
         MARKER,
         MEMORY_MB,
-        firmware="efi" if layout.startswith("uefi") else "bios",
+        firmware="bios" if layout in BIOS else "efi",
         passphrase=PASSPHRASE if layout == "luks" else None,
     )
 
 
 def _packages(layout: Layout) -> tuple[str, ...]:
-    return ("e2fsprogs", "grub-efi-amd64-bin" if layout.startswith("uefi") else "grub-pc-bin")
+    return ("e2fsprogs", "grub-pc-bin" if layout in BIOS else "grub-efi-amd64-bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +145,28 @@ def _bios(work: _Work) -> None:
 
 
 def _no_virtio(work: _Work) -> None:
+    _without_virtio(work)
+    _bios(work)
+
+
+def _without_virtio(work: _Work) -> None:
     work.write("etc/initramfs-tools/modules", "\n".join(NOT_VIRTIO) + "\n")
     _update_initramfs(work)
-    _bios(work)
-
-
-def _two_disks(work: _Work) -> None:
-    work.add_to_fstab(f"UUID={DATA_UUID} /srv ext4 nofail 0 2")
-    _bios(work)
-    with tempfile.TemporaryDirectory() as data:
-        (Path(data) / "data.txt").write_text("on the second disk\n")
-        _fill_ext4(work.disk(2, DATA_MIB), 0, DATA_MIB, Path(data), DATA_UUID)
 
 
 def _lvm(work: _Work) -> None:
     work.add_to_fstab(f"/dev/{VOLUME_GROUP}/root / ext4 errors=remount-ro,noatime 0 1")
-    disk, start = _with_boot_partition(work, f"/dev/{VOLUME_GROUP}/root", LVM_MIB, "8e")
+    work.add_to_fstab(f"UUID={DATA_UUID} /srv ext4 nofail 0 2")
+    _without_virtio(work)
+    disk, start = _with_boot_partition(work, f"/dev/{VOLUME_GROUP}/root", LVM_MIB, "lvm")
     volume = from_shelf(
         "lvm-volume", LVM_COMMANDS, lambda volume: guestfish(f"sparse {volume} {LVM_MIB}M", *LVM_COMMANDS)
     )
     _copy_into(volume, disk, start)
     _fill_ext4(disk, start + LVM_HEADER_MIB, ROOT_MIB, work.tree, ROOT_UUID)
+    with tempfile.TemporaryDirectory() as data:
+        (Path(data) / "data.txt").write_text("on the second disk\n")
+        _fill_ext4(work.disk(2, DATA_MIB), 0, DATA_MIB, Path(data), DATA_UUID)
 
 
 def _luks(work: _Work) -> None:
@@ -173,8 +178,9 @@ def _luks(work: _Work) -> None:
     work.write("etc/crypttab", f"root UUID={LUKS_UUID} /etc/keys/root.key luks,initramfs\n")
     work.write("etc/keys/root.key", PASSPHRASE)
     work.write("etc/cryptsetup-initramfs/conf-hook", "KEYFILE_PATTERN=/etc/keys/*.key\n")
-    _update_initramfs(work)
-    disk, start = _with_boot_partition(work, "/dev/mapper/root", LUKS_HEADER_MIB + ROOT_MIB, "83")
+    _without_virtio(work)
+    disk, start = _with_boot_partition(work, "/dev/mapper/root", LUKS_HEADER_MIB + ROOT_MIB, "linux")
+    _add_fallback(disk)
     key = work.tree / "etc/keys/root.key"
     plain, volume = work.scratch("plain", ROOT_MIB), work.scratch("volume", LUKS_HEADER_MIB + ROOT_MIB)
     _fill_ext4(plain, 0, ROOT_MIB, work.tree, ROOT_UUID)
@@ -190,44 +196,55 @@ def _luks(work: _Work) -> None:
 
 
 def _with_boot_partition(work: _Work, root: str, mib: int, type_: str) -> tuple[Path, int]:
-    """A disk with ``/boot`` on its first partition, and a second one of ``mib`` MiB for ``root``; also the offset of
-    that in MiB."""
+    """A disk with an EFI system partition, ``/boot``, and a third partition of ``mib`` MiB for ``root``; also where
+    that begins, in MiB."""
     work.add_to_fstab(f"UUID={BOOT_UUID} /boot ext4 noatime 0 2")
-    _grub_files(work, "i386-pc", "part_msdos", BOOT_UUID, "", root)
-    start = 1 + BOOT_MIB
-    disk = work.disk(1, start + mib)
-    _partition(disk, f"label: dos\nstart=1MiB, size={BOOT_MIB}MiB, type=83, bootable\ntype={type_}\n")
-    _fill_ext4(disk, 1, BOOT_MIB, work.tree / "boot", BOOT_UUID)
+    start = 1 + ESP_MIB + BOOT_MIB
+    disk = work.disk(1, start + mib + 1)  # the second table of partitions is at the end
+    partitions = f"size={BOOT_MIB}MiB, type=linux\nsize={mib}MiB, type={type_}\n"
+    _with_esp(work, disk, partitions, BOOT_UUID, "", root)
+    _fill_ext4(disk, 1 + ESP_MIB, BOOT_MIB, work.tree / "boot", BOOT_UUID)
     shutil.rmtree(work.tree / "boot")
     (work.tree / "boot").mkdir()
-    _install_grub(disk, "/grub")
     return disk, start
 
 
 def _uefi(work: _Work) -> None:
     _uefi_without_fallback(work)
-    esp = _esp(work.disks / "disk1.raw")
-    run_tool("mmd", *esp, "::/EFI/BOOT")
-    run_tool("mcopy", *esp, work.tree / "boot/grub/grubx64.efi", "::/EFI/BOOT/BOOTX64.EFI")
+    _add_fallback(work.disks / "disk1.raw")
+
+
+def _add_fallback(disk: Path) -> None:
+    esp = _esp(disk)
+    with tempfile.NamedTemporaryFile() as loader:
+        run_tool("mcopy", "-n", "-o", *esp, "::/EFI/debian/grubx64.efi", loader.name)
+        run_tool("mmd", *esp, "::/EFI/BOOT")
+        run_tool("mcopy", *esp, loader.name, "::/EFI/BOOT/BOOTX64.EFI")
 
 
 def _uefi_without_fallback(work: _Work) -> None:
     work.add_to_fstab(f"UUID={ROOT_UUID} / ext4 errors=remount-ro,noatime 0 1")
+    start = 1 + ESP_MIB
+    disk = work.disk(1, start + ROOT_MIB + 1)
+    _with_esp(work, disk, f"size={ROOT_MIB}MiB, type=linux\n", ROOT_UUID, "/boot", f"UUID={ROOT_UUID}")
+    _fill_ext4(disk, start, ROOT_MIB, work.tree, ROOT_UUID)
+
+
+def _with_esp(work: _Work, disk: Path, partitions: str, boot_uuid: str, boot: str, root: str) -> None:
+    """Partitions ``disk`` by GPT, an EFI system partition with grub before ``partitions``. The others: see
+    ``_grub_files``."""
     work.add_to_fstab(f"UUID={ESP_ID} /boot/efi vfat umask=0077 0 1")
     (work.tree / "boot/efi").mkdir()
-    _grub_files(work, "x86_64-efi", "part_gpt", ROOT_UUID, "/boot", f"UUID={ROOT_UUID}")
-    early = work.write("boot/grub/early.cfg", _search(ROOT_UUID) + "configfile ($root)/boot/grub/grub.cfg\n")
+    _grub_files(work, "x86_64-efi", "part_gpt", boot_uuid, boot, root)
+    early = work.write("boot/grub/early.cfg", _search(boot_uuid) + f"configfile ($root){boot}/grub/grub.cfg\n")
     loader = work.tree / "boot/grub/grubx64.efi"
     _grub_image("x86_64-efi", loader, "/EFI/debian", "part_gpt", "fat", "all_video", "-c", early)
-    start = 1 + ESP_MIB
-    disk = work.disk(1, start + ROOT_MIB + 1)  # the second table of partitions is at the end
-    _partition(disk, f"label: gpt\nstart=1MiB, size={ESP_MIB}MiB, type=uefi\nsize={ROOT_MIB}MiB, type=linux\n")
+    _partition(disk, f"label: gpt\nstart=1MiB, size={ESP_MIB}MiB, type=uefi\n{partitions}")
     esp = _esp(disk)
     run_tool("mformat", *esp, "-T", str(ESP_MIB * 2048), "-h", "64", "-s", "32", "-N", ESP_ID.replace("-", ""), "::")
     run_tool("mmd", *esp, "::/EFI", "::/EFI/debian")
     run_tool("mcopy", *esp, loader, "::/EFI/debian/grubx64.efi")
     run_tool("mcopy", *esp, early, "::/EFI/debian/grub.cfg")  # where virt-v2v looks for a boot loader
-    _fill_ext4(disk, start, ROOT_MIB, work.tree, ROOT_UUID)
 
 
 def _esp(disk: Path) -> tuple[str, str]:
@@ -301,7 +318,6 @@ def _copy_into(part: Path, disk: Path, start_mib: int) -> None:
 LAYOUTS: Final[dict[Layout, Callable[[_Work], None]]] = {
     "bios": _bios,
     "no-virtio": _no_virtio,
-    "two-disks": _two_disks,
     "lvm": _lvm,
     "luks": _luks,
     "uefi": _uefi,

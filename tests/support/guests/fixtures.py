@@ -42,20 +42,15 @@ def debian_without_virtio(guest_folder: Path) -> Guest:
 
 
 @pytest.fixture
-def debian_two_disks(guest_folder: Path) -> Guest:
-    """The same with a second disk, mounted on ``/srv``."""
-    return from_recipe("two-disks").copied(guest_folder)
-
-
-@pytest.fixture
 def debian_lvm_guest(guest_folder: Path) -> Guest:
-    """Debian with its root file system on a logical volume."""
+    """Debian by UEFI, without a loader in ``EFI/BOOT`` and without virtio drivers, its root file system on a logical
+    volume, with a second disk that is mounted on ``/srv``."""
     return from_recipe("lvm").copied(guest_folder)
 
 
 @pytest.fixture
 def debian_luks_guest(guest_folder: Path) -> Guest:
-    """Debian with its root file system in a LUKS volume that ``passphrase`` opens."""
+    """Debian by UEFI, without virtio drivers, its root file system in a LUKS volume that ``passphrase`` opens."""
     return from_recipe("luks").copied(guest_folder)
 
 
