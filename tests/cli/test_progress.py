@@ -209,6 +209,31 @@ def test_a_total_that_waits_says_for_what_and_has_no_rate_and_no_time() -> None:
     assert text.endswith("%, /srv is full: waiting for free space")
 
 
+def test_what_the_user_stopped_has_not_failed() -> None:
+    phases = (Phase.DONE, Phase.FAILED, *[Phase.CANCELLED] * 3)
+    total = MachinesTotal()([replace(MACHINE, phase=phase) for phase in phases])
+    assert (total.failed, total.cancelled) == (4, 3)
+    assert total_text(total).startswith("1 of 5 done, 1 failed, 3 stopped")
+
+
+def test_what_waits_to_be_landed_stands_behind_what_runs_and_is_told_once() -> None:
+    copied = replace(DISK, phase=Phase.DONE)
+    waits = replace(MACHINE, phase=Phase.WAITING, disks=(copied,), note="waits until other machines are landed")
+    many = [replace(waits, machine=f"vm-{at:02d}") for at in range(40)] + [replace(MACHINE, machine="vm-99")]
+    lines = [line.plain for line in draw(many, 120, 24)]
+    assert lines[1].startswith("vm-99")
+    assert lines[-1].endswith("more, waiting")
+    assert "waits until" not in total_text(MachinesTotal()(many))
+    output, out, _ = make(json_lines=True)
+    clock = Ticks()
+    observe = JsonProgress(output, clock, MachinesTotal())
+    for _ in range(5):
+        observe(many[:2])
+        clock.now += 1
+    sent = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [event["machine"] for event in sent if event["type"] == "progress"] == ["vm-00", "vm-01"]
+
+
 def test_what_is_done_again_is_told() -> None:
     text = "\n".join(line.plain for line in draw([replace(MACHINE, redone=0.12)], 140, 24))
     assert "done again: 12% of 43%" in text

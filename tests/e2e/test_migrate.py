@@ -507,6 +507,30 @@ def test_the_folder_of_an_export_is_landed_without_a_login(move: Callable[..., M
     assert moved.running() == ["tried"]
 
 
+def test_several_sources_are_imported_and_one_that_cannot_be_keeps_none_back(move: Callable[..., Move]) -> None:
+    moved = move(machines=(ON, OFF))
+    package, folder = exported(moved, "ova") / "web-01.ova", moved.folder.parent / "db"
+    moved.shell.good("export", "db 02", "-o", folder, "--format", "qcow2")
+    page = moved.folder.parent / "run.html"
+    sources = [package, moved.folder.parent / "nothing", folder, package]
+    done = moved.load(*sources, "-o", moved.folder, "--report", page)
+    assert done.status == 10, done.events
+    assert sorted(moved.libvirtd.domains()) == ["db-02", "web-01"]
+    assert (moved.folder / "web-01" / "artifact-manifest.json").exists()
+    totals = next(event for event in done.events if event["type"] == "totals")
+    assert (totals["machines"], totals["migrated"], totals["skipped"]) == (4, 2, 2)
+    failed = {
+        event["machine"]: event["code"] for event in done.events if event["type"] == "error" and "machine" in event
+    }
+    assert failed == {str(sources[1]): "unknown_input", str(package): "usage"}
+    assert "nothing" in page.read_text()
+    named = moved.load(package, folder, "--name", "one")
+    assert (named.status, named.error["code"]) == (2, "usage")
+    shown = moved.shell(*moved.words("import", *sources[:3], "-o", moved.folder))
+    assert "2 imported, 1 skipped" in shown.out, shown.out
+    moved.assert_nothing_left()
+
+
 def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -> None:
     moved = move(machines=(ON,))
     image = next(exported(moved, "vmdk").glob("*.vmdk"))

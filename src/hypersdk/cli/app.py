@@ -34,7 +34,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Land on KVM": {
         "migrate": Entry(f"{_HERE}.migrate", "Move machines from vSphere onto KVM."),
-        "import": Entry(f"{_HERE}.import_", "Land an export or a local package on KVM."),
+        "import": Entry(f"{_HERE}.import_", "Land exports and local packages on KVM."),
     },
     "Maintenance": {
         "status": Entry(f"{_HERE}.status", "Show unfinished exports and what they left on the source."),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypersdk.cli.migrating import Choices, conclude, migrate_specs
+from hypersdk.cli.landed import conclude
+from hypersdk.cli.migrating import Choices, migrate_specs, next_step
 from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.guest.tools import find_tools
@@ -74,7 +75,7 @@ def migrate_demo(
     spec = ExportSpec(machine=machine.moref, output_dir=folder)
     choices = Choices(RunSettings(state=cli.state_dir))
     batch = migrate_specs(cli, session, demo.target, find_tools(cli.environ), [spec], machines, demo.request, choices)
-    conclude(cli, batch)
+    conclude(cli, batch, next_step)
     for outcome in batch.outcomes:
         if outcome.migrated is not None and not cli.output.json_lines:
             landed = outcome.migrated.landed

@@ -1,127 +1,144 @@
-"""Plans, shows and runs the import of one machine."""
+"""Plans, shows, runs and reports imports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from hypersdk.cli.migrating import opened_target, show_migrated, start_step
+from hypersdk.cli.batch import Failure
+from hypersdk.cli.importtable import show_imports
+from hypersdk.cli.landed import Landings, conclude, may_start, opened_target, reports_of, start_step
 from hypersdk.cli.migrationreport import check_report, write_reports
-from hypersdk.cli.migrationtable import afterwards, domain_facts, plan_panel, storage_text
 from hypersdk.cli.progress import watching
-from hypersdk.cli.remedies import for_landing, in_one_line, warning_text
+from hypersdk.cli.remedies import for_landing
 from hypersdk.cli.state import Cli
-from hypersdk.errors import HyperSDKError
+from hypersdk.cli.total import MachinesTotal
+from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.guest.tools import GuestTools, find_tools
-from hypersdk.landing.importing import ImportPlan, plan_import, run_import
-from hypersdk.landing.plans import domain_dict
-from hypersdk.landing.progress import MigrationProgress
-from hypersdk.landing.report import read_report
+from hypersdk.landing.importing import ImportPlan, import_machines, plan_import
 from hypersdk.landing.request import LandingRequest
-from hypersdk.landing.steps import GuestTurn, Migrated
+from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target
+from hypersdk.migration.naming import stem_of
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.ticking import ticking
-from hypersdk.model import ExportProgress
+from hypersdk.migration.spec import ExportSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ImportChoices:
-    """``output`` is the folder for a package; ``source_off``: the user says that the source is off the network."""
+    """``output`` is the folder for a package, or above those of several; ``source_off``: the user says that the sources
+    are off the network. ``yes``: without a question before several machines."""
 
     output: Path | None = None
     source_off: bool = False
     dry_run: bool = False
+    yes: bool = False
+    max_conversions: int = 1
     report: Path | None = None
 
 
-def import_source(cli: Cli, path: Path, request: LandingRequest, choices: ImportChoices) -> None:
-    """The whole command. Raises the error that ends it."""
+def import_sources(cli: Cli, paths: Sequence[Path], request: LandingRequest, choices: ImportChoices) -> None:
+    """The whole command. Raises the error that sets the exit status."""
     check_report(choices.report)
+    if request.options.name is not None and len(paths) > 1:
+        raise UsageError(f"--name is for one machine, and {len(paths)} are given")
     settings = RunSettings(state=cli.state_dir)
     tools = find_tools(cli.environ)
     if request.conversion is not None:
         request.conversion.check_tools(tools)
     with opened_target(cli, request) as target:
-        plan = plan_import(
-            path,
-            choices.output,
-            request,
-            target,
-            source_off=choices.source_off,
-            tools=tools,
-            runs=settings.run_store,
-            cancel=cli.cancel,
-        )
-    _show(cli, plan, request)
-    if choices.dry_run:
-        return
-    cli.resumable = True
-    cli.output.keep_going()
-    began = datetime.now(UTC)
-    migrated, error, elapsed_s = _carry_out(cli, plan, request, target, tools, settings)
-    if choices.report is not None:
-        step = in_one_line(error) if error else ""
-        name, folder = plan.guest.name, plan.spec.output_dir
-        found = read_report(folder, machine=name, error=error, next_step=step, elapsed_s=elapsed_s)
-        write_reports(cli, choices.report, [found], began=began, elapsed_s=elapsed_s)
-    if error is not None:
-        raise error
-    assert migrated is not None
-    unsure = "Make sure that its source is off, then " if _may_meet_source(migrated, choices) else ""
-    step = start_step(migrated)
-    show_migrated(cli, plan.guest.name, migrated, elapsed_s, next_step=f"{unsure}`{step}`" if unsure and step else step)
+        batch = _plans(cli, paths, request, target, tools, settings, choices)
+    show_imports(cli, batch.plans, batch.skipped, request)
+    if batch.plans and not choices.dry_run and may_start(cli, len(batch.plans), "import", yes=choices.yes):
+        _carry_out(cli, batch, request, target, tools, settings, choices)
+    if choices.report is not None and not choices.dry_run:
+        write_reports(cli, choices.report, list(reports_of(batch)), began=batch.began, elapsed_s=batch.elapsed_s)
+    conclude(cli, batch, lambda _plan, migrated: _next(migrated, choices))
+
+
+def _plans(
+    cli: Cli,
+    paths: Sequence[Path],
+    request: LandingRequest,
+    target: Target,
+    tools: GuestTools,
+    settings: RunSettings,
+    choices: ImportChoices,
+) -> Landings[ImportPlan]:
+    """A plan for each source that can be imported, and the error of each that cannot. Nothing is changed."""
+    batch: Landings[ImportPlan] = Landings("imported")
+    for path in paths:
+        try:
+            plan = plan_import(
+                path,
+                choices.output,
+                request,
+                target,
+                source_off=choices.source_off,
+                own_folder=len(paths) > 1,
+                taken={plan.domain.name for plan in batch.plans},
+                tools=tools,
+                runs=settings.run_store,
+                cancel=cli.cancel,
+            )
+            _check_folder(plan, batch.plans)
+            batch.plans.append(plan)
+        except Cancelled:
+            raise
+        except HyperSDKError as error:
+            folder = path if path.is_dir() else (choices.output or Path()) / stem_of(path.stem)
+            batch.skipped.append(Failure(str(path), for_landing(error), ExportSpec(machine="", output_dir=folder)))
+    return batch
+
+
+def _check_folder(plan: ImportPlan, others: Sequence[ImportPlan]) -> None:
+    """Raises UsageError where another source of this command has the same folder."""
+    folder = plan.spec.output_dir.resolve()
+    for other in others:
+        if other.spec.output_dir.resolve() == folder:
+            raise UsageError(
+                f"its folder would be {folder}, as that of {other.source}",
+                next_step="Import one of them alone, with a folder of its own (-o).",
+            )
 
 
 def _carry_out(
-    cli: Cli, plan: ImportPlan, request: LandingRequest, target: Target, tools: GuestTools, settings: RunSettings
-) -> tuple[Migrated | None, HyperSDKError | None, float]:
-    """Shows the progress; returns the landed machine or the error, and the seconds that it took."""
-    latest = [ExportProgress(machine=plan.guest.name)]
-    progress = MigrationProgress(lambda: latest[0])
-    progress.begin()
-    migrated, error = None, None
-    with watching(cli.output) as observer, ticking([progress.snapshot], observer, settings.progress_interval_s):
+    cli: Cli,
+    batch: Landings[ImportPlan],
+    request: LandingRequest,
+    target: Target,
+    tools: GuestTools,
+    settings: RunSettings,
+    choices: ImportChoices,
+) -> None:
+    cli.resumable = True
+    cli.output.keep_going()
+    began = time.monotonic()
+    total = MachinesTotal(lambda: cli.cancel.cancelled, timed=False) if batch.size > 1 else None
+    with watching(cli.output, total=total) as observer:
         try:
-            migrated = run_import(
-                plan,
+            batch.outcomes += import_machines(
+                batch.plans,
                 request,
                 target,
-                turn=GuestTurn(tools),
-                settings=settings,
+                tools=tools,
+                max_conversions=choices.max_conversions,
                 cancel=cli.cancel,
-                observer=lambda now: latest.__setitem__(0, now),
-                notify=progress.enter,
+                observer=observer,
+                settings=settings,
             )
-        except HyperSDKError as failed:
-            error = for_landing(failed)
-        progress.end(error)
-    return migrated, error, progress.elapsed_s
+        finally:
+            batch.elapsed_s = time.monotonic() - began
+    for outcome in batch.outcomes:
+        if outcome.error is not None:
+            for_landing(outcome.error)
 
 
-def _may_meet_source(migrated: Migrated, choices: ImportChoices) -> bool:
-    """Whether the landed machine has MAC addresses that a source may use at this moment."""
-    return not choices.source_off and any(nic.mac for nic in migrated.domain.nics)
-
-
-def _show(cli: Cli, plan: ImportPlan, request: LandingRequest) -> None:
-    if cli.output.json_lines:
-        facts = {"machine": plan.guest.name, "source": plan.source, "output_dir": plan.spec.output_dir}
-        target = {"domain": domain_dict(plan.domain), "storage": plan.storage.as_dict()}
-        warnings = [warning_text(warning) for warning in plan.warnings()]
-        cli.output.event("plan", {**facts, "convert": plan.package is not None, **target, "warnings": warnings})
-        return
-    cli.output.notes.print(plan_panel(plan.guest.name, _facts(plan, request)))
-
-
-def _facts(plan: ImportPlan, request: LandingRequest) -> Iterator[tuple[str, str, str]]:
-    yield "from", plan.source, ""
-    if plan.package is not None:
-        yield "convert", f"into {plan.spec.format.value} images in {plan.spec.output_dir}", ""
-    yield from domain_facts(plan.domain, request)
-    yield "storage", storage_text(plan.storage), ""
-    yield "afterwards", afterwards(request), ""
-    for warning in plan.warnings():
-        yield "warning", warning_text(warning), "yellow"
+def _next(migrated: Migrated, choices: ImportChoices) -> str:
+    """What to do after an import: its source may use the MAC addresses at this moment."""
+    step = start_step(migrated)
+    if not step or choices.source_off or not any(nic.mac for nic in migrated.domain.nics):
+        return step
+    return f"Make sure that its source is off, then `{step}`"

@@ -123,6 +123,14 @@ land_options = flag_group(
     ),
 )
 """Flags that say where a machine is landed, and how."""
+max_conversions: Final = click.option(
+    "--max-conversions",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Guests converted or proved at a time: each takes a processor and memory.",
+)
 
 
 def conversion_of(flags: Mapping[str, Any]) -> ConversionOptions | None:

@@ -161,34 +161,54 @@ def afterwards(request: LandingRequest, fence: Fence | None = None) -> str:
 
 
 def _show_table(cli: Cli, plans: Sequence[MigrationPlan], skipped: Sequence[Failure], request: LandingRequest) -> None:
-    notes = cli.output.notes
     rows = [(plan.name, _row(plan)) for plan in plans]
     rows += [(failure.machine, _skipped_row(failure)) for failure in skipped]
-    rows.sort(key=lambda row: natural_key(row[0]))
-    columns = COLUMNS if any(row[-1][0] for _, row in rows) else COLUMNS[:-1]
-    notes.print(lay_out(columns, [row for _, row in rows], notes.width))
-    for label, text, style in _remarks(plans, skipped):
+    show_table(cli, COLUMNS, rows, _remarks(plans, skipped), _sums(plans, skipped, request))
+
+
+def show_table(
+    cli: Cli,
+    columns: Sequence[Column],
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    remarks: Iterable[tuple[str, str, str]],
+    sums: Iterable[str],
+) -> None:
+    """A line for each machine, sorted by name; the last column only where it says something. Below it ``remarks``
+    (label, text, style), and the sums."""
+    notes = cli.output.notes
+    cells = [row for _, row in sorted(rows, key=lambda row: natural_key(row[0]))]
+    shown = columns if any(row[-1][0] for row in cells) else columns[:-1]
+    notes.print(lay_out(shown, cells, notes.width))
+    for label, text, style in remarks:
         notes.print(labelled(label, text, notes.width, style), soft_wrap=True)
-    for text in _sums(plans, skipped, request):
+    for text in sums:
         cli.output.note(text, style="bold")
 
 
 def _row(plan: MigrationPlan) -> list[Cell]:
-    domain = plan.domain
-    assert domain is not None
-    size = format_size(sum(disk.capacity_bytes for disk in domain.disks))
-    targets = ", ".join(dict.fromkeys(clean(nic.target, 60) for nic in domain.nics)) or "none"
+    assert plan.domain is not None
+    disks, *others = domain_cells(plan.name, plan.domain)
     notes = [_WORK[plan.earlier]] if plan.earlier in _WORK else []
     notes += [warning.text for warning in plan.warnings()]
     return [
         (clean(plan.name, 100), "bold"),
         (plan.machine.power.value, ""),
+        disks,
+        *others,
+        (plan.fence.value, ""),
+        (clean("; ".join(notes), 200), "yellow" if list(plan.warnings()) else "dim"),
+    ]
+
+
+def domain_cells(name: str, domain: GuestPlan) -> list[Cell]:
+    """Disks, firmware, networks and name of the domain that the machine ``name`` becomes."""
+    size = format_size(sum(disk.capacity_bytes for disk in domain.disks))
+    targets = ", ".join(dict.fromkeys(clean(nic.target, 60) for nic in domain.nics)) or "none"
+    return [
         (f"{len(domain.disks)} of {size}", ""),
         ("secure boot" if domain.secure_boot else domain.firmware.value, ""),
         (targets, ""),
-        (domain.name if domain.name != plan.name else "same name", "" if domain.name != plan.name else "dim"),
-        (plan.fence.value, ""),
-        (clean("; ".join(notes), 200), "yellow" if list(plan.warnings()) else "dim"),
+        (domain.name if domain.name != name else "same name", "" if domain.name != name else "dim"),
     ]
 
 
@@ -209,11 +229,16 @@ def _remarks(plans: Sequence[MigrationPlan], skipped: Sequence[Failure]) -> Iter
 
 
 def _sums(plans: Sequence[MigrationPlan], skipped: Sequence[Failure], request: LandingRequest) -> Iterator[str]:
-    left_out = f", {count(len(skipped), 'machine')} skipped" if skipped else ""
-    if not plans:
-        yield f"None of {count(len(skipped), 'machine')} can be migrated"
-        return
-    disks = [disk for plan in plans if plan.domain is not None for disk in plan.domain.disks]
-    size = format_size(sum(disk.capacity_bytes for disk in disks))
-    yield f"{count(len(plans), 'machine')}, {count(len(disks), 'disk')} of {size}, to {request.address}{left_out}"
+    domains = [plan.domain for plan in plans if plan.domain is not None]
+    yield sum_text(domains, len(skipped), request, "migrated")
     yield from space_texts([plan.export for plan in plans if plan.export is not None])
+
+
+def sum_text(domains: Sequence[GuestPlan], skipped: int, request: LandingRequest, verb: str) -> str:
+    """How many machines and disks there are, and where they go."""
+    if not domains:
+        return f"None of {count(skipped, 'machine')} can be {verb}"
+    disks = [disk for domain in domains for disk in domain.disks]
+    size = format_size(sum(disk.capacity_bytes for disk in disks))
+    left_out = f", {count(skipped, 'machine')} skipped" if skipped else ""
+    return f"{count(len(domains), 'machine')}, {count(len(disks), 'disk')} of {size}, to {request.address}{left_out}"

@@ -54,7 +54,7 @@ def _has_network(cli: Cli, address: str) -> bool:
 
 def _land(cli: Cli, address: str, exported: Sequence[Outcome]) -> None:
     """Guests are converted where the programs for that are installed."""
-    from hypersdk.cli.importing import ImportChoices, import_source
+    from hypersdk.cli.importing import ImportChoices, import_sources
     from hypersdk.guest.tools import find_tools
     from hypersdk.kvm.address import parse_libvirt_address
     from hypersdk.landing.conversions import ConversionOptions
@@ -69,5 +69,4 @@ def _land(cli: Cli, address: str, exported: Sequence[Outcome]) -> None:
         options=LandOptions(default_network=NetworkTarget(NETWORK, bridge=False)),
         conversion=None if missing else ConversionOptions(),
     )
-    for outcome in exported:
-        import_source(cli, outcome.plan.spec.output_dir, request, ImportChoices())
+    import_sources(cli, [outcome.plan.spec.output_dir for outcome in exported], request, ImportChoices(yes=True))

@@ -23,7 +23,7 @@ from hypersdk.cli.live import LiveDisplay
 from hypersdk.cli.output import Output
 from hypersdk.cli.terminal import displayed
 from hypersdk.cli.total import MachinesTotal, Total, total_label, total_text
-from hypersdk.model import ENDED, Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
+from hypersdk.model import ENDED, Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object, waits_to_land
 from hypersdk.model.eta import QueueProgress
 from hypersdk.text import clean, count
 from hypersdk.units import format_duration, format_rate, format_size
@@ -84,8 +84,8 @@ def watching(
 
 
 class JsonProgress:
-    """Events at a bounded rate; the last state of a machine is never left out. One that waits for its turn has a single
-    event: of 200 machines most do, for hours."""
+    """Events at a bounded rate; the last state of a machine is never left out. One that waits for its turn, to be
+    copied or landed, has a single event: of 200 machines most do, for hours."""
 
     def __init__(self, output: Output, clock: Callable[[], float], total: Total) -> None:
         self._output = output
@@ -93,16 +93,16 @@ class JsonProgress:
         self._total = total
         self._last = -JSON_INTERVAL_S
         self._ended: set[int] = set()
-        self._queued: set[int] = set()
+        self._idle: dict[int, Phase] = {}
 
     def __call__(self, machines: Sequence[ExportProgress]) -> None:
         due = self._clock() - self._last >= JSON_INTERVAL_S
         for at, machine in enumerate(machines):
-            ended, queued = machine.phase in ENDED, machine.phase is Phase.QUEUED
-            if at not in self._ended and (ended or (due and not (queued and at in self._queued))):
+            ended, idle = machine.phase in ENDED, machine.phase is Phase.QUEUED or waits_to_land(machine)
+            if at not in self._ended and (ended or (due and not (idle and self._idle.get(at) is machine.phase))):
                 self._output.event("progress", event_object(machine))
-                if queued:
-                    self._queued.add(at)
+                if idle:
+                    self._idle[at] = machine.phase
             if ended:
                 self._ended.add(at)
         total = self._total(machines)
@@ -252,7 +252,7 @@ _RANKS: Final = {Phase.FAILED: 1, Phase.PAUSED: 2, Phase.QUEUED: 2, Phase.CANCEL
 
 
 def _rank(machine: ExportProgress) -> int:
-    return _RANKS.get(machine.phase, 0)
+    return 2 if waits_to_land(machine) else _RANKS.get(machine.phase, 0)
 
 
 def _first_blocks(blocks: Sequence[Block], room: int, width: int) -> Iterator[Text]:
@@ -280,8 +280,7 @@ def _total_line(total: QueueProgress, machines: Sequence[ExportProgress], width:
 
 def _after_copy(machine: ExportProgress) -> bool:
     """Whether the machine is in a step after its copy, or waits for one."""
-    copied = all(disk.phase is Phase.DONE for disk in machine.disks)
-    return machine.phase in STEPS or (machine.phase is Phase.WAITING and copied)
+    return machine.phase in STEPS or waits_to_land(machine)
 
 
 def _step_line(machine: ExportProgress, width: int) -> Text:

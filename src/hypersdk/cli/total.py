@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hypersdk.errors import HyperSDKError
-from hypersdk.model import ExportProgress, Phase, waits_for
+from hypersdk.model import ExportProgress, Phase, waits_for, waits_to_land
 from hypersdk.model.eta import QueuedJob, QueueProgress, Stage, estimate, never_falling
 from hypersdk.text import clean
 from hypersdk.units import format_duration, format_rate
@@ -27,7 +27,7 @@ _STAGES: Final = {
     Phase.CANCELLING: Stage.ASIDE,
     Phase.DONE: Stage.COMPLETED,
     Phase.FAILED: Stage.FAILED,
-    Phase.CANCELLED: Stage.FAILED,
+    Phase.CANCELLED: Stage.CANCELLED,
 }
 """Of the phases in which a machine does not run."""
 
@@ -54,6 +54,8 @@ class MachinesTotal:
 
     def _job(self, at: int, machine: ExportProgress) -> QueuedJob:
         stage = Stage.BLOCKED if machine.stalled else _STAGES.get(machine.phase, Stage.RUNNING)
+        if waits_to_land(machine):
+            stage = Stage.RUNNING  # nothing keeps the copies of the others
         if stage is Stage.COMPLETED:
             self._ended.setdefault(at, len(self._ended))
         return QueuedJob(
@@ -94,14 +96,16 @@ class DaemonTotal:
 
 
 def total_label(total: QueueProgress) -> str:
-    """``11 of 27 done, 2 failed``."""
+    """``11 of 27 done, 2 failed, 1 stopped``."""
     return ", ".join(_counts(total))
 
 
 def _counts(total: QueueProgress) -> Iterator[str]:
     yield f"{total.completed} of {total.jobs} done" + (f" ({total.added} added)" if total.added else "")
-    if total.failed:
-        yield f"{total.failed} failed"
+    if failed := total.failed - total.cancelled:
+        yield f"{failed} failed"
+    if total.cancelled:
+        yield f"{total.cancelled} stopped"
     if total.aside:
         yield f"{total.aside} set aside"
 

@@ -47,7 +47,7 @@ _STAGES: Final = {
     JobState.RUNNING: Stage.RUNNING,
     JobState.COMPLETED: Stage.COMPLETED,
     JobState.FAILED: Stage.FAILED,
-    JobState.CANCELLED: Stage.FAILED,
+    JobState.CANCELLED: Stage.CANCELLED,
 }
 """Others are set aside: paused ones, and those that only end."""
 

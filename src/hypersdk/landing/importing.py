@@ -11,7 +11,7 @@ time of change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,17 +23,21 @@ from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import described_guest, open_guest, open_manifest
 from hypersdk.landing.land import check_target
 from hypersdk.landing.planning import assumed_drivers, left_out, plan_guest
+from hypersdk.landing.progress import MigrationProgress
 from hypersdk.landing.record import read_landing
 from hypersdk.landing.request import LandingRequest
-from hypersdk.landing.steps import GuestTurn, Migrated, Notify, Source, land_folder
+from hypersdk.landing.stages import run_stages
+from hypersdk.landing.steps import GuestTurn, Migrated, Source, land_folder
 from hypersdk.landing.target import Target
 from hypersdk.migration.convert import convert_file, planned_disks
+from hypersdk.migration.export import Observer
 from hypersdk.migration.local import open_local
 from hypersdk.migration.naming import MANIFEST_NAME, stem_of
-from hypersdk.migration.runfile import RunFile, RunStore
+from hypersdk.migration.runfile import Change, RunFile, RunStore
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
-from hypersdk.model import ExportProgress
+from hypersdk.migration.ticking import ticking
+from hypersdk.model import ExportProgress, Phase
 from hypersdk.model.guestplan import GuestPlan, SourceGuest
 from hypersdk.remedies import First, Notice, SetOption
 from hypersdk.transfer.cancel import CancelToken
@@ -63,6 +67,11 @@ class ImportPlan:
     storage: StoragePlan
     source: str
 
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+        return self.guest.name
+
     def warnings(self) -> Iterator[Notice]:
         """What a user should know before it begins."""
         return left_out(self.guest, self.domain)
@@ -75,22 +84,27 @@ def plan_import(
     target: Target,
     *,
     source_off: bool,
+    own_folder: bool = False,
+    taken: Collection[str] = (),
     tools: GuestTools,
     runs: RunStore,
     cancel: CancelToken,
 ) -> ImportPlan:
     """Looks at the export or package; nothing is changed. ``source_off``: the user says that the source is off the
-    network. Raises the errors of ``open_guest`` and ``open_local``, Refused with the reasons of ``plan_guest`` and of
+    network. ``own_folder``: a package gets a folder below ``output``, named after its machine. ``taken`` are names of
+    domains that other machines of this run get.
+
+    Raises the errors of ``open_guest`` and ``open_local``, Refused with the reasons of ``plan_guest`` and of
     ``check_target``, and ``source_not_checked``."""
     if path.is_dir():
         spec, package, guest = ExportSpec(machine="", output_dir=path), None, open_guest(path.absolute())
         source = _origin(path)
     else:
-        spec, package, guest = _package(path, output, cancel)
+        spec, package, guest = _package(path, output, cancel, own_folder=own_folder)
         source = str(path.absolute())
     if not source_off:
         _check_source(spec, guest, request, runs)
-    domain = plan_guest(guest, assumed_drivers(guest), request.options, target.facts)
+    domain = plan_guest(guest, assumed_drivers(guest), request.options, target.facts, taken=taken)
     if request.conversion is not None:
         request.conversion.check_guest(guest, tools)
     landing = read_landing(spec.output_dir) if package is None else None
@@ -103,10 +117,14 @@ def _origin(folder: Path) -> str:
     return f"{source.vm_name} ({source.vm_id or source.provider})"
 
 
-def _package(path: Path, output: Path | None, cancel: CancelToken) -> tuple[ExportSpec, Path | None, SourceGuest]:
+def _package(
+    path: Path, output: Path | None, cancel: CancelToken, *, own_folder: bool
+) -> tuple[ExportSpec, Path | None, SourceGuest]:
     with open_local(path, cancel) as machine:
         name = machine.machine.name
-        spec = ExportSpec(machine=name, output_dir=output or Path(stem_of(name)), metadata=_tags(path))
+        own = Path(stem_of(name))
+        folder = own if output is None else output / own if own_folder else output
+        spec = ExportSpec(machine=name, output_dir=folder, metadata=_tags(path))
         if _is_converted(spec):
             return spec, None, open_guest(spec.output_dir.absolute())
         return spec, path, described_guest(machine.machine, planned_disks(machine, spec), spec)
@@ -136,28 +154,116 @@ def _check_source(spec: ExportSpec, guest: SourceGuest, request: LandingRequest,
         raise Refused(f"whether the source of '{guest.name}' is off is not known", code=SOURCE_NOT_CHECKED)
 
 
-def run_import(
-    plan: ImportPlan,
+@dataclass(frozen=True, slots=True)
+class ImportOutcome:
+    """How the import of one machine ended. Nothing is changed at its source."""
+
+    plan: ImportPlan
+    migrated: Migrated | None
+    error: HyperSDKError | None
+    elapsed_s: float
+    source_changes: tuple[Change, ...] = ()
+
+
+def import_machines(
+    plans: Sequence[ImportPlan],
     request: LandingRequest,
     target: Target,
     *,
-    turn: GuestTurn,
-    settings: RunSettings,
+    tools: GuestTools,
+    max_conversions: int,
     cancel: CancelToken,
-    observer: Callable[[ExportProgress], None],
-    notify: Notify,
-) -> Migrated:
-    """Converts the package, if there is one, and does the steps that are not done. ``observer`` gets the progress of
-    the conversion. Raises what ``convert_file`` and ``land_folder`` do."""
-    if plan.package is not None:
-        convert_file(plan.package, plan.spec, cancel=cancel, observer=observer, settings=settings)
-    return land_folder(
-        plan.spec.output_dir.absolute(),
-        replace(request, options=replace(request.options, name=plan.domain.name), exported=plan.package is not None),
-        target.facts,
-        Source(plan.source),
-        turn=turn,
-        settings=settings,
-        cancel=cancel,
-        notify=notify,
-    )
+    observer: Observer,
+    settings: RunSettings,
+) -> list[ImportOutcome]:
+    """Imports several machines: at most ``max_conversions`` packages are converted at a time, and as many guests; one
+    that fails does not stop the others.
+
+    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end.
+    """
+    turn = GuestTurn(tools, max_conversions)
+    machines = [_MachineImport(plan, request, target, turn, cancel, settings) for plan in plans]
+    with ticking([machine.progress.snapshot for machine in machines], observer, settings.progress_interval_s):
+        run_stages(machines, copies=max_conversions, landings=max_conversions)
+    return [machine.outcome() for machine in machines]
+
+
+class _MachineImport:
+    """One machine."""
+
+    keeps_place = False
+
+    def __init__(
+        self,
+        plan: ImportPlan,
+        request: LandingRequest,
+        target: Target,
+        turn: GuestTurn,
+        cancel: CancelToken,
+        settings: RunSettings,
+    ) -> None:
+        self._plan = plan
+        self._request = request
+        self._target = target
+        self._turn = turn
+        self._cancel = cancel.child()
+        self._settings = settings
+        self._migrated: Migrated | None = None
+        self._error: HyperSDKError | None = None
+        self._converting = ExportProgress(machine=plan.name)
+        self.progress = MigrationProgress(lambda: self._converting)
+
+    @property
+    def needs_copy(self) -> bool:
+        return self._plan.package is not None
+
+    def copy(self) -> bool:
+        """Converts the package into images."""
+        assert self._plan.package is not None
+        self.progress.begin()
+        try:
+            self._cancel.check()
+            convert_file(
+                self._plan.package,
+                self._plan.spec,
+                cancel=self._cancel,
+                observer=self._observe,
+                settings=self._settings,
+            )
+        except HyperSDKError as failed:
+            self._error = failed
+            self.progress.end(failed)
+            return False
+        self.progress.enter(Phase.WAITING, "waits until other machines are landed")
+        return True
+
+    def _observe(self, now: ExportProgress) -> None:
+        self._converting = now
+
+    def land(self) -> None:
+        """Runs the steps after the conversion of the package."""
+        if not self.needs_copy:
+            self.progress.begin()
+        try:
+            self._migrated = self._landed()
+        except HyperSDKError as failed:
+            self._error = failed
+        self.progress.end(self._error)
+
+    def outcome(self) -> ImportOutcome:
+        """How it ended."""
+        return ImportOutcome(self._plan, self._migrated, self._error, self.progress.elapsed_s)
+
+    def _landed(self) -> Migrated:
+        self._cancel.check()
+        options = replace(self._request.options, name=self._plan.domain.name)
+        return land_folder(
+            self._plan.spec.output_dir.absolute(),
+            replace(self._request, options=options, exported=self.needs_copy),
+            self._target.facts,
+            Source(self._plan.source),
+            turn=self._turn,
+            settings=self._settings,
+            cancel=self._cancel,
+            notify=self.progress.enter,
+        )

@@ -37,6 +37,7 @@ from hypersdk.model.progress import (
     at_rest,
     never_below,
     waits_for,
+    waits_to_land,
     without_rate,
 )
 from hypersdk.model.progressjson import (
@@ -52,5 +53,5 @@ __all__ = [
     "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts", "Machine", "MachineSummary", "Nic",
     "Phase", "Power", "SnapshotNode", "at_rest", "boot_sequence", "event_object", "job_object", "json_fields",
     "named_boot_disks", "never_below", "read_fields", "read_job_object", "split_datastore_path", "unit_order",
-    "waits_for", "without_rate",
+    "waits_for", "waits_to_land", "without_rate",
 ]  # fmt: skip

@@ -104,10 +104,11 @@ class Stage(StrEnum):
     BLOCKED = "blocked"  # has a slot, but nothing moves: it waits for space, or has stalled
     ASIDE = "aside"  # paused, or nobody can run it now: it is not part of the estimate
     COMPLETED = "completed"
-    FAILED = "failed"  # or cancelled
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
-_ENDED: Final = frozenset({Stage.COMPLETED, Stage.FAILED})
+_ENDED: Final = frozenset({Stage.COMPLETED, Stage.FAILED, Stage.CANCELLED})
 _TO_DO: Final = frozenset({Stage.RUNNING, Stage.BLOCKED, Stage.WAITING})
 
 
@@ -157,6 +158,7 @@ class QueueProgress(ListRecord):
     ] = 0
     completed: int = 0
     failed: Annotated[int, ListColumn("Failed or cancelled")] = 0
+    cancelled: Annotated[int, ListColumn("Those of them that were cancelled")] = 0
     running: int = 0
     waiting: int = 0
     aside: Annotated[
@@ -224,7 +226,8 @@ def estimate(
     return QueueProgress(
         jobs=len(jobs),
         completed=count[Stage.COMPLETED],
-        failed=count[Stage.FAILED],
+        failed=count[Stage.FAILED] + count[Stage.CANCELLED],
+        cancelled=count[Stage.CANCELLED],
         running=count[Stage.RUNNING] + count[Stage.BLOCKED],
         waiting=count[Stage.WAITING],
         aside=count[Stage.ASIDE],

@@ -186,6 +186,11 @@ def waits_for(progress: ExportProgress) -> str:
     return next((note for note in [*notes, progress.note] if note), "")
 
 
+def waits_to_land(progress: ExportProgress) -> bool:
+    """Whether all is copied, and the machine waits for its turn to be converted, landed or proved."""
+    return progress.phase is Phase.WAITING and all(disk.phase is Phase.DONE for disk in progress.disks)
+
+
 def never_below(now: ExportProgress, before: ExportProgress) -> ExportProgress:
     """The progress of another attempt: no fraction is below that of the attempt ``before`` it. What is really done
     again is in ``redone`` until it passes what is shown."""

@@ -18,7 +18,7 @@ from hypersdk.cli.commands.export import (
     template,
     with_defaults,
 )
-from hypersdk.cli.landoptions import conversion_of, land_options, landing_of, proof_of
+from hypersdk.cli.landoptions import conversion_of, land_options, landing_of, max_conversions, proof_of
 from hypersdk.cli.options import CompressingCommand, complete_machine, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
@@ -62,14 +62,7 @@ NAME_MACHINES: Final = "Like `hyper2kvm migrate web01 --to qemu:///system`; see 
     is_flag=True,
     help="Give the landed machine new MAC addresses, so that it can be started beside its source.",
 )
-@click.option(
-    "--max-conversions",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Guests converted or proved at a time: each takes a processor and memory.",
-)
+@max_conversions
 @data_options
 @source_options
 @run_options
