@@ -91,6 +91,22 @@ def test_changes_left_at_the_target_are_shown(folder: Path, state: Path) -> None
     assert "interrupted: land failed, left at the target: domain" in told
 
 
+@pytest.mark.parametrize("by", ["folder", "id"])
+def test_one_that_is_given_up_can_be_forgotten(folder: Path, state: Path, by: str) -> None:
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        with pytest.raises(RuntimeError), landing.step("land"), landing.change("domain", {"uuid": "1", "in_place": []}):
+            raise RuntimeError
+        which = folder if by == "folder" else landing.record.landing_id
+        assert command(state, "status", "--forget", which, "--json").error["code"] == "run_active"
+    assert f"hyper2kvm status --forget {folder}" in command(state, "status").err
+    told = command(state, "status", "--forget", which)
+    assert (told.status, "left at the target: domain" in told.out) == (0, True)
+    assert (folder / LANDING_FILE).exists(), "it keeps the images of a domain from being replaced"
+    assert command(state, "status").out == "No unfinished exports.\n"
+    assert command(state, "status", "--forget", which, "--json").error["code"] == "run_unknown"
+
+
 @pytest.fixture
 def lan(libvirtd: Libvirtd, bridge_name: str) -> Iterator[Libvirtd]:
     """The daemon, whose host has a bridge."""

@@ -37,6 +37,9 @@ def _show(cli: Cli, landing: UnfinishedLanding, record: LandingRecord) -> None:
     if not landing.active:
         command = shell_line(["hyper2kvm", "cleanup", str(landing.folder)])
         text = f"Continue {record.machine}: run the same command again. Clean up what it left: {command}"
+        if record.open_changes:
+            forget = shell_line(["hyper2kvm", "status", "--forget", str(landing.folder)])
+            text += f". If its target is gone for good: {forget}"
         cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
 
 
@@ -51,8 +54,18 @@ def _facts(record: LandingRecord, active: bool) -> Iterator[str]:
         yield "the images are as exported"
     if state is ConversionState.COMMITTING:
         yield "the images are partly converted"
-    for change in record.open_changes:
-        yield f"left at the target: {change.kind}"
+    yield from (f"left at the target: {change.kind}" for change in record.open_changes)
+
+
+def show_forgotten(cli: Cli, landing: UnfinishedLanding) -> None:
+    """A landing that is not shown any more, and what it left."""
+    if cli.output.json_lines:
+        cli.output.event("landing_forgotten", landing_object(landing))
+        return
+    record = landing.record
+    cli.output.line(f"forgotten: the landing{f' {record.landing_id}' if record else ''} in {landing.folder}")
+    for fact in _facts(record, active=False) if record else ():
+        cli.output.line(clean(f"  {fact}"))
 
 
 def landing_object(landing: UnfinishedLanding) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.guest.tools import GuestTools
 from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.connection import open_connection
@@ -16,8 +16,9 @@ from hypersdk.landing.commit import settle_conversion
 from hypersdk.landing.land import not_undone, undo_landing
 from hypersdk.landing.record import LAND, LandingFile, LandingRecord, StepState, read_landing
 from hypersdk.migration.pointers import LANDINGS, Pointers, folder_of
-from hypersdk.migration.runfile import held_folder, is_locked
+from hypersdk.migration.runfile import RUN_ACTIVE, held_folder, is_locked
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import shown_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,32 @@ def unfinished_landings(state: Path) -> list[UnfinishedLanding]:
     pointers = Pointers(state, LANDINGS)
     found = [landing for pointer in pointers.all() if (landing := _read(pointer, pointers)) is not None]
     return sorted(found, key=lambda landing: landing.record.started_at if landing.record else "")
+
+
+def forget_landing(state: Path, which: str) -> UnfinishedLanding | None:
+    """The landing with that id, or in that folder, is not shown any more; None where there is none. Its record stays in
+    the folder: it keeps the images of a domain from being replaced. Raises TargetError, ``run_active`` while a process
+    works on it."""
+    for landing in unfinished_landings(state):
+        record = landing.record
+        if which == (record.landing_id if record else None) or landing.lies_in(Path(which)):
+            if landing.active:
+                raise TargetError(f"a process works on the landing in {shown_path(landing.folder)}", code=RUN_ACTIVE)
+            pointers = Pointers(state, LANDINGS)
+            for pointer in pointers.all():
+                if _leads_to(pointer, landing.folder):
+                    pointers.remove(pointer.stem)
+            return landing
+    return None
+
+
+def _leads_to(pointer: Path, folder: Path) -> bool:
+    if pointer == folder:  # it cannot be read
+        return True
+    try:
+        return folder_of(pointer) == folder
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _read(pointer: Path, pointers: Pointers) -> UnfinishedLanding | None:

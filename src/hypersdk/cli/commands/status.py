@@ -11,6 +11,7 @@ import click
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.errors import LookupFailed
 from hypersdk.text import clean, count, shell_line, shell_word
 from hypersdk.units import format_duration
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     "--forget",
     metavar="DIR|ID",
     help=(
-        "Forget this unfinished export: it is no longer shown or resumed. Only its record is removed; its data and what"
-        " it left at the source stay, and are listed."
+        "Forget this unfinished export or interrupted landing: it is no longer shown, and an export no longer resumed."
+        " Data and what was left at the source and the target stay, and are listed."
     ),
 )
 @output_options
@@ -78,6 +79,30 @@ def _landings(cli: Cli) -> bool:
 
 
 def _forget(cli: Cli, which: str) -> None:
+    """The landing and the export in a folder, or one of both by its id. Raises LookupFailed where there is neither."""
+    landing = _forget_landing(cli, which)
+    try:
+        _forget_export(cli, which)
+    except LookupFailed:
+        if not landing:
+            raise
+
+
+def _forget_landing(cli: Cli, which: str) -> bool:
+    """Whether there was one. Nothing is imported for that where there are none."""
+    from hypersdk.migration.pointers import LANDINGS, Pointers
+
+    if not Pointers(cli.state_dir, LANDINGS).all():
+        return False
+    from hypersdk.cli.landings import show_forgotten
+    from hypersdk.landing.landings import forget_landing
+
+    if (landing := forget_landing(cli.state_dir, which)) is not None:
+        show_forgotten(cli, landing)
+    return landing is not None
+
+
+def _forget_export(cli: Cli, which: str) -> None:
     from hypersdk.migration.runs import forget_run
 
     run = forget_run(cli.state_dir, which)
