@@ -15,6 +15,9 @@ import pytest
 from lxml import etree
 
 from hypersdk.landing.landings import unfinished_landings
+from hypersdk.landing.record import LandingFile
+from hypersdk.migration.naming import LANDING_FILE
+from hypersdk.migration.runfile import held_folder
 from hypersdk.migration.runs import unfinished_runs
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
@@ -367,15 +370,56 @@ def test_a_killed_migration_that_is_cleaned_up_leaves_one_machine(
     move: Callable[..., Move], case: int, begins: str, fence: str
 ) -> None:
     """The source, or from the moment of the start on the landed one: never both, also after a restart of the host."""
-    moment, number = drawn(move, case, fence, begins)
+    moment, _ = drawn(move, case, fence, begins)
     moved, *words = _ready(move, fence, begins)
     assert dying(moved, str(moment), *words).returncode == -9
     cleaned = moved.shell("cleanup", moved.folder)
     assert cleaned.status == 0, (moment, cleaned.err)
     starts = moved.running() + moved.libvirtd.virsh("list", "--all", "--autostart", "--name").split()
-    assert not (starts and moved.on_network()), (moment, "both are on the network")
-    if not starts and not moved.on_network():
-        assert moment > number - 8, "between the last look at the source and the start"
+    assert bool(starts) is not moved.on_network(), (moment, starts, cleaned.out)
+    assert moved.libvirtd.domains() == (["web-01"] if starts else []), moment
+    assert unfinished_landings(moved.shell.home / ".local/state/hypersdk") == [], moment
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize(("begins", "last"), [("--start", 8), ("--autostart", 5)])
+def test_between_the_two_machines_there_is_no_moment_without_a_way_back(
+    move: Callable[..., Move], begins: str, last: int
+) -> None:
+    """One of the moments after the last look at the source: `cleanup` leaves exactly one of the two."""
+    number = moments(move, "--power-off", begins)
+    moment = number - random.Random(f"{SEED}{begins}").randrange(2, last)
+    moved, *words = _ready(move, "--power-off", begins)
+    assert dying(moved, str(moment), *words).returncode == -9
+    assert moved.shell("cleanup", moved.folder).status == 0
+    starts = moved.running() + moved.libvirtd.virsh("list", "--all", "--autostart", "--name").split()
+    assert bool(starts) is not moved.on_network(), (moment, number)
+    moved.assert_nothing_left(f"killed at {moment}")
+
+
+def test_a_source_does_not_come_back_beside_a_landed_machine_that_runs(move: Callable[..., Move]) -> None:
+    """Somebody started it by hand after the kill; or nobody can ask the target."""
+    number = moments(move, "--power-off", "--autostart")
+    moved, *words = _ready(move, "--power-off", "--autostart")
+    assert dying(moved, str(number - 5), *words).returncode == -9
+    moved.libvirtd.virsh("autostart", "--disable", "web-01")
+    moved.libvirtd.virsh("start", "web-01")
+    refused = moved.shell("cleanup", moved.folder, "--json")
+    assert (refused.status, refused.error["code"]) == (11, "target_not_restored"), refused.events
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
+    moved.libvirtd.virsh("destroy", "web-01")
+    record = moved.folder / LANDING_FILE
+    text = record.read_bytes()
+    with held_folder(moved.folder) as held, LandingFile.opened(held).changing() as landing:
+        landing.target = "qemu+unix:///system?socket=/nonexistent"
+    refused = moved.shell("cleanup", moved.folder, "--json")
+    assert (refused.error["code"], moved.on_network()) == ("libvirt_unreachable", False), refused.events
+    record.write_bytes(text)
+    assert moved.shell("cleanup", moved.folder).status == 0
+    assert (moved.libvirtd.domains(), moved.on_network()) == ([], True)
+    moved.assert_nothing_left()
+    assert moved("web-01", "--start", "--power-off").status == 0
+    assert (moved.running(), moved.on_network()) == (["web-01"], False)
 
 
 @pytest.mark.parametrize("fence", ["--power-off", "--disconnect-source"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,15 @@ from hypersdk.kvm.library import libvirt
 from hypersdk.remedies import First, Retry
 
 T = TypeVar("T")
+
+
+class BootState(StrEnum):
+    """What a domain does."""
+
+    OFF = "off"
+    STARTS_WITH_HOST = "starts with its host"  # and is off now
+    RUNS = "runs"
+
 
 DOMAIN_RUNS: Final = register(
     "domain_runs",
@@ -38,6 +48,19 @@ def is_ours(connection: Connection, uuid: str, landing: str) -> bool:
     """Whether a domain of this UUID exists that this landing defined."""
     text = _of_domain(connection, uuid, "cannot read the domain", lambda domain: str(domain.XMLDesc(0)))
     return text is not None and landing_of(text) == landing
+
+
+def boot_state(connection: Connection, uuid: str, landing: str) -> BootState | None:
+    """What the domain of ``landing`` with this UUID does; None where it does not exist."""
+    if not is_ours(connection, uuid, landing):
+        return None
+
+    def state(domain: Any) -> BootState:
+        if domain.isActive():
+            return BootState.RUNS
+        return BootState.STARTS_WITH_HOST if domain.autostart() else BootState.OFF
+
+    return _of_domain(connection, uuid, "cannot read the domain's state", state)
 
 
 def domain_text(connection: Connection, uuid: str) -> str:

@@ -59,7 +59,16 @@ from hypersdk.landing.disks import (
 from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.options import LandOptions
 from hypersdk.landing.owner import forget_owner, note_owner
-from hypersdk.landing.record import LAND, LandingFile, LandingRecord, StepState, TargetChange
+from hypersdk.landing.record import (
+    LAND,
+    PROVE,
+    START,
+    LandingFile,
+    LandingRecord,
+    StepRecord,
+    StepState,
+    TargetChange,
+)
 from hypersdk.migration.manifest import LandedPart, timestamp
 from hypersdk.migration.preflight import raise_if_any
 from hypersdk.model.guestplan import GuestPlan
@@ -368,16 +377,24 @@ def undo_landing(connection: Connection, landing: LandingFile, *, cancel: Cancel
         else:
             landing.note_undone(change)
     if not problems:
-        _note_step_undone(landing)
+        note_steps_undone(landing)
     return problems
 
 
-def _note_step_undone(landing: LandingFile) -> None:
+def note_steps_undone(landing: LandingFile) -> None:
+    """Nothing is at the target, and no process works on it. A proof that was made stays one, of a domain that is
+    gone."""
     forget_owner(landing.folder.path)
-    step = landing.record.steps.get(LAND)
-    if step is not None and step.state is not StepState.WAITING:
+    if undone := [step for name, step in landing.record.steps.items() if _is_void(name, step, landing.record)]:
         with landing.changing():
-            step.state = StepState.UNDONE
+            for step in undone:
+                step.state = StepState.UNDONE
+
+
+def _is_void(name: str, step: StepRecord, record: LandingRecord) -> bool:
+    if name in (LAND, START):
+        return step.state is not StepState.WAITING
+    return step.state is StepState.RUNNING and (name == PROVE or record.conversion is None)
 
 
 def not_undone(landing: LandingFile, problems: Sequence[UndoProblem]) -> NotRestored:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.guest.tools import GuestTools
-from hypersdk.kvm.address import parse_libvirt_address
-from hypersdk.kvm.connection import open_connection
+from hypersdk.kvm.define import BootState
 from hypersdk.landing.commit import settle_conversion
-from hypersdk.landing.land import not_undone, undo_landing
+from hypersdk.landing.land import not_undone, note_steps_undone, undo_landing
 from hypersdk.landing.record import LAND, LandingFile, LandingRecord, StepState, read_landing
+from hypersdk.landing.takeover import domain_state, is_maybe_started, note_started, open_target_of
+from hypersdk.migration.hold import held_run
 from hypersdk.migration.pointers import LANDINGS, Pointers, folder_of
-from hypersdk.migration.runfile import RUN_ACTIVE, held_folder, is_locked
+from hypersdk.migration.runfile import RUN_ACTIVE, FolderRuns, held_folder, is_locked
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path
 
@@ -113,25 +114,49 @@ def clean_conversion(
         return CleanedUp.NOTHING if landing.record.conversion == was else CleanedUp.DROPPED
 
 
-def clean_target(folder: Path, *, state: Path | None, cancel: CancelToken) -> tuple[str, ...]:
+def clean_target(folder: Path, *, state: Path, cancel: CancelToken) -> tuple[str, ...]:
     """Undoes what a landing that was interrupted or failed left at its target; returns the kinds of these changes. A
-    landed machine stays: somebody may use it.
+    landed machine stays: somebody may use it. What was still to be done with it is no part of the landing any more.
+    That of a source which is held is left to ``settle_takeover``.
 
     Raises NotRestored for what cannot be undone, ConnectError, TargetError ``run_active``, IntegrityError, Cancelled.
     """
     record = read_landing(folder)
-    if record is None or not record.open_changes or _is_landed(record):
+    if record is None or not record.unfinished:
         return ()
     with held_folder(folder) as held:
         landing = LandingFile.opened(held, state=state)
-        address = parse_libvirt_address(landing.record.target or record.target, plain_tcp=True)
-        landing.record.target = str(address)
-        left = landing.record.open_changes
-        with open_connection(address, cancel=cancel) as connection:
-            problems = undo_landing(connection, landing, cancel=cancel)
-        if problems:
-            raise not_undone(landing, problems)
-        return tuple(change.kind for change in left if change.undone)
+        if not landing.record.open_changes:
+            note_steps_undone(landing)
+            return ()
+        landing.record.target = landing.record.target or record.target
+        if not _is_landed(landing.record):
+            return _undone(landing, cancel)
+        if held_run(held.path, FolderRuns(state)) is None:
+            _end_landed(landing, cancel)
+        return ()
+
+
+def _undone(landing: LandingFile, cancel: CancelToken) -> tuple[str, ...]:
+    left = landing.record.open_changes
+    with open_target_of(landing.record, cancel) as connection:
+        problems = undo_landing(connection, landing, cancel=cancel)
+    if problems:
+        raise not_undone(landing, problems)
+    return tuple(change.kind for change in left if change.undone)
+
+
+def _end_landed(landing: LandingFile, cancel: CancelToken) -> None:
+    if maybe := [change for change in landing.record.open_changes if is_maybe_started(change)]:
+        with open_target_of(landing.record, cancel) as connection:
+            if domain_state(connection, landing.record) is BootState.RUNS:
+                note_started(landing)
+                maybe = []
+    with landing.changing() as record:
+        for change in maybe:
+            change.undone = True
+        for name in [name for name, step in record.steps.items() if step.state is not StepState.DONE]:
+            del record.steps[name]
 
 
 def _is_landed(record: LandingRecord) -> bool:

@@ -8,7 +8,8 @@
                         ├─ that fails                  the changes are undone
                         └─ the process is killed       the next command continues; `hyper2kvm cleanup` undoes them
 
-The changes are final before the other machine starts, so that nothing can put both on the network.
+The changes are final before the other machine starts, so that nothing can put both on the network. Whether it was
+started before a kill, the clean-up asks of the target (``landing.takeover``).
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def restore_held(session: Session, run: RunFile, *, note: Callable[[str], None])
 
     Raises NotRestored; the run is kept then.
     """
-    _reopen(run)
+    reopen(run)
     problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=CancelToken())
     if problems:
         raise not_restored(run.record.machine, problems, (RestoreSource(),))
@@ -103,19 +104,24 @@ def taking_over(run: RunFile | None) -> Iterator[None]:
     if run is None:
         yield
         return
-    with run.changing() as record:
-        for change in record.open_changes:
-            change.kept = change.kind in HELD_KINDS
+    make_final(run)
     try:
         yield
     except BaseException:
-        _reopen(run)
+        reopen(run)
         raise
     if not run.record.open_changes:  # a snapshot that could not be removed is still to be
         run.remove()
 
 
-def _reopen(run: RunFile) -> None:
+def make_final(run: RunFile) -> None:
+    """The source stays off the network: what holds it there is not undone any more."""
+    with run.changing() as record:
+        for change in record.open_changes:
+            change.kept = change.kind in HELD_KINDS
+
+
+def reopen(run: RunFile) -> None:
     """Has changes undone that were final for a machine which does not run after all."""
     with run.changing() as record:
         for change in record.changes:

@@ -172,19 +172,24 @@ def clean_up(
     attempt_suffix: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
+    settle: Callable[[RunFile, OutputFolder], None] = lambda _run, _folder: None,
 ) -> CleanUp:
     """Restores the source of the run in ``folder``. The copied data stay. The run can still be resumed, or ends if its
     files are published.
 
     The temporary snapshot is removed, too, with ``drop_snapshot``, when the files are published, or when it is older
     than ``SNAPSHOT_MAX_AGE``: a resume then copies its data again. With ``give_up`` everything is tried again, and what
-    the server refuses is not retried later. Raises TargetError ``run_active`` while a process works on the run; for
+    the server refuses is not retried later. ``settle`` gets the run and its locked folder first: it decides whether the
+    source of a migration may be given back, and raises where it must not be.
+
+    Raises TargetError ``run_active`` while a process works on the run, and what ``settle`` does; for
     ``attempt_suffix`` see ``give_up``.
     """
     with _locked_run(folder, store, attempt_suffix) as found:
         if found is None:
             return CleanUp((), (), ())
-        run, _ = found
+        run, held = found
+        settle(run, held)
         age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)
         drop = drop_snapshot or give_up or run.record.published or age > SNAPSHOT_MAX_AGE
         before = run.record.open_changes

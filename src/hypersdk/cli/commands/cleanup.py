@@ -17,7 +17,7 @@ from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored,
 from hypersdk.units import format_duration
 
 if TYPE_CHECKING:
-    from hypersdk.migration.runs import Stray, UnfinishedRun
+    from hypersdk.migration.runs import CleanUp, Stray, UnfinishedRun
     from hypersdk.vsphere.session import Session
 
 GIVE_UP_STEP: Final = (
@@ -81,6 +81,9 @@ def command(
     An interrupted landing is cleaned up, too: what it left at its target is undone, overlays of a guest conversion are
     removed, or written into the images to their end if that had begun. A landed machine stays. vSphere is not needed
     for a DIR where nothing else is to be done.
+
+    A migration that holds its source is given up: what is at the target is undone, then the source is put back. If the
+    landed machine was started already, it stays, and its source stays off the network.
     """
     from hypersdk.cli.landings import clean_landings
     from hypersdk.migration.runs import unfinished_runs
@@ -96,7 +99,7 @@ def command(
         _raise_first(unhandled)
         return  # nothing to do at the source
     found, failed = _clean_source(
-        cli, runs, stray=stray, snapshots=snapshots, drop_snapshots=drop_snapshots, give_up=give_up
+        cli, runs, unhandled, stray=stray, snapshots=snapshots, drop_snapshots=drop_snapshots, give_up=give_up
     )
     for folder in sorted({folder.absolute() for folder in folders if folder not in handled}):
         if not any(run.lies_in(folder) for run in runs):
@@ -109,16 +112,24 @@ def command(
 
 
 def _clean_source(
-    cli: Cli, runs: list[UnfinishedRun], *, stray: bool, snapshots: tuple[str, ...], drop_snapshots: bool, give_up: bool
+    cli: Cli,
+    runs: list[UnfinishedRun],
+    unhandled: list[HyperSDKError],
+    *,
+    stray: bool,
+    snapshots: tuple[str, ...],
+    drop_snapshots: bool,
+    give_up: bool,
 ) -> tuple[bool, list[str]]:
-    """Restores what ``runs`` and strays left at this server: whether there was something, and what failed."""
+    """Restores what ``runs`` and strays left at this server: whether there was something, and what failed. Errors of
+    runs that could not be begun with are added to ``unhandled``."""
     from hypersdk.cli.connect import connected
     from hypersdk.migration.prepare import endpoint_name
 
     with connected(cli) as session:
         here = endpoint_name(session)
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
-        failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots, give_up)]
+        failed = [run for run in mine if not _clean(cli, session, run, unhandled, drop_snapshots, give_up)]
         strays = _Strays(cli, session, ask=stray, named=snapshots)
         strays.handle()
     for run in runs:
@@ -133,21 +144,51 @@ def _raise_first(errors: Sequence[HyperSDKError]) -> None:
         raise errors[0]
 
 
-def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> bool:
+def _clean(
+    cli: Cli,
+    session: Session,
+    run: UnfinishedRun,
+    unhandled: list[HyperSDKError],
+    drop_snapshots: bool,
+    give_up: bool,
+) -> bool:
+    """Whether the source is restored. What keeps it from being begun with does not stop the other runs."""
+    try:
+        done = _cleaned(cli, session, run, drop_snapshots, give_up)
+    except Cancelled:
+        raise
+    except HyperSDKError as error:
+        cli.output.warn(f"{run.folder}: {error.message}")
+        unhandled.append(error)
+        return True
+    _tell(cli, run, done)
+    return all(problem.given_up for problem in done.problems)
+
+
+def _cleaned(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> CleanUp:
+    from hypersdk.landing.takeover import settle_takeover
     from hypersdk.migration.runfile import FolderRuns
     from hypersdk.migration.runs import clean_up
 
-    assert run.record is not None
-    name = run.record.machine
-    done = clean_up(
+    return clean_up(
         session,
         run.folder,
         FolderRuns(cli.state_dir),
         drop_snapshot=drop_snapshots,
         give_up=give_up,
         cancel=cli.cancel,
-        note=lambda text: cli.output.note(f"{name}: {text}", style="dim"),
+        note=lambda text: cli.output.note(f"{_name(run)}: {text}", style="dim"),
+        settle=lambda found, held: settle_takeover(found, held, state=cli.state_dir, cancel=cli.cancel),
     )
+
+
+def _name(run: UnfinishedRun) -> str:
+    assert run.record is not None
+    return run.record.machine
+
+
+def _tell(cli: Cli, run: UnfinishedRun, done: CleanUp) -> None:
+    name = _name(run)
     if cli.output.json_lines:
         cli.output.event(
             "cleanup",
@@ -160,7 +201,7 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
                 "given_up": [problem.left for problem in done.problems if problem.given_up],
             },
         )
-        return all(problem.given_up for problem in done.problems)
+        return
     undone = f"source restored ({', '.join(done.undone)})" if done.undone else "nothing to restore"
     kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
     cli.output.line(f"{name} in {run.folder}: {undone}{kept}")
@@ -168,7 +209,6 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
         cli.output.warn(f"{name}: could not {problem.change}: {problem.error.message}")
         if problem.given_up:
             cli.output.warn(f"{name}: gave up, left behind: {problem.left}")
-    return all(problem.given_up for problem in done.problems)
 
 
 @dataclass(slots=True)
