@@ -257,6 +257,36 @@ def test_a_cancel_after_a_kill_at_the_start_leaves_one_of_the_two_running(
     }
 
 
+@pytest.mark.parametrize("moment", ["convert", "prove"])
+def test_a_worker_that_is_stopped_in_a_step_is_ended_by_its_successor(
+    moving: Callable[..., Moving], moment: str
+) -> None:
+    """It still has the folder, and could go on at any time: with another domain, or another commit."""
+    moved = moving()
+    stopped = moved.site.start("one", 0, f"marking-until={moved.site.folder / 'never'}" if moment == "convert" else "")
+    proof: dict[str, Any] = {
+        "prove": True,
+        "prove_marker": MARKER if moment == "convert" else "never printed",
+        "prove_timeout": 20,
+    }
+    job = moved.submit(convert=moment == "convert", **proof)
+    moved.until_step(job, moment, "running")
+    if moment == "convert":
+        moved.site.until(lambda: list((moved.root / "web-01").glob(".*overlay")) != [])
+    else:
+        moved.site.until(lambda: len(moved.running()) == 1)
+    stopped.process.send_signal(signal.SIGSTOP)
+    moved.site.start("one", 1, "marking")
+    now = moved.ended(job, JobState.COMPLETED if moment == "convert" else JobState.FAILED)
+    assert stopped.process.wait(60) == -signal.SIGKILL, moved.site.told()
+    assert f"ended the process {stopped.process.pid}" in moved.site.store.read_log(job.id)[0].decode()
+    if moment == "prove":
+        assert now.error is not None
+        assert now.error["code"] == "boot_unproved", "by the successor, which took the time that it has"
+    assert moved.libvirtd.domains() == (["web-01"] if moment == "convert" else [])
+    assert list((moved.root / "web-01").glob(".*overlay")) == []
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_worker_that_is_killed_costs_nothing(moving: Callable[..., Moving], part: int) -> None:

@@ -95,18 +95,24 @@ def _read(pointer: Path, pointers: Pointers) -> UnfinishedLanding | None:
 
 
 def clean_conversion(
-    folder: Path, tools: GuestTools, *, state: Path | None, cancel: CancelToken, named: Path | None = None
+    folder: Path,
+    tools: GuestTools,
+    *,
+    state: Path | None,
+    cancel: CancelToken,
+    named: Path | None = None,
+    job: str = "",
 ) -> CleanedUp:
     """Removes what an interrupted guest conversion left in ``folder``; one that was interrupted while it was written
     into the images is finished, as they are neither as exported nor converted. Needs no source. ``named`` is the path
-    of ``folder`` where that is an open descriptor.
+    of ``folder`` where that is an open descriptor, ``job`` the daemon's job that does this.
 
     Raises TargetError, ``run_active`` while a process works there, IntegrityError and Cancelled.
     """
     record = read_landing(folder)
     if record is None or record.conversion is None or not record.conversion.overlays:
         return CleanedUp.NOTHING
-    with held_folder(folder, named=named) as held:
+    with held_folder(folder, named=named, job=job) as held:
         landing = LandingFile.opened(held, state=state)
         was = landing.record.conversion
         if settle_conversion(landing, tools, cancel=cancel) is not None:

@@ -102,7 +102,7 @@ class Place:
 
     def held(self, settings: RunSettings) -> AbstractContextManager[OutputFolder]:
         """The folder, locked. Raises TargetError ``run_active``."""
-        return held_folder(self.folder, settings.locate, self.named)
+        return held_folder(self.folder, settings.locate, self.named, self.job)
 
 
 class GuestTurn(Turns):

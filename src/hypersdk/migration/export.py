@@ -16,7 +16,6 @@ rest.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +54,7 @@ from hypersdk.migration.runfile import (
     RunFile,
     lock_owner,
     locked_folder,
+    owner_text,
 )
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import ResumeMode
@@ -263,7 +263,7 @@ class MachineExport:
     @property
     def _owner(self) -> str:
         """The owner of the lock: the same in each attempt of a job, else different in each process."""
-        return f"job {self._plan.spec.job_id}" if self._resources.settings.attempt_suffix else f"process {os.getpid()}"
+        return owner_text((self._resources.settings.attempt_suffix and self._plan.spec.job_id) or "")
 
     def _change_suffix(self, run: RunFile, attempt_suffix: str) -> RunFile:
         """Gives the run new partial files and keeps its journal. Published files keep their names."""

@@ -433,16 +433,23 @@ def locked_folder(folder: Path, attempt_suffix: str = "", owner: str = "") -> It
 
 
 @contextmanager
-def held_folder(folder: Path, locate: Locate = locate, named: Path | None = None) -> Iterator[OutputFolder]:
-    """Opens and locks the existing ``folder`` for this process; users know it as ``named``. Raises TargetError,
-    ``run_active`` when another process has locked it."""
+def held_folder(
+    folder: Path, locate: Locate = locate, named: Path | None = None, job: str = ""
+) -> Iterator[OutputFolder]:
+    """Opens and locks the existing ``folder`` for this process, which works for the daemon's ``job``, if any; users
+    know it as ``named``. Raises TargetError, ``run_active`` when another process has locked it."""
     with (
         OutputFolder.opened(folder, named or folder, locate) as held,
-        locked_folder(held.path, owner=f"process {os.getpid()}") as lock,
+        locked_folder(held.path, owner=owner_text(job)) as lock,
         held.locked_by(*lock),
         held.explaining(),
     ):
         yield held
+
+
+def owner_text(job: str) -> str:
+    """The owner of a lock: a daemon's job, or this process."""
+    return f"job {job}" if job else f"process {os.getpid()}"
 
 
 def _locked(path: Path) -> int | None:

@@ -50,8 +50,9 @@ from hypersdk.migration.manifest import ArtifactManifest, hex_of, tree_of
 from hypersdk.migration.outputs import PublishedFile
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import PointKind
-from hypersdk.migration.runfile import HELD_KINDS, RunFile, held_folder
+from hypersdk.migration.runfile import HELD_KINDS, RunFile, held_folder, owner_text
 from hypersdk.migration.spec import ExportSpec
+from hypersdk.migration.staleholder import end_stale_holder
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import Phase, read_job_object
 from hypersdk.remedies import Discard
@@ -175,7 +176,17 @@ class MigrateRun(ExportRun):
         """The folder, opened below its root. Programs and the hypervisor use its name, which is checked first."""
         job = self._context.job
         with self._context.worker.roots.opened(job.target, create=False) as descriptor:
-            yield Place(Path(f"/proc/self/fd/{descriptor}"), Path(job.target), job.id)
+            folder = Path(f"/proc/self/fd/{descriptor}")
+            self._end_stale_worker(folder)
+            yield Place(folder, Path(job.target), job.id)
+
+    def _end_stale_worker(self, folder: Path) -> None:
+        """One that had this job before, was declared dead, and is only stopped."""
+        context = self._context
+        claims = context.worker.claims
+        pid = end_stale_holder(folder, owner_text(context.job.id), lambda: claims.check(context.claim))
+        if pid is not None:
+            context.progress.log(f"ended the process {pid}, a worker that had this job and did not answer any more")
 
     @contextmanager
     def _counting_changes(self, place: Place, step: str) -> Iterator[None]:
@@ -301,7 +312,7 @@ class MigrateRun(ExportRun):
         context, worker = self._context, self._context.worker
         with (
             self._source(CancelToken()) as (session, spec),
-            held_folder(spec.output_dir, worker.roots.locate, spec.shown_dir) as held,
+            held_folder(spec.output_dir, worker.roots.locate, spec.shown_dir, context.job.id) as held,
         ):
             run = held_run(held.path, context.runs)
             if run is not None:
@@ -338,7 +349,7 @@ class MigrateRun(ExportRun):
     def _end_conversion(self) -> None:
         tools, state = self._context.worker.turn.tools, self._settings.state
         with self._place() as place:
-            clean_conversion(place.folder, tools, state=state, cancel=CancelToken(), named=place.named)
+            clean_conversion(place.folder, tools, state=state, cancel=CancelToken(), named=place.named, job=place.job)
 
     def _is_published(self) -> bool:
         """Also by this attempt, whose claim is older."""
