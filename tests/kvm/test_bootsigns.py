@@ -86,3 +86,20 @@ def test_a_prompt_in_two_pieces_is_found() -> None:
     console = WatchedConsole(SignReader(None).read)
     assert console.feed(b"\r\nserver lo") is None
     assert console.feed(b"gin: ") is not None
+
+
+def test_repetitions_are_no_news() -> None:
+    console = WatchedConsole(SignReader("READY").read)
+    told = []
+    for piece in (
+        b"starting\r\nalive\r\n",
+        b"al",
+        b"ive\r\n",
+        b"alive\r\n",
+        b"alive 2\r\n",
+        b"\x1b[0m",
+        b"alive, and more",
+    ):
+        console.feed(piece)
+        told.append(console.has_news)
+    assert told == [True, False, False, False, True, False, True]

@@ -8,13 +8,15 @@ mounts and of processes: ``libvirtd.sh`` mounts folders of the test over ``/etc/
 parallel tests do not see each other's domains, pools and networks, and all processes, also the guests, end with the
 daemon's namespace, even when the test run is killed.
 
-Two things are not private. The network is the host's: take ``bridge_name`` for a bridge; that of a killed run stays.
-Files are the host's: qemu runs as libvirt's user, who cannot enter pytest's ``tmp_path``. ``guest_folder`` is for that.
+Two things are not private. The network is the host's: take ``bridge_name`` for a bridge; that of a killed run is
+removed by the next one. Files are the host's: qemu runs as libvirt's user, who cannot enter pytest's ``tmp_path``.
+``guest_folder`` is for that.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,6 +36,8 @@ from tests.support.waiting import eventually
 
 START_TIMEOUT_S: Final = 120
 SCRIPT: Final = Path(__file__).with_suffix(".sh")
+_BRIDGE: Final = "hsdk"
+_BRIDGE_NAME: Final = re.compile(rf"{_BRIDGE}[a-z]?(\d+)[a-z-]*")
 UNDEFINE: Final = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM")
 
 
@@ -152,7 +156,16 @@ def guest_folder() -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="session")
+def _no_left_bridges() -> None:
+    """Removes the bridges of test processes that were killed."""
+    for path in Path("/sys/class/net").glob(f"{_BRIDGE}*"):
+        process = _BRIDGE_NAME.fullmatch(path.name)
+        if process and not Path(f"/proc/{process[1]}").exists():
+            subprocess.run(["ip", "link", "delete", path.name], check=False, capture_output=True)  # or by another one
+
+
 @pytest.fixture
-def bridge_name() -> str:
+def bridge_name(_no_left_bridges: None) -> str:
     """A name for a bridge that no other process uses; names of interfaces have at most 15 bytes."""
-    return f"hsdk{os.getpid()}"
+    return f"{_BRIDGE}{os.getpid()}"

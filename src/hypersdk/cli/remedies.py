@@ -92,7 +92,9 @@ def clause(remedy: Remedy, program: str) -> str | None:
     """One remedy as a clause; None if the program has no such remedy."""
     match remedy:
         case fix.UseToken():
-            return "pass a token with --token-file"
+            return (
+                "pass a token with --token-file (the first one of a daemon is the file admin.token in its --state-dir)"
+            )
         case fix.NameDaemon():
             return "name another daemon with --url or $HYPERVISORD_URL"
         case fix.ReportBug():

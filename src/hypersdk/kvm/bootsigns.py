@@ -13,6 +13,7 @@ Linux kernel, initramfs-tools, dracut, systemd, FreeBSD's ``vfs_mountroot.c``.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -149,14 +150,20 @@ class SignReader:
         return next((Sign(failure, line) for failure in found), None)
 
 
+_REMEMBERED_LINES: Final = 100
+
+
 class WatchedConsole:
-    """A console and the first sign on it."""
+    """A console and the first sign on it. ``has_news``: its last piece had text that was not seen shortly before; a
+    guest that repeats itself is not booting any more."""
 
     def __init__(self, read: Callable[[str], Sign | None]) -> None:
         self._read = read
         self._console = ConsoleText()
         self.sign: Sign | None = None
         self.is_complete = False
+        self.has_news = False
+        self._seen: deque[str] = deque(maxlen=_REMEMBERED_LINES)
 
     @property
     def text(self) -> str:
@@ -166,10 +173,16 @@ class WatchedConsole:
     def feed(self, data: bytes) -> Sign | None:
         """Takes more bytes; returns the first sign so far. Once its line is complete, ``is_complete`` is set."""
         *lines, unfinished = self._console.feed(data)
+        self.has_news = any(map(self._is_new, (*lines, unfinished)))
+        self._seen.extend(lines)
         for line in lines:
             self._take(line, complete=True)
         self._take(unfinished, complete=False)
         return self.sign
+
+    def _is_new(self, line: str) -> bool:
+        """An unfinished line is known if it is the beginning of a known one."""
+        return bool(line) and not any(seen.startswith(line) for seen in self._seen)
 
     def _take(self, line: str, *, complete: bool) -> None:
         if self.sign is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -42,12 +43,13 @@ _BLUE_SCREEN: Final = KnownFailure(BOOT_BLUE_SCREEN, "Windows stopped with a blu
 _POLL_S: Final = 0.1
 _AGENT_EVERY_S: Final = 1.0
 _SCREEN_EVERY_S: Final = 2.0
+_WORTH_TELLING_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``timeout_s`` is the longest boot; ``stable_s`` is how long a screen and a serial console must not change to be
-    taken for a sign."""
+    taken for a sign. A console that only repeats itself does not change."""
 
     timeout_s: float
     stable_s: float
@@ -87,16 +89,24 @@ class Boot:
     warnings: tuple[str, ...] = ()
 
 
-def boot_domain(connection: Connection, landed: str, options: ProofOptions, *, cancel: CancelToken) -> Boot:
-    """Boots the landed domain with the UUID ``landed``, which is off, and tells what was seen. The domain itself is not
-    touched. Raises Cancelled, and errors of libvirt; the guest is always ended."""
+def boot_domain(
+    connection: Connection,
+    landed: str,
+    options: ProofOptions,
+    *,
+    cancel: CancelToken,
+    report: Callable[[str], None] = lambda _text: None,
+) -> Boot:
+    """Boots the landed domain with the UUID ``landed``, which is off, and tells what was seen. ``report`` gets what is
+    waited for, every few seconds. The domain itself is not touched. Raises Cancelled, and errors of libvirt; the guest
+    is always ended."""
     own = str(uuid.uuid4())
     domain = proof_domain(domain_text(connection, landed), name=f"hypersdk-proof-{landed[:8]}", uuid=own)
     warnings: list[str] = []
     if not pictures_possible():
         warnings.append("the screen was not looked at: Pillow (python3-pil, python3-pillow) is not installed")
     with running_guest(connection, domain, own, warnings.append) as guest:
-        boot = _Watch(guest, options).wait(cancel)
+        boot = _Watch(guest, options, report).wait(cancel)
     return replace(boot, warnings=tuple(warnings))
 
 
@@ -127,8 +137,9 @@ class _Screen:
 class _Watch:
     """Looks at everything in turn until there is a reason to end."""
 
-    def __init__(self, guest: ProofGuest, options: ProofOptions) -> None:
+    def __init__(self, guest: ProofGuest, options: ProofOptions, report: Callable[[str], None]) -> None:
         self._guest = guest
+        self._report = report
         self._marker = options.marker
         self._limits = options.limits(accelerated=guest.domain.accelerated)
         signs = SignReader(options.marker)
@@ -162,8 +173,9 @@ class _Watch:
         found = None
         for name, console in self._consoles.items():
             if data := self._guest.read(name):
-                self._heard_at = now
-                found = found or console.feed(data)
+                sign = console.feed(data)
+                self._heard_at = now if console.has_news else self._heard_at
+                found = found or sign
         return found
 
     def _read_rest(self, found: Sign | IntegrityError, cancel: CancelToken) -> None:
@@ -194,9 +206,20 @@ class _Watch:
         if self._screen.shows_blue_screen:
             return Sign(_BLUE_SCREEN, "the screen")
         quiet_s = min(self._screen.still_s(now), now - self._heard_at)
+        self._report(self._waits(now, quiet_s))
         if self._marker is not None or quiet_s < self._limits.stable_s:
             return None
         return Sign(Verdict.SCREEN_STABLE, f"the screen did not change for {format_duration(quiet_s)}")
+
+    def _waits(self, now: float, quiet_s: float) -> str:
+        """What is waited for."""
+        left = f"at most {format_duration(max(self._limits.timeout_s - (now - self._began), 0))} more"
+        if self._marker is not None:
+            return f"waits for '{clean(self._marker, 60)}' on the serial port, {left}"
+        if quiet_s < _WORTH_TELLING_S:
+            return f"waits for a login prompt or the guest agent, {left}"
+        stays = f"{format_duration(quiet_s)} of {format_duration(self._limits.stable_s)}"
+        return f"waits for a login prompt, the agent, or a screen that stays: {stays}"
 
     def _time_out(self, now: float) -> IntegrityError | None:
         if now - self._began < self._limits.timeout_s:

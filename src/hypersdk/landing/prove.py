@@ -11,7 +11,7 @@ The domain itself is not touched and is off afterwards. Evidence of a failed boo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -36,10 +36,16 @@ _TEXTS: Final[Mapping[str, str]] = {
 
 
 def prove_landed(
-    connection: Connection, landing: LandingFile, uuid: str, options: ProofOptions, *, cancel: CancelToken
+    connection: Connection,
+    landing: LandingFile,
+    uuid: str,
+    options: ProofOptions,
+    *,
+    cancel: CancelToken,
+    report: Callable[[str], None] = lambda _text: None,
 ) -> BootProof:
     """Proves that the landed domain with this UUID boots; it is not booted again once it is proved. A machine that was
-    landed anew is another domain.
+    landed anew is another domain. ``report`` gets what is waited for.
 
     Raises IntegrityError with the code of what was seen instead (``boot_...``), Cancelled, TargetError, and the errors
     of a connection.
@@ -48,7 +54,7 @@ def prove_landed(
     if done is not None and done.get("domain") == uuid:
         return _from_record(done, landing.folder.named)
     with landing.step(PROVE) as step:
-        boot = boot_domain(connection, uuid, options, cancel=cancel)
+        boot = boot_domain(connection, uuid, options, cancel=cancel, report=report)
         files = _keep(landing.folder.path, boot)
         if boot.verdict is None:
             assert boot.error is not None

@@ -304,7 +304,14 @@ class _Steps:
             return None
         with self._turn.taken(self._cancel, self._waits):
             self._notify(Phase.PROVING, "booting it without network, on a temporary overlay")
-            return prove_landed(connection, self._landing, landed.uuid, options, cancel=self._cancel)
+            return prove_landed(
+                connection,
+                self._landing,
+                landed.uuid,
+                options,
+                cancel=self._cancel,
+                report=lambda text: self._notify(Phase.PROVING, text),
+            )
 
     def _forget_gone(self, connection: Connection) -> None:
         """A domain that somebody undefined since it was landed is landed again."""
