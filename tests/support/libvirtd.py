@@ -72,11 +72,20 @@ class Libvirtd:
             for found in (*opened.listAllNetworks(), *opened.listAllStoragePools()):
                 found.undefine()
 
+    def inside(self) -> list[str]:
+        """The begin of a command that runs where the daemon's mounts are seen."""
+        (first,) = self._children()
+        return ["nsenter", "--mount", f"--target={first}", "--wd=/"]
+
+    def _children(self) -> list[int]:
+        """The namespace's process 1: it is only reaped after all the others."""
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def kill(self) -> None:
         """Ends the daemon and all its guests by SIGKILL; returns when they are gone."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for child in children:  # the namespace's process 1: it is only reaped after all the others
-            os.kill(int(child), signal.SIGKILL)
+        for child in self._children():
+            os.kill(child, signal.SIGKILL)
         self._process.wait(START_TIMEOUT_S)
 
 

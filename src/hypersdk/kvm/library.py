@@ -66,6 +66,12 @@ LIBVIRT_XML_REFUSED: Final = register(
     "libvirt refused the definition of the domain: this version of libvirt or QEMU does not support it.",
     "Read the reason. A newer libvirt or QEMU on the target, or another disk bus or network card, often helps.",
 )
+LIBVIRT_FULL: Final = register(
+    "libvirt_full",
+    "A file system of the target is full.",
+    First("free space on the target, in the storage pool or where the images lie"),
+    Retry(),
+)
 LIBVIRT_FAILED: Final = register(
     "libvirt_failed",
     "libvirt reported an error.",
@@ -130,6 +136,8 @@ def _kind_of(module: Any, error: Any, text: str) -> tuple[type[HyperSDKError], s
     number = error.get_error_code()
     if number == module.VIR_ERR_OPERATION_FAILED and _TAKEN in text:
         return Refused, LIBVIRT_EXISTS
+    if number == module.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.ENOSPC:
+        return TargetError, LIBVIRT_FULL
     for kind, code, names in _CODES:
         if any(number == getattr(module, f"VIR_ERR_{name}", None) for name in names):
             return kind, code

@@ -21,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid as uuids
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ from typing import Final
 from hypersdk import __version__
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, Refused, register
 from hypersdk.kvm.capabilities import HypervisorFacts
-from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import (
     define_domain,
     is_ours,
@@ -363,6 +363,28 @@ def undo_landing(connection: Connection, landing: LandingFile, *, cancel: Cancel
     Raises Cancelled, Refused ``other_target`` where the machine was landed at another target.
     """
     _same_target(connection, landing.record)
+    with _alive(connection) as answering:
+        problems = _undo_all(answering, landing, cancel)
+    if not problems:
+        note_steps_undone(landing)
+    return problems
+
+
+@contextmanager
+def _alive(connection: Connection) -> Iterator[Connection]:
+    """A new connection in place of one that broke, where the target can be reached."""
+    again = connection
+    if not connection.is_alive:
+        with suppress(HyperSDKError):  # then each change tells that libvirt does not answer
+            again = open_connection(connection.address, cancel=CancelToken())
+    try:
+        yield again
+    finally:
+        if again is not connection:
+            again.close()
+
+
+def _undo_all(connection: Connection, landing: LandingFile, cancel: CancelToken) -> list[UndoProblem]:
     problems = []
     for change in reversed(_ours(landing.record)):
         cancel.check()
@@ -376,8 +398,6 @@ def undo_landing(connection: Connection, landing: LandingFile, *, cancel: Cancel
                 break  # a domain that is left needs its disks
         else:
             landing.note_undone(change)
-    if not problems:
-        note_steps_undone(landing)
     return problems
 
 
