@@ -115,7 +115,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_error_of_the_daemon(
         with connected(found) as sock:
             sock.sendall(f"{start}Content-Type: application/json\r\n{rest}".encode())
             time.sleep(0.2)  # until its route waits for the body
-    eventually(lambda: not found.server.gate._open, 20)
+    eventually(lambda: not found.server.gate._open)
     with found.client(found.admin) as client:
         assert client.get("/status").status_code == 200
     assert not [record for record in caplog.records if record.exc_info]

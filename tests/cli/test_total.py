@@ -33,7 +33,7 @@ def test_it_counts_all_jobs_and_is_asked_for_every_two_seconds(api: Api) -> None
         for seconds, asked in ((0, 1), (1, 1), (1, 2)):
             clock.pass_(seconds)
             assert total_label(total([RUNNING, RUNNING])) == "0 of 3 done"
-            eventually(partial(is_counted, api, asked), 10)
+            eventually(partial(is_counted, api, asked))
 
 
 def test_a_stopped_run_has_no_time_left() -> None:

@@ -182,9 +182,9 @@ def test_one_that_is_too_long_says_nothing() -> None:
     [b"x" * 3000 + b"\n", b"SHA256(" + b")" * 4000, b") = " * 900 + b"\n", b"a" * 128 + b" " * 3900 + b"\n", b"\n"],
 )
 def test_a_hostile_one_is_read_in_a_moment(unit: bytes) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     read_mf((unit * (MAX_MF_BYTES // len(unit) + 1))[:MAX_MF_BYTES])
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 @given(st.binary(max_size=400))

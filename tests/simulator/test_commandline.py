@@ -74,7 +74,7 @@ def test_the_lines_to_copy_work_and_it_ends_cleanly(
 
         assert hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest().upper() == shown.replace(":", "")
         os.kill(process.pid, how)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
+AT_ONCE_S = 20
+"""Something took less: that it waited for the end of a longer pause is ruled out, on a busy machine too."""
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float = 90, explain: Callable[[], Any] | None = None) -> None:

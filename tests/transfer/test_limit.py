@@ -10,6 +10,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.limit import CREDIT_S, BandwidthLimit
 from hypersdk.units import KiB, MiB
 from tests.support.clock import Clock
+from tests.support.waiting import AT_ONCE_S
 
 
 def test_bytes_take_the_time_they_cost() -> None:
@@ -29,6 +30,16 @@ def test_idle_time_is_made_up_for_only_a_moment() -> None:
 
 
 def test_two_takers_together_get_the_rate_within_5_percent() -> None:
+    clock = Clock()
+    limit, began, awake = BandwidthLimit(8 * MiB, clock), clock(), [clock(), clock()]
+    for _ in range(128):
+        taker = awake.index(min(awake))
+        clock.pass_(awake[taker] - clock())
+        awake[taker] = clock() + limit.book(128 * KiB)
+    assert 16 * MiB / (max(awake) - began) == pytest.approx(8 * MiB, rel=0.05)
+
+
+def test_two_threads_together_never_exceed_the_rate_by_5_percent() -> None:
     limit = BandwidthLimit(8 * MiB)
     cancel = CancelToken()
 
@@ -42,7 +53,7 @@ def test_two_takers_together_get_the_rate_within_5_percent() -> None:
         taker.start()
     for taker in takers:
         taker.join()
-    assert 16 * MiB / (time.monotonic() - started) == pytest.approx(8 * MiB, rel=0.05)
+    assert 16 * MiB / (time.monotonic() - started) <= 8 * MiB * 1.05
 
 
 def test_cancel_wakes_a_taker() -> None:
@@ -52,7 +63,7 @@ def test_cancel_wakes_a_taker() -> None:
     started = time.monotonic()
     with pytest.raises(Cancelled):
         limit.take(MiB, cancel)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < AT_ONCE_S
 
 
 @pytest.mark.parametrize(("bytes_s", "step"), [(1, 16 * KiB), (10 * MiB, MiB), (10**12, 4 * MiB)])

@@ -26,6 +26,7 @@ from hypersdk.vsphere.http import DataConnection, HttpBody, SessionCookie, open_
 from tests.support.seeds import examples
 from tests.support.tls import Identity
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
+from tests.support.waiting import AT_ONCE_S
 
 Starter = Callable[[Script], TlsServer]
 
@@ -208,7 +209,7 @@ def test_a_stall_ends_the_stream(tls_server: Starter) -> None:
     error = failure(lambda: read_all(get(tls_server(script), stall_timeout_s=1.0)))
     assert isinstance(error, TransientError)
     assert error.code == "stream_stalled"
-    assert 1.0 <= time.monotonic() - started < 4
+    assert 1.0 <= time.monotonic() - started < AT_ONCE_S
 
 
 def test_no_answer_is_a_stall_too(tls_server: Starter) -> None:
@@ -244,9 +245,9 @@ def test_cancel_ends_a_silent_stream_at_once(tls_server: Starter) -> None:
     timer.start()
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        read_all(get(tls_server(script), cancel=cancel, stall_timeout_s=20.0))
+        read_all(get(tls_server(script), cancel=cancel, stall_timeout_s=60.0))
     timer.join()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < AT_ONCE_S
 
 
 def answer(status: str, *headers: str, body: str = "") -> Script:

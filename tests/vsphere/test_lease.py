@@ -41,7 +41,7 @@ from tests.support.machines import make_disk
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
-from tests.support.waiting import eventually
+from tests.support.waiting import AT_ONCE_S, eventually
 
 CAPACITY_AT = 12
 """Offset of the capacity (in sectors, 64 bit) in a SparseExtentHeader."""
@@ -144,7 +144,7 @@ def test_cancel_while_the_host_prepares(simulator: SimulatorFactory, log_in: Log
     started = time.monotonic()
     with pytest.raises(Cancelled), lease_on(log_in(server), moref_of(server), book, cancel=cancel):
         pytest.fail("it is not ready")
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < AT_ONCE_S
     timer.join()
     assert book.left == []
     assert not held(server)
@@ -458,20 +458,20 @@ def test_a_stream_that_is_cancelled_does_not_wait_for_another_ones_lease(
 
     def slow() -> None:
         asked.set()
-        assert go.wait(10)
+        assert go.wait(90)
 
     with lease_on(session, moref_of(server), book, same_point=slow) as lease:
         end_session(server, session, book)
         opener = threading.Thread(target=read_all, args=[lease.sources[0]])
         opener.start()
-        assert asked.wait(10)
+        assert asked.wait(90)
         cancel = CancelToken()
         timer = threading.Timer(0.2, cancel.cancel, ["test"])
         timer.start()
         started = time.monotonic()
         with pytest.raises(Cancelled), lease.sources[0].open(cancel):
             pytest.fail("the lease is not there yet")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < AT_ONCE_S
         go.set()
         opener.join()
         timer.join()

@@ -134,7 +134,7 @@ def test_many_threads_renew_it_once(server: Vcsim, session: Session) -> None:
     barrier = threading.Barrier(8)
 
     def ask(_: int) -> str:
-        barrier.wait(10)
+        barrier.wait(90)
         return str(session.call(lambda: session.ref("Folder", "group-d1").name))
 
     with ThreadPoolExecutor(8) as pool:
