@@ -234,7 +234,7 @@ def test_a_copy_that_its_source_left_behind_is_not_started(move: Callable[..., M
 
 
 def test_a_target_that_fails_leaves_source_and_target_as_they_were(move: Callable[..., Move]) -> None:
-    moved = move(machines=(ON,), rate_bytes_s=MiB)
+    moved = move(machines=(ON,), rate_bytes_s=MiB // 16)
     before = moved.simulator.state()
     words = moved.words("migrate", "--json", "web-01", "-o", moved.folder, "--start", "--power-off")
     running = Program(moved.shell.home, moved.simulator).start(*words)

@@ -148,11 +148,11 @@ def test_a_machine_is_moved_in_one_job_that_is_paused(moving: Callable[..., Movi
 
 
 def test_a_landing_that_fails_leaves_nothing_and_its_retry_needs_no_vcenter(moving: Callable[..., Moving]) -> None:
-    moved = moving(rate_bytes_s=2 * MiB, disks=(DiskSpec(24 * MiB, allocated_bytes=8 * MiB),))
+    moved = moving(rate_bytes_s=MiB // 4, disks=(DiskSpec(24 * MiB, allocated_bytes=8 * MiB),))
     before = moved.site.simulator.state()
     moved.site.worker()
     job = moved.submit()
-    moved.site.copied(job, MiB)
+    moved.site.copied(job, 1)
     moved.libvirtd.virsh("net-destroy", "lan")
     lift_rate_limit(moved.site.simulator)
     failed = moved.ended(job, JobState.FAILED)
@@ -168,11 +168,11 @@ def test_a_landing_that_fails_leaves_nothing_and_its_retry_needs_no_vcenter(movi
 
 
 def test_a_source_that_was_given_back_is_copied_again_before_its_machine_starts(moving: Callable[..., Moving]) -> None:
-    moved = moving(rate_bytes_s=2 * MiB, disks=(DiskSpec(24 * MiB, allocated_bytes=8 * MiB),))
+    moved = moving(rate_bytes_s=MiB // 4, disks=(DiskSpec(24 * MiB, allocated_bytes=8 * MiB),))
     before = moved.site.simulator.state()
     moved.site.worker()
     job = moved.submit(**STARTED)
-    moved.site.copied(job, MiB)
+    moved.site.copied(job, 1)
     assert moved.power() == "poweredOff"
     moved.libvirtd.virsh("net-destroy", "lan")
     lift_rate_limit(moved.site.simulator)

@@ -27,7 +27,7 @@ def simulator() -> Iterator[SimulatorFactory]:
 
 
 def lift_rate_limit(simulator: Simulator) -> None:
-    """Streams opened from now on have no rate limit. Call it once the slow stream has served its purpose."""
+    """No stream has a rate limit any more. Call it once the slow one has served its purpose."""
     simulator.platform.config = replace(simulator.platform.config, rate_bytes_s=None)
 
 

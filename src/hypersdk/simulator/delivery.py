@@ -21,7 +21,7 @@ class EndEarly(Exception):  # noqa: N818
 
 
 class Delivery:
-    """Sends one body, in chunks if ``chunked``.
+    """Sends one body, in chunks if ``chunked``. ``rate_bytes_s`` is asked again and again: it may change meanwhile.
 
     ``alive`` says whether the lease and the simulator are still active: if not, the connection is reset, as a host
     does. ``on_fault`` is called for faults that affect more than this connection, ``count`` with the number of bytes
@@ -33,7 +33,7 @@ class Delivery:
         self,
         connection: ClientConnection,
         faults: Sequence[Fault],
-        rate_bytes_s: float | None,
+        rate_bytes_s: Callable[[], float | None],
         *,
         alive: Callable[[], bool],
         on_fault: Callable[[Fault], None],
@@ -49,9 +49,8 @@ class Delivery:
         self._count = count
         self._ending = ending
         self._length = length
-        slow = [fault.rate for fault in faults if fault.kind is FaultKind.SLOW]
-        rates = [rate for rate in (rate_bytes_s, *slow) if rate]
-        self._rate = min(rates) if rates else None
+        self._rate_bytes_s = rate_bytes_s
+        self._slow = [fault.rate for fault in faults if fault.kind is FaultKind.SLOW]
         self._corrupt = [fault for fault in faults if fault.kind is FaultKind.CORRUPT]
         others = (fault for fault in faults if fault.kind not in (FaultKind.SLOW, FaultKind.CORRUPT))
         self._pending = sorted(others, key=lambda fault: fault.after_bytes)
@@ -67,7 +66,7 @@ class Delivery:
             self._connection.reset()
         if self._corrupt:
             data = self._corrupted(data, list(grain_starts))
-        if self._rate is None and not (self._pending and self._pending[0].after_bytes < self.sent + len(data)):
+        if self._rate() is None and not (self._pending and self._pending[0].after_bytes < self.sent + len(data)):
             self._put(data)
             return
         for start in range(0, len(data), STEP):
@@ -82,8 +81,11 @@ class Delivery:
                 piece = piece[before:]
             self._apply(fault)
         self._put(piece)
-        if self._rate is not None:
-            self._wait(self._began + self.sent / self._rate - time.monotonic())
+        while (rate := self._rate()) and (early_s := self._began + self.sent / rate - time.monotonic()) > 0:
+            self._pause(early_s)
+
+    def _rate(self) -> float | None:
+        return min((rate for rate in (self._rate_bytes_s(), *self._slow) if rate), default=None)
 
     def _put(self, data: bytes) -> None:
         if data:
@@ -117,11 +119,14 @@ class Delivery:
                 self._on_fault(fault)
 
     def _wait(self, seconds: float) -> None:
-        """Pauses. Raises OSError when the client, the lease or the simulator ends meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, POLL_S))
-            if not self._alive():
-                self._connection.reset()
-            if self._connection.peer_gone():
-                self._connection.drop()
+            self._pause(left)
+
+    def _pause(self, seconds: float) -> None:
+        """A part of a wait. Raises OSError when the client, the lease or the simulator has ended."""
+        time.sleep(min(seconds, POLL_S))
+        if not self._alive():
+            self._connection.reset()
+        if self._connection.peer_gone():
+            self._connection.drop()

@@ -148,7 +148,7 @@ class FolderServer:
         delivery = Delivery(
             connection,
             faults,
-            self._platform.config.rate_bytes_s,
+            lambda: self._platform.config.rate_bytes_s,
             alive=lambda: not self._platform.world.closing,
             on_fault=lambda _fault: self._expire(connection),
             count=answer.sent,

@@ -77,7 +77,7 @@ class NfcServer:
         delivery = Delivery(
             connection,
             faults,
-            self._platform.config.rate_bytes_s,
+            lambda: self._platform.config.rate_bytes_s,
             chunked=chunked,
             alive=lambda: not lease.ended and not world.closing,
             on_fault=lambda fault: self._end_lease_or_session(lease, fault),
