@@ -158,7 +158,7 @@ def _beyond_row(ours: Took, theirs: Took, bare: Took) -> Row:
 
 def _written_row(ours: list[Usage], theirs: list[Usage], image_bytes: int) -> Row:
     mine, peer = (max(usage.written_bytes for usage in side) for side in (ours, theirs))
-    what = f"bytes written, as a multiple of the image of {image_bytes / MiB:.0f} MiB"
+    what = f"bytes written to the drive, as a multiple of what stays there ({image_bytes / MiB:.0f} MiB)"
     return Row(what, f"{mine / MiB:.0f} MiB", f"{peer / MiB:.0f} MiB", mine / image_bytes, WRITTEN_GOAL)
 
 

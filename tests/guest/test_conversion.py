@@ -16,13 +16,14 @@ from hypersdk.guest.faults import OPTION_UNSUPPORTED, ConversionError
 from hypersdk.guest.findings import HAS_VIRTIO
 from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind
 from hypersdk.guest.request import ConversionRequest, Customization, DiskKey, StaticAddress
-from hypersdk.guest.tools import GuestTools
+from hypersdk.guest.tools import QEMU_NBD, GuestTools
 from hypersdk.model.guestplan import Acceleration, DiskBus
 from hypersdk.remedies import advice
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
-from tests.support.guestprograms import HELP, fake_v2v, own_processes
+from tests.support.guestprograms import HELP, fake_v2v, own_processes, script
 from tests.support.guestrequests import source_disk, source_guest
+from tests.support.tools import run_tool
 
 GOOD = f"""
 say message "Setting up the source: -i libvirtxml x"
@@ -192,3 +193,29 @@ def test_a_cancel(tmp_path: Path, request_: ConversionRequest) -> None:
 def test_the_log_of_an_earlier_attempt_is_replaced(tmp_path: Path, request_: ConversionRequest) -> None:
     (tmp_path / LOG_NAME).write_text("i_type = windows\n")
     assert convert(request_, fake_v2v(tmp_path, GOOD), tmp_path).system.type == "linux"
+
+
+NBD = """
+qemu-nbd -t --socket "$TMPDIR/in0" --format qcow2 {folder}/o.qcow2 &
+while ! [ -S "$TMPDIR/in0" ]; do sleep 0.01; done
+tr '\\0' ' ' </proc/$!/cmdline >{folder}/served
+qemu-io -f raw -c 'write -P 7 0 64k' "nbd+unix:///?socket=$TMPDIR/in0" >&2
+kill $!; wait $!
+"""
+
+
+def test_the_disks_are_served_without_flushes_and_are_complete_at_the_end(
+    tmp_path: Path, request_: ConversionRequest
+) -> None:
+    run_tool("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "o.qcow2", "1M")
+    convert(request_, fake_v2v(tmp_path, NBD.format(folder=tmp_path) + GOOD), tmp_path)
+    assert " --cache=unsafe -t --socket " in (tmp_path / "served").read_text()
+    assert "read 65536/65536" in run_tool("qemu-io", "-r", "-c", "read -P 7 0 64k", tmp_path / "o.qcow2")
+
+
+@pytest.mark.parametrize("chosen", ["--cache=none", "--cache writeback", "-n"])
+def test_a_cache_mode_that_virt_v2v_chooses_counts(tmp_path: Path, request_: ConversionRequest, chosen: str) -> None:
+    server = script(tmp_path / "its qemu-nbd", f'printf "%s\\n" "$@" >{tmp_path}/arguments\n')
+    tools = fake_v2v(tmp_path, f"qemu-nbd -t {chosen} disk\n{GOOD}")
+    convert(request_, replace(tools, paths={**tools.paths, QEMU_NBD: str(server)}), tmp_path)
+    assert (tmp_path / "arguments").read_text().split() == ["-t", *chosen.split(), "disk"]

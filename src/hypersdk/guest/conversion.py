@@ -17,6 +17,7 @@ from hypersdk.guest.fallback import add_fallback_loader
 from hypersdk.guest.faults import ConversionError, install_advice
 from hypersdk.guest.findings import drivers_of, read_facts, system_of
 from hypersdk.guest.messages import MessageReader
+from hypersdk.guest.nbdserver import without_flushes
 from hypersdk.guest.processgroup import private_folder, run_in_group
 from hypersdk.guest.report import ConversionEvent, ConversionReport
 from hypersdk.guest.request import ConversionRequest
@@ -40,7 +41,8 @@ def convert_in_place(
     environ: Mapping[str, str] = os.environ,
 ) -> ConversionReport:
     """Converts the guest on the disks of ``request``, which are changed also when it fails. The log is
-    ``folder/virt-v2v.log``. When it returns or raises, no process has the disks open.
+    ``folder/virt-v2v.log``. When it returns or raises, no process has the disks open. What was written is not durable
+    yet: the caller syncs the disks.
 
     Raises Refused where a program or an option is missing, UsageError for a request that is not valid, both before
     anything begins; ConversionError; Cancelled.
@@ -52,10 +54,11 @@ def convert_in_place(
     messages = MessageReader(on_event)
     with private_folder() as private:
         arguments = arguments_of(request, private)
+        variables = environment(tools, private, accelerated=accelerated, environ=environ)
         status = run_in_group(
             lambda lines: [v2v.path, "-v", f"--machine-readable=fd:{lines}", *arguments],
             folder=private,
-            environment=environment(tools, private, accelerated=accelerated, environ=environ),
+            environment=without_flushes(variables, tools, private),
             log=log,
             cancel=cancel,
             on_line=messages.read,

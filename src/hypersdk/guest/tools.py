@@ -20,6 +20,7 @@ from hypersdk.text import clean
 IN_PLACE: Final = "virt-v2v-in-place"
 GUESTFISH: Final = "guestfish"
 QEMU_IMG: Final = "qemu-img"
+QEMU_NBD: Final = "qemu-nbd"
 _FOLDERS: Final = ("/usr/bin", "/usr/libexec")
 """Fedora and RHEL install virt-v2v-in-place outside of PATH, as it can damage a guest."""
 _ASK_S: Final = 60.0
@@ -51,7 +52,7 @@ PROGRAMS: Final = (
         _packages("libguestfs-tools", "/usr/bin/guestfish", "/usr/bin/guestfish"), essential=False,
     ),
     Program(QEMU_IMG, "create and commit overlays", _packages("qemu-utils", "qemu-img", "qemu-tools")),
-    Program("qemu-nbd", "give virt-v2v access to images", _packages("qemu-utils", "qemu-img", "qemu-tools")),
+    Program(QEMU_NBD, "give virt-v2v access to images", _packages("qemu-utils", "qemu-img", "qemu-tools")),
     Program("nbdkit", "give virt-v2v access to images", _packages("nbdkit", "nbdkit", "nbdkit")),
     Program("nbdinfo", "give virt-v2v access to images", _packages("libnbd-bin", "libnbd", "libnbd")),
     Program(
