@@ -206,6 +206,9 @@ class Libvirt:
     def normalize(self, login: EndpointLogin) -> EndpointLogin:
         return replace(login, url=login.url.lower())
 
+    def is_local(self, login: EndpointLogin) -> bool:
+        return False
+
     def check_trust(self, login: EndpointLogin) -> None:
         self.asked.append(login)
 
@@ -252,6 +255,21 @@ def test_the_uri_alone_says_how_to_log_in_to_a_hypervisor(
     with pytest.raises(UsageError) as caught:
         endpoints.create(NewEndpoint(**{"name": "kvm1", "url": "qemu:///system", "kind": "libvirt", **more}))
     assert caught.value.code == code
+
+
+def test_a_local_address_is_the_one_of_the_workers(sqlite: Database, tmp_path: Path) -> None:
+    """An API without workers may be on another machine, or may not use libvirt: it does not judge."""
+    url = f"qemu+unix:///system?socket={tmp_path}/nobody"
+    endpoints = EndpointStore(sqlite, Vault(bytes(32)), with_workers=False)
+    endpoints.create(NewEndpoint(name="kvm1", url=url, kind="libvirt"))
+    with pytest.raises(Conflict) as caught:
+        endpoints.probe("kvm1")
+    assert caught.value.code == "endpoint_at_workers"
+    endpoints.create(NewEndpoint(name="lab", url="test:///default", kind="libvirt"))
+    assert endpoints.probe("lab").api_type == "test"
+    with pytest.raises(HyperSDKError) as remote:
+        endpoints.create(NewEndpoint(name="kvm2", url="qemu+tcp://127.0.0.1:1/system", kind="libvirt"))
+    assert remote.value.code == "libvirt_unreachable"
 
 
 def test_a_hypervisor_that_does_not_answer_is_not_stored(endpoints: EndpointStore, tmp_path: Path) -> None:

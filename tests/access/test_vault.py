@@ -212,6 +212,10 @@ def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
         "env:CREDENTIALS_DIRECTORY",
         "file:relative",
         "file:/a\0b",
+        "credential:",
+        "credential:../vault.key",
+        "credential:a/b",
+        "credential:hypersdk-key",
         "vault:x",
         "vault:mount/path",
         "vault:mount/../sys/raw#x",
@@ -238,6 +242,19 @@ def test_env_and_file(tmp_path: Path) -> None:
     path.write_text("s3cret\n")
     path.chmod(0o600)
     assert vault.resolve(f"file:{path}") == Secret("s3cret")
+
+
+def test_a_credential_is_the_one_of_the_own_unit(tmp_path: Path) -> None:
+    for unit in ("api", "worker"):
+        (tmp_path / unit).mkdir()
+        (tmp_path / unit / "vc1").write_text(f"of-the-{unit}\n")
+        (tmp_path / unit / "vc1").chmod(0o440)  # as systemd's
+        vault = Vault(KEY, environ={"CREDENTIALS_DIRECTORY": str(tmp_path / unit)})
+        assert vault.resolve("credential:vc1") == Secret(f"of-the-{unit}")
+    for environ in ({}, {"CREDENTIALS_DIRECTORY": str(tmp_path)}):
+        with pytest.raises(UsageError, match="LoadCredential") as caught:
+            Vault(KEY, environ=environ).resolve("credential:vc1")
+        assert caught.value.code == "secret_reference"
 
 
 def test_a_file_is_read_with_suspicion(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def test_what_is_opened_stays_the_same_folder(tmp_path: Path) -> None:
     assert (tmp_path / "moved" / "b" / "file").read_text() == "x"
 
 
+def test_folders_let_others_through_whatever_the_umask(tmp_path: Path) -> None:
+    """QEMU's user has to reach an image that a landed machine uses. Folders that were there are left as they are."""
+    roots = ExportRoots([tmp_path])
+    (tmp_path / "old").mkdir(mode=0o700)
+    before = os.umask(0o077)
+    try:
+        with roots.opened(tmp_path / "old" / "batch" / "web-01", create=True):
+            pass
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o7777 for name in ("old", "old/batch", "old/batch/web-01")]
+    assert modes == [0o700, 0o701, 0o701]
+
+
 def test_the_longest_root_counts(tmp_path: Path) -> None:
     roots = ExportRoots([tmp_path, tmp_path / "inner"])
     assert roots.of(tmp_path / "inner" / "x").path == tmp_path / "inner"
@@ -216,7 +230,7 @@ def test_a_root_of_roots_is_open_to_a_user_of_its_group_alone() -> None:
         assert "Permission denied" in alone.stderr
         assert member.returncode == 0, member.stderr
         made = (root / "web-01").stat()
-        assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (user, group, 0o2750)
+        assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (user, group, 0o2751)
     finally:
         shutil.rmtree(folder)
 

@@ -36,6 +36,13 @@ ENDPOINT_USED: Final = register(
     "Wait until they are finished, or cancel them with `hyperctl cancel ID`, which also undoes what a failed job left."
     " For a cancelled job, `hyperctl retry ID` does so.",
 )
+ENDPOINT_AT_WORKERS: Final = register(
+    "endpoint_at_workers",
+    "The address is a socket on the machines of the workers, which are not in the daemon of this API: only they reach"
+    " it.",
+    "Run `hyper2kvm doctor --to URI` on a worker's machine as the workers' user; for the packaged service, with `sudo"
+    " -u hypersdk`. Each migration checks its target before it copies.",
+)
 MAX_ENDPOINTS: Final = 1000
 ENDPOINT_LIST: Final = Listing(
     ENDPOINTS,
@@ -61,19 +68,23 @@ class NewEndpoint(EndpointLogin):
 class EndpointStore:
     """Thread-safe. Methods that take an id also take a name; an id has precedence over another endpoint's name."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database, vault: Vault, *, with_workers: bool = True) -> None:
+        """``with_workers`` says that the workers are in the same daemon: that a local address is theirs, too."""
         self._database: Final = database
         self._vault: Final = vault
+        self._with_workers: Final = with_workers
 
     def create(self, new: NewEndpoint) -> EndpointInfo:
-        """Connects to check the certificate, then stores the endpoint; the first of its kind becomes its default.
+        """Connects to check the certificate, then stores the endpoint; the first of its kind becomes its default. A
+        local address that only the workers can reach is stored unchecked.
 
         Raises CertificateNotTrusted where the certificate must be pinned, ConnectError where it is not the pinned one
         or the server does not answer, UsageError ``endpoint_invalid`` and Conflict ``endpoint_exists``.
         """
         login = _checked(new)
         self._check_free(new.name)
-        kind_of(new.kind).check_trust(login)
+        if not self._is_of_workers(new.kind, login):
+            kind_of(new.kind).check_trust(login)
         endpoint_id = f"endpoint-{secrets.token_hex(6)}"
         purpose = _purpose(endpoint_id)
         with self._database.write() as connection:
@@ -176,9 +187,15 @@ class EndpointStore:
 
     def probe(self, endpoint_id: str) -> About:
         """Logs in and out again; returns the server's description of itself. Raises ConnectError, AccessError,
-        UsageError."""
+        UsageError, and Conflict ``endpoint_at_workers`` for a local address of another daemon's workers."""
         row = self._row(endpoint_id)
-        return kind_of(row.kind).probe(self._login_of(row))
+        login = self._login_of(row)
+        if self._is_of_workers(row.kind, login):
+            raise Conflict(f"{login.url} is a socket on the machines of the workers", code=ENDPOINT_AT_WORKERS)
+        return kind_of(row.kind).probe(login)
+
+    def _is_of_workers(self, kind: str, login: EndpointLogin) -> bool:
+        return not self._with_workers and kind_of(kind).is_local(login)
 
     def _check_free(self, name: str) -> None:
         """Checks the name before connecting; the unique index makes the final decision."""

@@ -1,5 +1,5 @@
-"""References to secrets stored elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. They are read each
-time that they are used.
+"""References to secrets stored elsewhere: ``env:NAME``, ``file:/path``, ``credential:NAME`` of systemd,
+``vault:mount/path#field``. They are read each time that they are used.
 
 Only administrators can set them, with an endpoint: a user who could choose a reference and the address to send it to
 could read the daemon's own environment. References to the daemon's own secrets are always refused.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SECRET_REF: Final = register(
     "secret_reference",
     "The reference to a secret cannot be resolved.",
-    "Write env:NAME, file:/path or vault:mount/path#field, and check that it exists.",
+    "Write env:NAME, file:/path, credential:NAME or vault:mount/path#field, and check that it exists.",
 )
 VAULT_UNREACHABLE: Final = register(
     "vault_unreachable",
@@ -39,6 +39,7 @@ MAX_ANSWER_BYTES: Final = 1 * MiB
 TIMEOUT_S: Final = 10.0
 _ENV_NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _OWN_NAMES: Final = re.compile(r"^(?:HYPERSDK_.*|HYPERVISORD_.*|VAULT_.*|CREDENTIALS_DIRECTORY)\Z")
+_CREDENTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _VAULT_REF: Final = re.compile(
     r"^([A-Za-z0-9_.-]{1,128})/([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)#([A-Za-z0-9_.-]{1,128})\Z"
 )
@@ -52,9 +53,14 @@ def check_reference(ref: str) -> None:
             return
         if kind == "file" and rest.startswith("/") and "\0" not in rest:
             return
+        if kind == "credential" and _CREDENTIAL_NAME.fullmatch(rest) and rest != CREDENTIAL:
+            return
         if kind == "vault" and _VAULT_REF.match(rest) and not {".", ".."} & set(rest.partition("#")[0].split("/")):
             return
-    raise UsageError("the reference is not of the form env:NAME, file:/path or vault:mount/path#field", code=SECRET_REF)
+    raise UsageError(
+        "the reference is not of the form env:NAME, file:/path, credential:NAME or vault:mount/path#field",
+        code=SECRET_REF,
+    )
 
 
 def follow(ref: str, environ: Mapping[str, str], *, own: Path | None = None) -> Secret:
@@ -69,6 +75,8 @@ def follow(ref: str, environ: Mapping[str, str], *, own: Path | None = None) -> 
         return _from_environ(rest, environ)
     if kind == "file":
         return _from_file(Path(rest), environ, own)
+    if kind == "credential":
+        return _from_credential(rest, environ)
     return _from_vault(rest, environ)
 
 
@@ -86,6 +94,14 @@ def _from_file(path: Path, environ: Mapping[str, str], own: Path | None) -> Secr
     if directory and os.path.realpath(path) == os.path.realpath(Path(directory, CREDENTIAL)):
         raise UsageError(f"{path} is the daemon's own key", code=SECRET_REF)
     return read_private(path, environ)
+
+
+def _from_credential(name: str, environ: Mapping[str, str]) -> Secret:
+    """Each unit of systemd has a folder of its own, so the same reference works in the API and in the workers."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory or not Path(directory, name).exists():
+        raise UsageError(f"the service's unit has no credential {name} (LoadCredential=)", code=SECRET_REF)
+    return read_private(Path(directory, name), environ)
 
 
 def _from_vault(rest: str, environ: Mapping[str, str]) -> Secret:

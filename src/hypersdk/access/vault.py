@@ -99,7 +99,7 @@ class Vault:
             raise VaultError("a sealed secret does not open", code=DAMAGED) from None
 
     def resolve(self, ref: str) -> Secret:
-        """The secret that ``env:``, ``file:`` or ``vault:`` names. Raises as ``references.follow``."""
+        """The secret that ``env:``, ``file:``, ``credential:`` or ``vault:`` names. Raises as ``references.follow``."""
         return follow(ref, self._environ, own=self._own)
 
     def _claim(self, database: Database) -> None:

@@ -58,7 +58,8 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
         access = Access(database, session_s=settings.session_hours * 3600)
         if (path := access.first_start(settings.state_dir)) is not None:
             LOG.info("first start: the administrator's token is in %s", path)
-        endpoints, store = EndpointStore(database, vault), JobStore(database)
+        endpoints = EndpointStore(database, vault, with_workers="worker" in settings.roles)
+        store = JobStore(database)
         roots, shared_fault = ExportRoots(settings.roots), SharedFault.inherited(os.environ)
         feed, queue = Feed(store), QueueWatch(database, take_over_s=settings.take_over_s)
         yield Services(

@@ -50,7 +50,7 @@ class Endpoints:
         kind: str | None = None,
     ) -> EndpointInfo:
         """Registers an endpoint; without a ``kind``, a vCenter or ESXi host. ``secret_ref`` is a reference to the
-        password that the daemon resolves (``vault:``, ``env:``, ``file:``).
+        password that the daemon resolves (``vault:``, ``env:``, ``file:``, ``credential:``).
 
         Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields if it is
         not

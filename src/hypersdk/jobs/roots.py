@@ -53,7 +53,9 @@ ROOT_LEFT_OUT: Final = register(
 )
 ROOT_ID_FILE: Final = ".hypersdk-root"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-_MODE: Final = 0o750
+_MODE: Final = 0o751
+"""Others may enter: QEMU's user must reach the images that a landed machine uses. They may not list, and the files have
+no permission for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +227,12 @@ def _step(parent: int, name: str, *, create: bool) -> int:
     """Opens the folder ``name`` in ``parent``, which is closed in any case."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        if create:
-            with suppress(FileExistsError):  # checked by the next line
-                os.mkdir(name, _MODE, dir_fd=parent)
+        made = create and _made(parent, name)
         child = os.open(name, flags, dir_fd=parent)
+        if made:
+            # Whatever the umask. Not on a share where all is its server's: a landing there says what it lacks.
+            with suppress(PermissionError):
+                os.fchmod(child, stat.S_IMODE(os.fstat(child).st_mode) | stat.S_IXOTH)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise TargetError(
@@ -237,3 +241,12 @@ def _step(parent: int, name: str, *, create: bool) -> int:
         raise
     os.close(parent)
     return child
+
+
+def _made(parent: int, name: str) -> bool:
+    """Creates the folder ``name`` in ``parent``; False where that name is taken."""
+    try:
+        os.mkdir(name, _MODE, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True

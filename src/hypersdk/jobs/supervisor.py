@@ -19,8 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ from typing import Final
 from hypersdk.errors import CODES, HyperSDKError, UsageError, register
 from hypersdk.jobs.liveness import BLOCKED, FAILED, READY
 from hypersdk.jobs.remedies import next_step
-from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.settings import ROLES, DaemonSettings
 from hypersdk.jobs.systemd import watchdog_s
 from hypersdk.jobs.workerfault import PROCESS_DIES, VARIABLE, WORKER_ID_HELD, SharedFault, WorkerFault
 from hypersdk.remedies import Configure
@@ -62,6 +62,8 @@ START_S: float = 900.0
 LOOK_MOST_S: Final = 1.0
 """How much silence one look counts at most: the supervisor itself may not have run since the last one."""
 WORKER_NICENESS: Final = 10
+_LOCKS: Final[Mapping[str, str]] = {"api": "daemon.lock", "worker": "daemon-worker.lock"}
+"""The files that a daemon locks in its state directory, by role."""
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be loaded between fork and exec
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 
@@ -238,7 +240,7 @@ def supervise(
     since a closed terminal sends it. Returns the exit status: that of a process that cannot be started, if there is
     one. Raises AlreadyRunning.
     """
-    with one_daemon(settings.state_dir):
+    with one_daemon(settings.state_dir, settings.roles):
         shared_fault = SharedFault.make()
         children = _children(settings, arguments)
         for child in children:
@@ -323,9 +325,17 @@ def _on_signals(stop: SignalFlag, hangup: SignalFlag) -> None:
 
 
 @contextmanager
-def one_daemon(state_dir: Path) -> Iterator[None]:
-    """Locks the state directory for this daemon. Raises AlreadyRunning, which names the process that has it."""
-    path = state_dir / "daemon.lock"
+def one_daemon(state_dir: Path, roles: Iterable[str] = ROLES) -> Iterator[None]:
+    """Locks the state directory for a daemon with these roles: one may serve the API, another one run the workers.
+    Raises AlreadyRunning, which names the process that has it."""
+    with ExitStack() as stack:
+        for role in sorted(roles):
+            stack.enter_context(_one_daemon(state_dir, state_dir / _LOCKS[role]))
+        yield
+
+
+@contextmanager
+def _one_daemon(state_dir: Path, path: Path) -> Iterator[None]:
     with target_errors(f"opening {path}"):
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

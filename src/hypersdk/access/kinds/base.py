@@ -45,6 +45,9 @@ class EndpointKind(Protocol):
         """The login in the form in which it is stored: no credentials in the URL, one spelling for each value. Makes no
         connection. Raises UsageError."""
 
+    def is_local(self, login: EndpointLogin) -> bool:
+        """Whether the address is a socket of whichever machine connects to it."""
+
     def check_trust(self, login: EndpointLogin) -> None:
         """Connects without logging in. Raises CertificateNotTrusted where the certificate must be pinned, ConnectError
         where it is not the pinned one or the server does not answer."""

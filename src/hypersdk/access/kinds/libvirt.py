@@ -38,6 +38,11 @@ class Libvirt:
             )
         return replace(login, url=str(address_of(login)))
 
+    def is_local(self, login: EndpointLogin) -> bool:
+        """``qemu:///system``; not libvirt's test driver, which is in the process that uses it."""
+        address = address_of(login)
+        return address.is_local and not address.simulated
+
     def check_trust(self, login: EndpointLogin) -> None:
         """libvirt and SSH check the server by their own configuration, when they connect."""
         open_connection(address_of(login), cancel=CancelToken()).close()

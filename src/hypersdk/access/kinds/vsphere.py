@@ -33,6 +33,9 @@ class Vsphere:
             thumbprint=None if pin is None else format_fingerprint(pin),
         )
 
+    def is_local(self, login: EndpointLogin) -> bool:  # noqa: ARG002 - the interface's
+        return False
+
     def check_trust(self, login: EndpointLogin) -> None:
         target = connection_to(login)
         connection = open_connection(target)

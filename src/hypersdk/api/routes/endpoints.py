@@ -55,7 +55,9 @@ class EndpointBody(BaseModel):
     password: Annotated[SecretStr, Field(max_length=4096)] | None = Field(
         default=None, json_schema_extra={"writeOnly": True}
     )
-    secret_ref: Line | None = Field(default=None, description="Where the password is: `vault:`, `env:` or `file:`")
+    secret_ref: Line | None = Field(
+        default=None, description="Where the password is: `vault:`, `env:`, `file:` or `credential:`"
+    )
     thumbprint: Line | None = Field(
         default=None, description="SHA-256 of the certificate, as the 409 of the first try shows it"
     )

@@ -34,7 +34,7 @@ def command() -> None:
 @flag(
     "--secret-ref",
     metavar="REF",
-    help="Reference to the password, resolved by the daemon: vault:NAME, env:NAME or file:PATH.",
+    help="Reference to the password, resolved by the daemon: vault:NAME, env:NAME, file:PATH or credential:NAME.",
 )
 @flag("--pin", metavar="FINGERPRINT", help="Trust the server's certificate with this SHA-256 fingerprint.")
 @flag(
