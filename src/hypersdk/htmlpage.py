@@ -45,9 +45,12 @@ img { display: block; max-width: min(100%, 48rem); height: auto; margin: .7rem 0
 ul { margin: 0; padding-left: 1.2rem } li { overflow-wrap: anywhere }
 footer { margin-top: 2rem; font-size: .85rem; color: var(--soft) }
 @media (max-width: 40rem) { body { padding: 1rem .8rem } th, td { padding: .4rem .5rem }
-  table.facts th { width: 6.5rem } .prose thead { display: none }
-  table.prose, .prose tbody, .prose tr, .prose td { display: block }
-  .prose tr { border-bottom: 1px solid var(--line); padding: .4rem 0 } .prose td { border: 0; padding: .15rem .5rem } }
+  table.facts th { width: 6.5rem } .scroll { overflow: visible } .rows thead, .rows td:empty { display: none }
+  table.rows, .rows tbody, .rows tr, .rows td { display: block }
+  .rows tr { border-bottom: 1px solid var(--line); padding: .5rem 0 }
+  .rows td { border: 0; position: relative; padding: .1rem 0 .1rem 8rem; text-align: left; white-space: normal }
+  .rows td.name { padding-left: 0 } .rows td::before { content: attr(data-title); position: absolute; left: 0;
+    color: var(--soft); font-size: .85rem } .rows td.name::before { content: none } }
 @page { size: A4 landscape; margin: 12mm }
 @media print { :root { --line: #bbb; --soft: #444; --good: #075c28; --bad: #9b1c15; --warn: #6b4600; --back: #fff;
   --card: #fff; --text: #000 } html { font-size: 9.5px } body { max-width: none; padding: 0 }
@@ -92,17 +95,20 @@ def cards(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def table(title: str, columns: Sequence[Column[T]], rows: Sequence[T]) -> str:
-    """A heading and a table; nothing without rows. On a narrow screen, one of texts alone has its cells below each
-    other."""
-    if not rows:
+    """A heading and a table; nothing without rows, and no column that is empty in all of them. On a narrow screen the
+    cells of a row stand below each other, each behind its title."""
+    cells = [[show(row) for row in rows] for _, _, show in columns]
+    shown = [(name, kind, column) for (name, kind, _), column in zip(columns, cells, strict=True) if any(column)]
+    if not shown:
         return ""
-    prose = ' class="prose"' if all(kind in ("name", "text") for _, kind, _ in columns) else ""
-    head = "".join(f'<th class="{kind}">{name}</th>' for name, kind, _ in columns)
+    head = "".join(f'<th class="{kind}">{name}</th>' for name, kind, _ in shown)
     body = "\n".join(
-        "<tr>" + "".join(f'<td class="{kind}">{show(row)}</td>' for _, kind, show in columns) + "</tr>" for row in rows
-    )
+        "<tr>" + "".join(f'<td class="{kind}" data-title="{name}">{column[at]}</td>' for name, kind, column in shown)
+        + "</tr>"
+        for at in range(len(rows))
+    )  # fmt: skip
     return (
-        f'<h2>{title}</h2>\n<div class="scroll"><table{prose}>\n<thead><tr>{head}</tr></thead>\n'
+        f'<h2>{title}</h2>\n<div class="scroll"><table class="rows">\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 

@@ -101,3 +101,11 @@ def _as_bytes(char: str) -> str:
     surrogate (PEP 383)."""
     foreign = "\udc80" <= char <= "\udcff"
     return "".join(f"\\{byte:03o}" for byte in char.encode(errors="surrogateescape" if foreign else "surrogatepass"))
+
+
+_DIGITS: Final = re.compile(r"\d{1,18}")
+
+
+def natural_key(text: str) -> str:
+    """Sorts ``web2`` before ``web10``, and without regard to case."""
+    return _DIGITS.sub(lambda match: match[0].zfill(18), text.lower())

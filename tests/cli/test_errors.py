@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from hypersdk import errors
+from hypersdk.cli.batch import Failure
+from hypersdk.cli.exporting import codes_of, show_failures
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import report
-from hypersdk.errors import HyperSDKError
+from hypersdk.cli.state import Cli
+from hypersdk.errors import HyperSDKError, PartlyFailed, Refused
+from hypersdk.landing.planning import NO_DISK_IMAGES
 from tests.support.cli.commandline import environment, program, run
 
 FAMILIES = [
@@ -140,3 +144,16 @@ def test_the_files_to_look_at_are_named() -> None:
     report(output, errors.IntegrityError("the guest did not boot", screenshot="/srv/vm/web01/screenshot.png", log=""))
     assert "  screen  /srv/vm/web01/screenshot.png\n" in err.getvalue()
     assert "  log " not in err.getvalue()
+
+
+def test_machines_that_failed_for_the_same_reason_are_told_together() -> None:
+    output, _, err = outputs(json_lines=False)
+    cli = Cli(output, {}, io.StringIO(), io.StringIO())
+    same = [Failure(f"vm-{number}", Refused(f"'vm-{number}' is too old")) for number in range(4)]
+    show_failures(cli, [*same, Failure("other", Refused("it has no disk", code=NO_DISK_IMAGES))])
+    told = err.getvalue()
+    assert "4 machines failed: refused" in told
+    assert "vm-0, vm-1, vm-2, vm-3: is too old" in told
+    assert "it has no disk" in told
+    report(output, PartlyFailed("5 of 9 failed", failed=codes_of(same)))
+    assert "refused: vm-0, vm-1, vm-2, vm-3" in err.getvalue()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from hypersdk.simulator import DiskSpec, Simulator
+from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.cli.commandline import environment, program, terminal
 from tests.support.cli.screen import WAIT_S, Screen
@@ -223,23 +223,40 @@ def test_no_color_is_heeded(server: Simulator, tmp_path: Path) -> None:
         assert ("\x1b[32m" in screen.shown) is coloured
 
 
+QUESTIONS = (
+    "Land boot-01 on",
+    "Convert the guest for KVM",
+    "Boot it once as a proof",
+    "Start it afterwards",
+    "'VM Network' of 1 machine goes to",
+    "neither a network nor a bridge 'no-such-bridge'",
+)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="libvirt's system driver needs root")
-@pytest.mark.parametrize(("answer", "seen"), [("n", "virt-install --import"), ("y", "nothing_to_convert")])
-def test_what_was_exported_is_landed_after_one_question(
+@pytest.mark.parametrize(
+    ("answers", "seen"),
+    [
+        (["n"], "virt-install --import"),
+        (["y", "y", "n", "n", ""], "nothing_to_convert"),
+        (["y", "n", "n", "n", "no-such-bridge", ""], "next"),
+    ],
+)
+def test_what_was_exported_is_landed_as_asked(
     simulator: SimulatorFactory,
     libvirtd: Libvirtd,
     bridge_name: str,
     guest_folder: Path,
     tmp_path: Path,
-    answer: str,
+    answers: list[str],
     seen: str,
 ) -> None:
-    """The disk has no guest, which a conversion refuses before anything is landed."""
+    """The disk boots and has no file system, which a conversion refuses before anything is landed."""
     definition = tmp_path / "default.xml"
     definition.write_text(f"<network><name>default</name><bridge name='{bridge_name}'/></network>")
     libvirtd.virsh("net-define", definition)
     libvirtd.virsh("net-start", "default")
-    server = simulator(machines=(small("boot-01", memory_mb=64),))
+    server = simulator(machines=(MachineSpec("boot-01", (DiskSpec(boot=True),), memory_mb=64),))
     account = {key: value for key, value in login(server, tmp_path).items() if key != "HOME"}
     env = environment(tmp_path, **account, LIBVIRT_DEFAULT_URI=libvirtd.uri)
     with tempfile.TemporaryDirectory() as sockets, closing(Screen(Path(sockets) / "s", env, (120, 50))) as screen:
@@ -251,6 +268,8 @@ def test_what_was_exported_is_landed_after_one_question(
         screen.type("y", "Enter")
         screen.wait_for("Land boot-01 on")
         assert libvirtd.domains() == []
-        screen.type(answer, "Enter")
+        for answer, question in zip(answers, QUESTIONS, strict=False):
+            screen.wait_for(question)
+            screen.type(*([answer] if answer else []), "Enter")
         assert seen in " ".join(screen.wait_for("ended with"))
-    assert libvirtd.domains() == []
+    assert libvirtd.domains() == (["boot-01"] if seen == "next" else [])

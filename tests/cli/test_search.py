@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypersdk.cli.picker.search import FALLING, SORT_KEYS, Index, natural_key, sort_machines, words_of
+from hypersdk.cli.picker.search import FALLING, SORT_KEYS, Index, sort_machines, words_of
+from hypersdk.text import natural_key
 from tests.support.inventories import inventory, machine
 
 NAMES = st.lists(st.text(string.ascii_lowercase[:4] + "-1", min_size=1, max_size=8), min_size=1, max_size=30)

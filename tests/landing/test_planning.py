@@ -16,7 +16,6 @@ from hypersdk.kvm.domainxml import Origin, domain_xml
 from hypersdk.landing.options import LandOptions, NetworkTarget, parse_network_map, parse_network_target
 from hypersdk.landing.planning import (
     assumed_drivers,
-    check_networks,
     left_out,
     plan_guest,
     safe_name,
@@ -214,14 +213,15 @@ def test_one_network_has_one_target() -> None:
         parse_network_map(["a=br0", "a=br1"])
 
 
-def test_unmapped_networks_are_listed_with_all_their_machines() -> None:
-    dmz, lan = SourceNic(None, "DMZ"), SourceNic(None, "LAN")
-    guests = [source(name="a", nics=(dmz, lan)), source(name="b", nics=(dmz, dmz)), source(name="c")]
+def test_all_unmapped_networks_are_listed() -> None:
+    nics = tuple(SourceNic(None, network) for network in ("DMZ", "LAN", "DMZ", "VM Network"))
     with pytest.raises(Refused) as caught:
-        check_networks(guests, MAPPED)
-    assert caught.value.message == "networks without a target: 'DMZ' of a, b; 'LAN' of a"
-    default = parse_network_target("network:default")
-    check_networks(guests, replace(MAPPED, default_network=default))
+        plan_guest(source(nics=nics), VIRTIO, MAPPED, KVM_FACTS)
+    (reason,) = caught.value.reasons or (caught.value,)
+    assert reason.message == "networks without a target: 'DMZ', 'LAN'", "the same for machines with the same networks"
+    assert reason.fields["networks"] == ["DMZ", "LAN"]
+    default = replace(MAPPED, default_network=parse_network_target("network:default"))
+    assert [nic.target for nic in plan_guest(source(nics=nics), VIRTIO, default, KVM_FACTS).nics][:2] == ["default"] * 2
 
 
 @given(st.text(max_size=300))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.errors import IntegrityError, Refused
+from hypersdk.errors import Cancelled, HyperSDKError, IntegrityError, Refused
 from hypersdk.landing.guests import manifest_bytes
 from hypersdk.landing.record import LandingFile
 from hypersdk.landing.report import MachineReport, machine_page, read_report, run_page, write_machine_report
@@ -171,3 +171,24 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
     ):
         assert told in page.text, told
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == ["./web-01/report.html"]
+
+
+def test_machines_that_the_same_helps_are_told_together_and_stopped_ones_have_not_failed(tmp_path: Path) -> None:
+    def ended(name: str, error: HyperSDKError) -> MachineReport:
+        return MachineReport(name, tmp_path / name, None, None, error=error, next_step="Do it.")
+
+    reports = [ended(f"vm-{number}", Refused(f"'vm-{number}' is too old")) for number in (10, 9)]
+    reports += [ended("vm-11", Cancelled("stopped: interrupted"))]
+    page = Page(run_page(reports, began=datetime(2026, 1, 2, tzinfo=UTC), elapsed_s=1))
+    assert "vm-9, vm-10" in page.text
+    assert page.text.count("Do it.") == 2
+    cards = page.text.partition("To do")[0].split()
+    assert cards[cards.index("Failed") + 1] == "2"
+    assert cards[cards.index("Stopped") + 1] == "1"
+
+
+def test_a_narrow_screen_has_a_title_for_each_cell_and_no_column_is_empty(folder: Path, tmp_path: Path) -> None:
+    page = Page(run_page([read_report(folder)], began=datetime(2026, 1, 2, tzinfo=UTC), elapsed_s=1, place=tmp_path))
+    titles = [attributes["data-title"] for tag, attributes in page.tags if tag == "td"]
+    assert titles[:2] == ["Machine", "Status"]
+    assert "Time" not in titles, "it is not known"

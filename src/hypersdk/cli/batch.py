@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hypersdk.cli.output import Output
-from hypersdk.cli.picker.search import natural_key
 from hypersdk.cli.remedies import error_dict, next_step
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import MachineSummary
+from hypersdk.text import natural_key
 
 
 @dataclass(frozen=True, slots=True)

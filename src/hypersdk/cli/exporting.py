@@ -18,6 +18,7 @@ from hypersdk.cli.options import connection_words
 from hypersdk.cli.plantable import device_of, show_plans
 from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
+from hypersdk.cli.remedies import in_one_line
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error, show_line
 from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
@@ -239,9 +240,7 @@ def report_ended(cli: Cli, size: int, skipped: Sequence[Failure], ended: Sequenc
     if size == 1:
         for failure in (*skipped, *ended):
             raise failure.error
-    for failure in ended:
-        if not isinstance(failure.error, Cancelled):
-            show_failure(cli, failure)
+    show_failures(cli, [failure for failure in ended if not isinstance(failure.error, Cancelled)])
 
 
 def raise_stopped(ended: Sequence[Failure]) -> None:
@@ -326,6 +325,32 @@ def show_failure(cli: Cli, failure: Failure) -> None:
     else:
         cli.output.note(f"{failure.machine}:", style="bold")
         report(cli.output, failure.error)
+
+
+def show_failures(cli: Cli, failures: Sequence[Failure]) -> None:
+    """Failures of several machines; where many have the same code, its remedy is told once."""
+    by_code: dict[str, list[Failure]] = {}
+    for failure in failures:
+        by_code.setdefault(failure.error.code, []).append(failure)
+    for same in by_code.values():
+        if cli.output.json_lines or len(same) <= MAX_SHOWN:
+            for failure in same:
+                show_failure(cli, failure)
+        else:
+            _show_same(cli, same)
+
+
+def _show_same(cli: Cli, failures: Sequence[Failure]) -> None:
+    """Several failures with one code: all machines with their messages, then the remedies, each once."""
+    notes, code = cli.output.notes, failures[0].error.code
+    notes.print(Text.assemble(("Error: ", "bold red"), (f"{count(len(failures), 'machine')} failed: {code}", "red")))
+    machines: dict[str, list[str]] = {}
+    for failure in failures:
+        machines.setdefault(failure.error.message.removeprefix(f"'{failure.machine}' "), []).append(failure.machine)
+    for text, names in machines.items():
+        notes.print(labelled("-", f"{', '.join(names)}: {text}", notes.width), soft_wrap=True)
+    for step in dict.fromkeys(in_one_line(failure.error) for failure in failures):
+        notes.print(labelled("next", step, notes.width), soft_wrap=True)
 
 
 def show_result(cli: Cli, result: ExportResult, *, local: bool = False, brief: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hypersdk.cli.batch import Failure
 from hypersdk.cli.importtable import show_imports
 from hypersdk.cli.landed import Landings, conclude, may_start, opened_target, reports_of, start_step
 from hypersdk.cli.migrationreport import check_report, write_reports
+from hypersdk.cli.networks import plan_asked
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import for_landing
 from hypersdk.cli.state import Cli
@@ -28,10 +29,11 @@ from hypersdk.migration.spec import ExportSpec
 
 @dataclass(frozen=True, slots=True)
 class ImportChoices:
-    """``output`` is the folder for a package, or above those of several; ``source_off``: the user says that the sources
-    are off the network. ``yes``: without a question before several machines."""
+    """``output`` is the folder for a package, with ``own_folders`` that above those of several; ``source_off``: the
+    user says that the sources are off the network. ``yes``: without questions."""
 
     output: Path | None = None
+    own_folders: bool = False
     source_off: bool = False
     dry_run: bool = False
     yes: bool = False
@@ -49,7 +51,11 @@ def import_sources(cli: Cli, paths: Sequence[Path], request: LandingRequest, cho
     if request.conversion is not None:
         request.conversion.check_tools(tools)
     with opened_target(cli, request) as target:
-        batch = _plans(cli, paths, request, target, tools, settings, choices)
+        batch: Landings[ImportPlan] = Landings("imported")
+        planner = _Planner(cli, target, tools, settings, choices)
+        planner.add(batch, paths, request)
+        if not choices.yes:
+            request = plan_asked(cli, batch, request, target.connection, planner.again(batch))
     show_imports(cli, batch.plans, batch.skipped, request)
     if batch.plans and not choices.dry_run and may_start(cli, len(batch.plans), "import", yes=choices.yes):
         _carry_out(cli, batch, request, target, tools, settings, choices)
@@ -58,39 +64,48 @@ def import_sources(cli: Cli, paths: Sequence[Path], request: LandingRequest, cho
     conclude(cli, batch, lambda _plan, migrated: _next(migrated, choices))
 
 
-def _plans(
-    cli: Cli,
-    paths: Sequence[Path],
-    request: LandingRequest,
-    target: Target,
-    tools: GuestTools,
-    settings: RunSettings,
-    choices: ImportChoices,
-) -> Landings[ImportPlan]:
-    """A plan for each source that can be imported, and the error of each that cannot. Nothing is changed."""
-    batch: Landings[ImportPlan] = Landings("imported")
-    for path in paths:
-        try:
-            plan = plan_import(
-                path,
-                choices.output,
-                request,
-                target,
-                source_off=choices.source_off,
-                own_folder=len(paths) > 1,
-                taken={plan.domain.name for plan in batch.plans},
-                tools=tools,
-                runs=settings.run_store,
-                cancel=cli.cancel,
-            )
-            _check_folder(plan, batch.plans)
-            batch.plans.append(plan)
-        except Cancelled:
-            raise
-        except HyperSDKError as error:
-            folder = path if path.is_dir() else (choices.output or Path()) / stem_of(path.stem)
-            batch.skipped.append(Failure(str(path), for_landing(error), ExportSpec(machine="", output_dir=folder)))
-    return batch
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Plans sources. Nothing is changed."""
+
+    cli: Cli
+    target: Target
+    tools: GuestTools
+    settings: RunSettings
+    choices: ImportChoices
+
+    def add(self, batch: Landings[ImportPlan], paths: Sequence[Path], request: LandingRequest) -> None:
+        """Adds a plan for each source that can be imported, and the error of each that cannot."""
+        for path in paths:
+            try:
+                plan = self._plan(path, request, {plan.domain.name for plan in batch.plans})
+                _check_folder(plan, batch.plans)
+            except Cancelled:
+                raise
+            except HyperSDKError as error:
+                folder = path if path.is_dir() else (self.choices.output or Path()) / stem_of(path.stem)
+                spec = ExportSpec(machine="", output_dir=folder)
+                batch.skipped.append(Failure(str(path), for_landing(error), spec))
+            else:
+                batch.plans.append(plan)
+
+    def again(self, batch: Landings[ImportPlan]) -> Callable[[Sequence[Failure], LandingRequest], None]:
+        """Plans sources again that failed."""
+        return lambda failed, request: self.add(batch, [Path(found.machine) for found in failed], request)
+
+    def _plan(self, path: Path, request: LandingRequest, taken: Collection[str]) -> ImportPlan:
+        return plan_import(
+            path,
+            self.choices.output,
+            request,
+            self.target,
+            source_off=self.choices.source_off,
+            own_folder=self.choices.own_folders,
+            taken=taken,
+            tools=self.tools,
+            runs=self.settings.run_store,
+            cancel=self.cli.cancel,
+        )
 
 
 def _check_folder(plan: ImportPlan, others: Sequence[ImportPlan]) -> None:

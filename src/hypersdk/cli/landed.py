@@ -177,16 +177,11 @@ def show_migrated(
     if cli.output.json_lines:
         cli.output.event("result", migrated_dict(name, migrated, elapsed_s))
         return
-    state = "" if migrated.started else ", not started"
-    heading = Text.assemble(
-        ("✔ ", "bold green"),
-        (clean(name, 100), "bold"),
-        f"  {'running' if migrated.started else 'defined'} as {clean(landed.name, 200)} on {landed.uri}{state}",
-    )
     if brief:
-        heading.append(f" in {format_duration(elapsed_s)}", "dim")
-        show_line(cli.output, heading)
+        show_line(cli.output, _brief_line(name, migrated, elapsed_s))
         return
+    where = f"as {clean(landed.name, 200)} on {landed.uri}"
+    heading = _done(name, f"running {where}" if migrated.started else f"defined {where}, not started")
     cli.output.print(heading)
     for path in landed.disks:
         cli.output.line(f"  {path}")
@@ -195,6 +190,20 @@ def show_migrated(
             cli.output.line(f"  {label:<8}{text}")
         else:
             cli.output.print(labelled(label, text, cli.output.width, style))
+
+
+def _done(name: str, text: str) -> Text:
+    return Text.assemble(("✔ ", "bold green"), (clean(name, 100), "bold"), f"  {text}")
+
+
+def _brief_line(name: str, migrated: Migrated, elapsed_s: float) -> Text:
+    """One of many machines, whose target the plan has named."""
+    words = ["running" if migrated.started else "defined, not started"]
+    if migrated.landed.name != name:
+        words.append(f"as {clean(migrated.landed.name, 200)}")
+    if migrated.proof is not None:
+        words.append(f"proof: {migrated.proof.verdict}")
+    return _done(name, ", ".join(words)).append(f" in {format_duration(elapsed_s)}", "dim")
 
 
 def _facts(migrated: Migrated, elapsed_s: float, next_step: str) -> list[tuple[str, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hypersdk.cli.landed import Landings, conclude, may_start, opened_target, re
 from hypersdk.cli.machines import read_selected
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import show_migrations
+from hypersdk.cli.networks import plan_asked
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import for_landing
 from hypersdk.cli.selection import Selection
@@ -74,50 +75,62 @@ def migrate_specs(
     choices: Choices,
 ) -> Landings[MigrationPlan]:
     """Plans, shows, asks and runs."""
-    batch = _plans(cli, session, target, tools, specs, inventory, request, choices.settings)
+    batch: Landings[MigrationPlan] = Landings("migrated")
+    planner = _Planner(cli, session, target, tools, inventory, choices.settings)
+    planner.add(batch, specs, request)
+    if not choices.yes:
+        request = plan_asked(cli, batch, request, target.connection, planner.again(batch))
     show_migrations(cli, batch.plans, batch.skipped, batch.earlier, request)
     if batch.plans and not choices.dry_run and may_start(cli, len(batch.plans), "migration", yes=choices.yes):
         _carry_out(cli, session, batch, request, target, tools, choices)
     return batch
 
 
-def _plans(
-    cli: Cli,
-    session: Session,
-    target: Target,
-    tools: GuestTools,
-    specs: Sequence[ExportSpec],
-    machines: Sequence[MachineSummary],
-    request: LandingRequest,
-    settings: RunSettings,
-) -> Landings[MigrationPlan]:
-    """A plan for each machine that can be migrated, and the error of each that cannot. Nothing is changed."""
-    batch: Landings[MigrationPlan] = Landings("migrated")
-    names = {machine.moref: machine.name for machine in machines}
-    with cli.output.working("Planning ...") as show:
-        for number, spec in enumerate(specs, start=1):
-            name = names.get(spec.machine, spec.machine)
-            show(f"Planning {number} of {len(specs)}: {name} ...")
-            taken = {plan.domain.name for plan in batch.plans if plan.domain is not None}
-            try:
-                with session.breakable(cli.cancel):
-                    plan = plan_migration(
-                        session,
-                        spec,
-                        request,
-                        target,
-                        tools=tools,
-                        taken=taken,
-                        machines=list(machines),
-                        settings=settings,
-                        cancel=cli.cancel,
-                    )
-                (batch.earlier if plan.domain is None else batch.plans).append(plan)
-            except Cancelled:
-                raise
-            except HyperSDKError as error:
-                batch.skipped.append(Failure(name, for_landing(error), spec))
-    return batch
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Plans machines of the inventory ``machines``. Nothing is changed."""
+
+    cli: Cli
+    session: Session
+    target: Target
+    tools: GuestTools
+    machines: Sequence[MachineSummary]
+    settings: RunSettings
+
+    def add(self, batch: Landings[MigrationPlan], specs: Sequence[ExportSpec], request: LandingRequest) -> None:
+        """Adds a plan for each machine that can be migrated, and the error of each that cannot."""
+        names = {machine.moref: machine.name for machine in self.machines}
+        with self.cli.output.working("Planning ...") as show:
+            for number, spec in enumerate(specs, start=1):
+                name = names.get(spec.machine, spec.machine)
+                show(f"Planning {number} of {len(specs)}: {name} ...")
+                taken = {plan.domain.name for plan in batch.plans if plan.domain is not None}
+                try:
+                    plan = self._plan(spec, request, taken)
+                except Cancelled:
+                    raise
+                except HyperSDKError as error:
+                    batch.skipped.append(Failure(name, for_landing(error), spec))
+                else:
+                    (batch.earlier if plan.domain is None else batch.plans).append(plan)
+
+    def again(self, batch: Landings[MigrationPlan]) -> Callable[[Sequence[Failure], LandingRequest], None]:
+        """Plans machines again that failed."""
+        return lambda failed, request: self.add(batch, [found.spec for found in failed if found.spec], request)
+
+    def _plan(self, spec: ExportSpec, request: LandingRequest, taken: Collection[str]) -> MigrationPlan:
+        with self.session.breakable(self.cli.cancel):
+            return plan_migration(
+                self.session,
+                spec,
+                request,
+                self.target,
+                tools=self.tools,
+                taken=taken,
+                machines=list(self.machines),
+                settings=self.settings,
+                cancel=self.cli.cancel,
+            )
 
 
 def _carry_out(

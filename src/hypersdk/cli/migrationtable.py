@@ -13,10 +13,9 @@ from rich.text import Text
 from hypersdk.cli.batch import Failure
 from hypersdk.cli.columns import Cell, Column, lay_out
 from hypersdk.cli.picker.details import facts_table
-from hypersdk.cli.picker.search import natural_key
 from hypersdk.cli.plantable import grouped, reason_of, space_texts
 from hypersdk.cli.remedies import warning_text
-from hypersdk.cli.report import labelled
+from hypersdk.cli.report import labelled, named
 from hypersdk.cli.state import Cli
 from hypersdk.landing.disks import Placing, StoragePlan
 from hypersdk.landing.earlier import Earlier
@@ -25,7 +24,7 @@ from hypersdk.landing.plans import MigrationPlan
 from hypersdk.landing.request import LandingRequest
 from hypersdk.model import Firmware
 from hypersdk.model.guestplan import GuestPlan
-from hypersdk.text import clean, count
+from hypersdk.text import clean, count, natural_key
 from hypersdk.units import format_size
 
 COLUMNS: Final = (
@@ -59,8 +58,8 @@ def show_migrations(
     if cli.output.json_lines:
         _send(cli, plans, () if alone else skipped, earlier)
         return
-    for plan in earlier:
-        cli.output.note(f"{plan.name}: already migrated, skipped", style="dim")
+    if earlier:
+        cli.output.note(f"{named([plan.name for plan in earlier])}: already migrated, skipped", style="dim")
     if alone:
         for plan in plans:
             cli.output.notes.print(plan_panel(plan.name, _facts(plan, request)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,18 +16,15 @@ from rich.text import Text
 from hypersdk.cli.batch import Batch, Failure
 from hypersdk.cli.columns import Cell, Column, lay_out, size_text
 from hypersdk.cli.picker.details import facts_table
-from hypersdk.cli.picker.search import natural_key
 from hypersdk.cli.remedies import in_one_line, warning_text
-from hypersdk.cli.report import labelled
+from hypersdk.cli.report import labelled, named
 from hypersdk.cli.state import Cli
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.spec import Method, SourceState
-from hypersdk.text import clean, count
+from hypersdk.text import clean, count, natural_key
 from hypersdk.transfer.files import exists
 from hypersdk.units import format_size
 
-MAX_NAMED: Final = 5
-"""Machines named behind a remark that holds for several."""
 MAX_REMARKS: Final = 12
 """Remarks of one kind below the table; the table, ``--report`` and ``--json`` have all."""
 
@@ -179,12 +176,6 @@ def grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Itera
         yield label, f"{named(names)}: {text}", style
     if len(machines) > MAX_REMARKS:
         yield label, f"and {len(machines) - MAX_REMARKS} more; --report FILE and --json have all", style
-
-
-def named(names: Sequence[str]) -> str:
-    """Names, all or the first ones and the number of the others."""
-    shown = ", ".join(names[:MAX_NAMED])
-    return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"
 
 
 def _sums(batch: Batch) -> Iterator[str]:

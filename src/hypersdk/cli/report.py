@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ _EVIDENCE: Final = (("log", "log"), ("screenshot", "screen"), ("serial_log", "se
 
 LABEL_CELLS: Final = 10
 """The column where the text after a label begins."""
+MAX_NAMED: Final = 5
+"""Machines named behind a remark that holds for several."""
 MAX_LISTED: Final = 12
 """Entries shown of a list inside an error; the JSON form has them all."""
 
@@ -116,10 +118,27 @@ def _listed(error: HyperSDKError) -> Iterator[str]:
     """Lists among the error's facts (candidates, near matches, snapshots), one line each."""
     for value in error.fields.values():
         if isinstance(value, list | tuple):
+            value = _by_code(value) or value
             for entry in value[:MAX_LISTED]:
                 yield _entry(entry)
             if len(value) > MAX_LISTED:
                 yield f"and {len(value) - MAX_LISTED} more"
+
+
+def _by_code(entries: Sequence[object]) -> list[str]:
+    """Machines that failed, together where they failed for the same reason; nothing for another list."""
+    machines: dict[str, list[str]] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.keys() != {"machine", "code"}:
+            return []
+        machines.setdefault(str(entry["code"]), []).append(str(entry["machine"]))
+    return [f"{code}: {named(names)}" for code, names in machines.items()]
+
+
+def named(names: Sequence[str]) -> str:
+    """Names, all or the first ones and the number of the others."""
+    shown = ", ".join(names[:MAX_NAMED])
+    return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"
 
 
 def _entry(entry: object) -> str:

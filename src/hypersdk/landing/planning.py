@@ -144,23 +144,9 @@ def left_out(guest: SourceGuest, domain: GuestPlan) -> Iterator[Notice]:
         yield Notice("it lands without secure boot, which its source has")
 
 
-def check_networks(guests: Iterable[SourceGuest], options: LandOptions) -> None:
-    """Raises Refused ``network_unmapped`` that lists all unmapped networks of all machines, each with its machines."""
-    unmapped: dict[str, list[str]] = {}
-    for guest in guests:
-        for network in dict.fromkeys(nic.network for nic in guest.nics if options.target_of(nic.network) is None):
-            unmapped.setdefault(network, []).append(guest.name)
-    if unmapped:
-        raise _unmapped(unmapped)
-
-
-def _unmapped(unmapped: dict[str, list[str]]) -> Refused:
-    listed = "; ".join(
-        f"'{clean(network, 80)}' of {', '.join(clean(name, 80) for name in machines[:5])}"
-        + (f" and {len(machines) - 5} more" if len(machines) > 5 else "")
-        for network, machines in sorted(unmapped.items())
-    )
-    return Refused(f"networks without a target: {listed}", code=NETWORK_UNMAPPED, networks=unmapped)
+def unmapped_networks(guest: SourceGuest, options: LandOptions) -> list[str]:
+    """The source's networks for which nothing says where their cards go."""
+    return [name for name in dict.fromkeys(nic.network for nic in guest.nics) if options.target_of(name) is None]
 
 
 def _hardware(guest: SourceGuest, options: LandOptions, facts: HypervisorFacts, cpus: int) -> Iterable[HyperSDKError]:
@@ -183,10 +169,9 @@ def _refusals(
     if guest.tpm and not facts.tpm:
         yield Refused("the target cannot emulate a TPM 2.0", code=NO_TPM_EMULATOR)
     yield from _firmware_refusals(guest, facts, _machine_type(bus))
-    try:
-        check_networks([guest], options)
-    except Refused as error:
-        yield error
+    if unmapped := unmapped_networks(guest, options):
+        listed = ", ".join(f"'{clean(network, 80)}'" for network in unmapped)
+        yield Refused(f"networks without a target: {listed}", code=NETWORK_UNMAPPED, networks=unmapped)
 
 
 def _firmware_refusals(guest: SourceGuest, facts: HypervisorFacts, machine_type: str) -> Iterable[HyperSDKError]:

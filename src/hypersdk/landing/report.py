@@ -20,7 +20,7 @@ from typing import Final
 from urllib.parse import quote
 
 from hypersdk import __version__
-from hypersdk.errors import CODES, HyperSDKError
+from hypersdk.errors import CODES, Cancelled, HyperSDKError
 from hypersdk.htmlpage import Column, bullets, cards, facts, page, png, preformatted, table, text
 from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
@@ -30,12 +30,14 @@ from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, DiskPart,
 from hypersdk.migration.naming import REPORT_NAME, SCREENSHOT, SERIAL_LOG
 from hypersdk.migration.readback import read_small
 from hypersdk.migration.runfile import Change, ChangeKind
-from hypersdk.text import count
+from hypersdk.text import count, natural_key
 from hypersdk.transfer.files import NotRegularError, write_atomic
 from hypersdk.units import GiB, MiB, format_duration, format_size
 
 MAX_PICTURE_BYTES: Final = 1 * MiB
 """A larger screenshot is not put into the page."""
+MAX_REASONS: Final = 5
+"""Machines that failed with the same code: so many of their messages are shown."""
 SERIAL_LINES: Final = 16
 """The end of the serial log is in the page."""
 _MAX_SERIAL_BYTES: Final = 4 * MiB
@@ -79,6 +81,11 @@ class MachineReport:
         return part if part and part.enabled else None
 
     @property
+    def stopped(self) -> bool:
+        """Whether the user stopped it."""
+        return isinstance(self.error, Cancelled)
+
+    @property
     def landed(self) -> bool:
         """Whether its domain stands."""
         return self.step(LAND).state is StepState.DONE
@@ -91,11 +98,11 @@ class MachineReport:
     def outcome(self) -> tuple[str, str]:
         """In a few words, and the class of their colour."""
         if self.error is not None:
-            return "failed", "bad"
+            return ("stopped", "warn") if self.stopped else ("failed", "bad")
         if not self.landed:
             return ("exported", "good") if self.manifest else ("not started", "")
         if self.proof is None:
-            return "landed, not proved", "warn"
+            return "landed, not booted", ""
         return "landed and proved", "good"
 
 
@@ -373,19 +380,36 @@ def run_page(reports: Sequence[MachineReport], *, began: datetime, elapsed_s: fl
         f"Started {began:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(elapsed_s)}",
         [
             cards(_totals(reports)),
-            table("To do", _TO_DO, [report for report in reports if report.error is not None]),
-            table("Machines", (_linked(place), *_MACHINES), reports),
+            table("To do", _TO_DO, _failures(reports)),
+            table("Machines", (_linked(place), *_MACHINES), sorted(reports, key=_order)),
         ],
         __version__,
     )
+
+
+def _order(report: MachineReport) -> tuple[bool, str]:
+    """What failed first, then by name."""
+    return report.error is None, natural_key(report.machine)
+
+
+def _failures(reports: Sequence[MachineReport]) -> list[list[MachineReport]]:
+    """Those that failed, together where the same helps."""
+    found: dict[tuple[str, str], list[MachineReport]] = {}
+    for report in sorted(reports, key=_order):
+        if report.error is not None:
+            found.setdefault((report.error.code, report.next_step), []).append(report)
+    return list(found.values())
 
 
 def _totals(reports: Sequence[MachineReport]) -> Iterator[tuple[str, str]]:
     disks = [disk for report in reports if report.manifest for disk in report.manifest.disks]
     yield "Landed", f"{sum(report.landed and report.error is None for report in reports):,}"
     yield "Proved", f"{sum(report.proof is not None for report in reports):,}"
-    if failed := sum(report.error is not None for report in reports):
+    stopped = sum(report.stopped for report in reports)
+    if failed := sum(report.error is not None for report in reports) - stopped:
         yield "Failed", f"{failed:,}"
+    if stopped:
+        yield "Stopped", f"{stopped:,}"
     yield "Provisioned", format_size(_capacity(disks))
     yield "Data", format_size(_data(disks))
 
@@ -408,15 +432,19 @@ def _outcome(report: MachineReport) -> str:
     return f'<span class="{kind}">{words}</span>'
 
 
-_TO_DO: Final[tuple[Column[MachineReport], ...]] = (
-    ("Machine", "name", lambda report: text(report.machine)),
-    ("Reason", "text", lambda report: _reason(report)),
-    ("Next step", "text", lambda report: text(report.next_step)),
+_TO_DO: Final[tuple[Column[list[MachineReport]], ...]] = (
+    ("Machine", "name", lambda failed: text(", ".join(report.machine for report in failed))),
+    ("Reason", "text", lambda failed: _reasons(failed)),
+    ("Next step", "text", lambda failed: text(failed[0].next_step)),
 )
 
 
-def _reason(report: MachineReport) -> str:
-    return f"{text(report.error.message)}<br><code>{text(report.error.code)}</code>" if report.error else ""
+def _reasons(failed: Sequence[MachineReport]) -> str:
+    """What they failed for; of many, the first few."""
+    errors = [report.error for report in failed if report.error is not None]
+    told = list(dict.fromkeys(text(error.message) for error in errors))
+    lines = [*told[:MAX_REASONS], *([f"and {len(told) - MAX_REASONS} more"] if len(told) > MAX_REASONS else [])]
+    return "<br>".join([*lines, f"<code>{text(errors[0].code)}</code>"])
 
 
 _MACHINES: Final[tuple[Column[MachineReport], ...]] = (

@@ -56,4 +56,5 @@ def command(cli: Cli, /, sources: tuple[Path, ...], **flags: Any) -> None:
     from hypersdk.cli.importing import ImportChoices, import_sources
 
     names = ("output", "source_off", "dry_run", "yes", "max_conversions", "report")
-    import_sources(cli, sources, request, ImportChoices(**{name: flags[name] for name in names}))
+    choices = ImportChoices(own_folders=len(sources) > 1, **{name: flags[name] for name in names})
+    import_sources(cli, sources, request, choices)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from hypersdk.model import MachineSummary
+from hypersdk.text import natural_key
 
 Ranked: TypeAlias = list[int]
 """``rank << RANK_SHIFT | position`` of machines: plain integers sort fast, and the garbage collector never looks at
@@ -118,14 +119,6 @@ def _other_text(machine: MachineSummary) -> str:
     """All that is searched besides the name, in one text; the line ends keep words of two fields apart."""
     parts = (machine.path, machine.guest_name, machine.host, machine.moref)
     return "\n".join(part for part in parts if part).lower()
-
-
-_DIGITS: Final = re.compile(r"\d{1,18}")
-
-
-def natural_key(text: str) -> str:
-    """Sorts ``web2`` before ``web10``, and without regard to case."""
-    return _DIGITS.sub(lambda match: match[0].zfill(18), text.lower())
 
 
 SORT_KEYS: Final[dict[str, Callable[[MachineSummary], Any]]] = {
