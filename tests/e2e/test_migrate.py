@@ -601,6 +601,8 @@ def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -
         (["migrate", "web-01", "--to", "test:///default", "--no-convert"], 6, "network_unmapped"),
         (["import", "/nonexistent", "--to", "test:///default", "--no-convert"], 2, "unknown_input"),
         (["import", "/tmp", "--to", "test:///default", "--no-convert"], 8, "verify_no_manifest"),
+        (["import", "/tmp", "--to", "test:///default", "--no-convert", "-o", "x"], 2, "usage"),
+        (["migrate", "web-01", "--to", "test:///default", "--no-convert", "--root", "first"], 2, "usage"),
         (["import", "x.ova", "--to", "test:///default", "--source-off", "--new-macs"], 2, "usage"),
     ],
 )

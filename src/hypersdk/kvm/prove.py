@@ -213,13 +213,13 @@ class _Watch:
 
     def _waits(self, now: float, quiet_s: float) -> str:
         """What is waited for."""
-        left = f"at most {format_duration(max(self._limits.timeout_s - (now - self._began), 0))} more"
+        left = f"{format_duration(max(self._limits.timeout_s - (now - self._began), 0))} left"
         if self._marker is not None:
-            return f"waits for '{clean(self._marker, 60)}' on the serial port, {left}"
+            return f"waits for '{clean(self._marker, 60)}', {left}"
         if quiet_s < _WORTH_TELLING_S:
-            return f"waits for a login prompt or the guest agent, {left}"
+            return f"waits for login or agent, {left}"
         stays = f"{format_duration(quiet_s)} of {format_duration(self._limits.stable_s)}"
-        return f"waits for a login prompt, the agent, or a screen that stays: {stays}"
+        return f"waits for login, agent or a still screen ({stays})"
 
     def _time_out(self, now: float) -> IntegrityError | None:
         if now - self._began < self._limits.timeout_s:

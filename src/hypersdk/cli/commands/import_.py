@@ -28,8 +28,8 @@ from hypersdk.errors import UsageError
         " export, whose images stay in its folder."
     ),
 )
-@click.option("--cpus", type=click.IntRange(1, 1024), metavar="N", help="CPUs of the machine, where SOURCE has none.")
-@click.option("--memory", metavar="SIZE", help="Memory of the machine, like 4GiB, where SOURCE does not say it.")
+@click.option("--cpus", type=click.IntRange(1, 1024), metavar="N", help="CPUs (default: as SOURCE says).")
+@click.option("--memory", metavar="SIZE", help="Memory, like 4GiB (default: as SOURCE says).")
 @click.option(
     "--source-off",
     is_flag=True,
@@ -37,7 +37,7 @@ from hypersdk.errors import UsageError
 )
 @click.option("--new-macs", is_flag=True, help="Give the landed machine new MAC addresses.")
 @max_conversions
-@click.option("--yes", is_flag=True, help="Start several imports without asking.")
+@click.option("--yes", is_flag=True, help="Start several imports without asking, also not for networks.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @output_options
 @pass_cli
@@ -52,6 +52,8 @@ def command(cli: Cli, /, sources: tuple[Path, ...], **flags: Any) -> None:
     """
     if flags["source_off"] and flags["new_macs"]:
         raise UsageError("--source-off and --new-macs exclude each other")
+    if flags["output"] is not None and all(source.is_dir() for source in sources):
+        raise UsageError("-o has no effect: the images of an export stay in its folder")
     request = request_of(flags, new_macs=flags["new_macs"])
     from hypersdk.cli.importing import ImportChoices, import_sources
 
