@@ -18,4 +18,5 @@ pytest_plugins: list[str] = [
     "tests.support.servedapi",
     "tests.support.libvirtd",
     "tests.support.guests.fixtures",
+    "tests.support.moving",
 ]

@@ -32,6 +32,7 @@ PLANTED = {
     "wrong": "planted-wrong-password-5",
     "env": "planted-env-password-6",
     "name": "planted-name-field-password-7",
+    "passphrase": "planted-disk-passphrase-8",
 }
 
 JOB_ROUTES = (("/jobs", ""), ("/api/v1/jobs", ""), ("/api/v1/jobs", "/explain"), ("/api/v1/jobs", "/logs"))
@@ -163,6 +164,17 @@ def test_planted_secrets_are_nowhere(
                     job | more | {"output_path": str(tmp_path / "exports" / f"{number}{path[1]}")},
                     **{"Idempotency-Key": f"j{number}{path[1]}"},
                 )
+        post("/api/v1/endpoints", {"name": "kvm1", "kind": "libvirt", "url": "test:///default"})
+        root = tmp_path / "exports"
+        imported = {"kind": "import", "to": "kvm1", "source": str(root / "a.ova"), "output_path": str(root / "b")}
+        key = {"device": "/dev/sda2", "passphrase": PLANTED["passphrase"]}
+        for keys in (
+            [key],
+            [{"passphrase": f"{PLANTED['passphrase']}\n"}],
+            [{**key, "file": "x"}],
+            PLANTED["passphrase"],
+        ):
+            post("/api/v1/jobs", {**imported, "keys": keys})
         broken = client.post(
             "/jobs/submit",
             content=f"vcenter: {{password: {PLANTED['job']}, ]",
@@ -174,6 +186,8 @@ def test_planted_secrets_are_nowhere(
                 texts += [client.get(re.sub(r"\{[^}]+\}", value, route.path)).text for value in ("ann", "vc1", "vc3")]
         ids = [one["definition"]["id"] for one in client.get("/jobs/query", params={"all": True}).json()["jobs"]]
         assert ids
+        opened = [sealed for job_id in ids if (sealed := found.services.jobs.sealed_secret(job_id)) is not None]
+        assert opened
         for one_id in ids:
             texts += [client.get(f"{start}/{one_id}{end}").text for start, end in JOB_ROUTES]
         lines = [

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from hypersdk.access.vault import Vault
-from hypersdk.jobs.login import JOB_PASSWORD
+from hypersdk.jobs.secrets import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator

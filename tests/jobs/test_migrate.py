@@ -6,26 +6,20 @@ import hashlib
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from hypersdk.access.endpoints import NewEndpoint
 from hypersdk.access.faults import Conflict
 from hypersdk.jobs.records import JobRecord
-from hypersdk.jobs.states import ENDED, JobState, JobStateError
-from hypersdk.landing.record import LandingRecord, read_landing
-from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.jobs.states import JobState, JobStateError
+from hypersdk.simulator.config import DiskSpec
 from hypersdk.units import MiB
 from tests.support.guestconversions import MARK, MARK_AT, guest_bytes
-from tests.support.guests.bootsectors import boot_sector_guest
 from tests.support.guests.guest import MARKER
-from tests.support.libvirtd import Libvirtd
+from tests.support.moving import Moving, steps
 from tests.support.seeds import SEED
 from tests.support.simulator import lift_rate_limit
-from tests.support.site import Site, SiteFactory
 
 pytestmark = pytest.mark.waits
 
@@ -34,84 +28,6 @@ STARTED: Final[dict[str, Any]] = {"start": True, "options": {"source": "power-of
 PARTS: Final = 3
 PART: Final = 14
 """A move has at least so many moments, in so many parts (``programs.worker``): in each one is drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moving:
-    """A site whose jobs land machines at one libvirtd, on its network ``lan``."""
-
-    site: Site
-    libvirtd: Libvirtd
-    root: Path
-
-    def submit(self, name: str = "web-01", **fields: Any) -> JobRecord:
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)  # the hypervisor's user enters it
-        definition = {
-            "kind": "migrate",
-            "vm_path": name,
-            "output_path": str(folder),
-            "to": "kvm",
-            "networks": {"*": "network:lan"},
-            "convert": False,
-            "acceleration": "tcg",
-        }
-        return self.site.submit({**definition, **fields})[0]
-
-    def ended(self, job: JobRecord, state: JobState = JobState.COMPLETED) -> JobRecord:
-        (now,) = self.site.until_ended([job], 150)
-        assert now.state is state, f"{now.error} {self.site.told()}"
-        return now
-
-    def running(self) -> list[str]:
-        return self.libvirtd.virsh("list", "--name").split()
-
-    def power(self, name: str = "web-01") -> str:
-        return self.site.simulator.vm(name).power
-
-    def landing(self, name: str = "web-01") -> LandingRecord:
-        record = read_landing(self.root / name)
-        assert record is not None
-        return record
-
-    def until_step(self, job: JobRecord, name: str, state: str) -> None:
-        def there() -> bool:
-            now = self.site.store.get(job.id)
-            assert now.state not in ENDED, f"{now.error} {self.site.told()}"
-            return steps(now).get(name) == state
-
-        self.site.until(there)
-
-
-def steps(job: JobRecord) -> dict[str, str]:
-    return {step.name: step.state.value for step in job.steps}
-
-
-@pytest.fixture
-def moving(
-    site: SiteFactory, libvirtd: Libvirtd, bridge_name: str, guest_folder: Path, tmp_path: Path
-) -> Callable[..., Moving]:
-    """``moving(disks=..., ...)``: a machine with a boot sector, and the endpoint ``kvm``."""
-    definition = tmp_path / "lan.xml"
-    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
-    libvirtd.virsh("net-define", definition)
-    libvirtd.virsh("net-start", "lan")
-
-    def start(*, disks: tuple[DiskSpec, ...] | None = None, **simulated: Any) -> Moving:
-        guest = boot_sector_guest("marker")
-        boot = DiskSpec(guest.image.stat().st_size, image=guest.image)
-        machine = MachineSpec("web-01", disks or (boot,), power="poweredOn", memory_mb=64)
-        root = guest_folder / "exports"
-        root.mkdir(mode=0o755)
-        made = site(
-            machines=(machine,),
-            options={"export_roots": [str(root)], "take_over_s": 2.0},
-            **simulated,
-        )
-        made.services.endpoints.create(NewEndpoint(name="kvm", url=libvirtd.uri, kind="libvirt"))
-        return Moving(made, libvirtd, root)
-
-    return start
 
 
 def test_a_machine_is_moved_in_one_job_that_is_paused(moving: Callable[..., Moving]) -> None:

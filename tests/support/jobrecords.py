@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hypersdk.errors import UsageError
-from hypersdk.jobs.kinds.export import Export
+from hypersdk.jobs.kinds.migrate import Export
 from hypersdk.jobs.locks import folder_lock, machine_lock
 from hypersdk.jobs.records import JobRecord, NewJob
 from hypersdk.jobs.store import JobStore

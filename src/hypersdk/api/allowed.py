@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypersdk.access.faults import FORBIDDEN
 from hypersdk.access.roles import ACTIONS, Role
+from hypersdk.api.artifacts import artifacts_of
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import (
     ENDED,
@@ -42,7 +43,7 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
     "resume": (before(JobEvent.RESUME), "resumed"),
     "retry": (before(JobEvent.RETRY), "retried"),
     "delete": (ENDED, "deleted"),
-    "download": (frozenset({JobState.COMPLETED}), "downloaded"),
+    "download": (frozenset({JobState.COMPLETED, JobState.FAILED}), "downloaded"),
 }
 
 
@@ -84,7 +85,8 @@ def _permission(action: str, job: JobRecord, role: Role | None) -> AllowedAction
         return AllowedActionView(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
     states, done = _STATES[action]
     undone = job.state is JobState.FAILED and not (job.source_changes or job.target_changes)
-    if job.state not in states or (action == "cancel" and undone):
+    empty = job.state is JobState.FAILED and not artifacts_of(job)
+    if job.state not in states or (action == "cancel" and undone) or (action == "download" and empty):
         return AllowedActionView(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
     if action == "delete" and job.source_changes:
         reason = f"not undone at the source: {count(job.source_changes, 'change')}"

@@ -60,12 +60,18 @@ class Artifact:
 
 
 def artifacts_of(job: JobRecord) -> list[Artifact]:
-    """By the job's result; empty until it is completed."""
-    if job.result is None or not job.result.get("success"):
+    """By the job's result; empty until it is completed. What tells how it went (``evidence``) is there after a failure,
+    too."""
+    if job.result is None:
         return []
-    found = [_artifact(entry) for entry in job.result.get("artifacts", ()) if isinstance(entry, Mapping)]
+    evidence = [Artifact(str(name)) for name in job.result.get("evidence", ())]
+    return evidence if not job.result.get("success") else [*_files(job.result), *evidence]
+
+
+def _files(result: Mapping[str, Any]) -> list[Artifact]:
+    found = [_artifact(entry) for entry in result.get("artifacts", ()) if isinstance(entry, Mapping)]
     known = {artifact.name for artifact in found}
-    found += [Artifact(str(name)) for name in job.result.get("files", ()) if name not in known]
+    found += [Artifact(str(name)) for name in result.get("files", ()) if name not in known]
     if MANIFEST not in {artifact.name for artifact in found}:
         found.append(Artifact(MANIFEST))
     return found

@@ -21,10 +21,32 @@ options:
   remove_cdrom: true
   show_individual_progress: false
 """
+MIGRATION: Final[dict[str, Any]] = {
+    "kind": "migrate",
+    "vm_path": "/data/vm/win2019-x86_64 - Clone",
+    "output_path": "/tmp/win2019",  # noqa: S108 - a default export root
+    "to": "kvm1",
+    "networks": {"VM Network": "br0", "*": "network:default"},
+    "static_ip": {"00:50:56:01:02:03": {"address": "192.0.2.10/24", "gateway": "192.0.2.1"}},
+    "prove": True,
+    "start": True,
+    "options": {"source": "shutdown"},
+}
+IMPORT: Final[dict[str, Any]] = {
+    "kind": "import",
+    "source": "/tmp/web01.ova",  # noqa: S108
+    "output_path": "/tmp/web01",  # noqa: S108
+    "to": "kvm1",
+    "networks": {"*": "network:default"},
+    "prove": True,
+    "start": True,
+    "new_macs": True,
+}
 _ONE: Final[dict[str, Any]] = {
     "anyOf": [
         {"$ref": "#/components/schemas/JobDefinition"},
         {"$ref": "#/components/schemas/MigrationDefinition"},
+        {"$ref": "#/components/schemas/ImportDefinition"},
     ]
 }
 _SCHEMA: Final[dict[str, Any]] = {
@@ -52,6 +74,8 @@ JOB_FILE_BODY: Final[dict[str, Any]] = {
                         "summary": "Several",
                         "value": {"jobs": [JOB_FILE, {**JOB_FILE, "name": "second", "format": "qcow2"}]},
                     },
+                    "migration": {"summary": "A migration onto KVM", "value": MIGRATION},
+                    "import": {"summary": "An import of a package", "value": IMPORT},
                 },
             },
             "application/yaml": {
@@ -101,34 +125,90 @@ JOB_DEFINITION: Final[dict[str, Any]] = {
         "vcenter_url": {"type": "string"},
         "datacenter": {"type": "string"},
         "insecure": {"type": "boolean"},
-        "options": {"type": "object", "description": "Options of the export; see docs/job-file.md."},
+        "options": {"type": "object", "description": "Options; see docs/job-file.md."},
         "metadata": {"type": "object", "maxProperties": 256},
         "created_at": {"type": "string", "format": "date-time"},
     },
 }
-_MIGRATION_FIELDS: Final[dict[str, Any]] = {
-    "kind": {"const": "migrate"},
-    "format": {"const": "qcow2"},
-    "to": {"type": "string", "minLength": 1, "maxLength": 4096},
+_LINE: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": 4096}
+_OFF: Final[dict[str, Any]] = {"type": "boolean", "default": False}
+_ON: Final[dict[str, Any]] = {"type": "boolean", "default": True}
+_KEY: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["passphrase"],
+    "additionalProperties": False,
+    "properties": {
+        "device": {**_LINE, "default": "all"},
+        "passphrase": {"type": "string", "minLength": 1, "format": "password", "writeOnly": True},
+    },
+}
+_ADDRESS: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["address"],
+    "additionalProperties": False,
+    "properties": {
+        "address": {**_LINE, "examples": ["192.0.2.10/24"]},
+        "gateway": {"type": "string"},
+        "nameservers": {"type": "array", "maxItems": 8, "items": {"type": "string"}},
+    },
+}
+_LANDING_FIELDS: Final[dict[str, Any]] = {
+    "to": _LINE,
     "networks": {"type": "object", "maxProperties": 1000, "additionalProperties": {"type": "string"}},
     "pool": {"type": "string"},
     "domain": {"type": "string"},
-    "convert": {"type": "boolean", "default": True},
-    "prove": {"type": "boolean", "default": False},
+    "convert": _ON,
+    "root": {"type": "string"},
+    "keys": {"type": "array", "maxItems": 64, "items": _KEY},
+    "static_ip": {"type": "object", "maxProperties": 64, "additionalProperties": _ADDRESS},
+    "firstboot": {
+        "type": "array",
+        "maxItems": 16,
+        "items": {"type": "string", "minLength": 1, "maxLength": 65_536},
+    },
+    "prove": _OFF,
     "prove_marker": {"type": "string"},
     "prove_timeout": {"type": "integer", "minimum": 1, "maximum": 86_400},
-    "start": {"type": "boolean", "default": False},
-    "autostart": {"type": "boolean", "default": False},
-    "disconnect_source": {"type": "boolean", "default": False},
-    "keep_source_running": {"type": "boolean", "default": False},
+    "start": _OFF,
+    "autostart": _OFF,
     "disk_bus": {"type": "string", "enum": [bus.value for bus in DiskBus]},
     "nic_model": {"type": "string", "enum": [model.value for model in NicModel]},
     "acceleration": {"type": "string", "enum": ["auto", "kvm", "tcg"]},
+    "tpm": _ON,
+    "secure_boot": _ON,
 }
 MIGRATION_DEFINITION: Final[dict[str, Any]] = {
     **JOB_DEFINITION,
     "title": "MigrationDefinition",
     "description": "One migration onto KVM: the fields of an export, and those of the landed machine.",
     "required": ["kind", "vm_path", "to"],
-    "properties": {**JOB_DEFINITION["properties"], **_MIGRATION_FIELDS},
+    "properties": {
+        **JOB_DEFINITION["properties"],
+        **_LANDING_FIELDS,
+        "kind": {"const": "migrate"},
+        "format": {"const": "qcow2"},
+        "verify": _OFF,
+        "disconnect_source": _OFF,
+        "keep_source_running": _OFF,
+    },
+}
+IMPORT_DEFINITION: Final[dict[str, Any]] = {
+    "title": "ImportDefinition",
+    "type": "object",
+    "description": "A local export, package or image that is landed on KVM.",
+    "required": ["kind", "source", "to"],
+    "additionalProperties": False,
+    "properties": {
+        **_LANDING_FIELDS,
+        "kind": {"const": "import"},
+        "id": JOB_DEFINITION["properties"]["id"],
+        "name": JOB_DEFINITION["properties"]["name"],
+        "source": _LINE,
+        "output_path": {"type": "string", "maxLength": 4096},
+        "cpus": {"type": "integer", "minimum": 1, "maximum": 1024},
+        "memory": {**_LINE, "examples": ["4GiB"]},
+        "source_off": _OFF,
+        "new_macs": _OFF,
+        "metadata": JOB_DEFINITION["properties"]["metadata"],
+    },
 }

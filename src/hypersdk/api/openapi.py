@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from hypersdk.api.examples import JOB_DEFINITION, MIGRATION_DEFINITION
+from hypersdk.api.examples import IMPORT_DEFINITION, JOB_DEFINITION, MIGRATION_DEFINITION
 from hypersdk.api.problems import is_legacy
 from hypersdk.api.responses import ALWAYS, PROBLEM_TYPE, TEXTS
 from hypersdk.api.security import COOKIE, CSRF_HEADER, OPEN
@@ -56,6 +56,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     parts = made.setdefault("components", {})
     parts.setdefault("schemas", {})["JobDefinition"] = JOB_DEFINITION
     parts["schemas"]["MigrationDefinition"] = MIGRATION_DEFINITION
+    parts["schemas"]["ImportDefinition"] = IMPORT_DEFINITION
     parts["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "An API token"},
         "session": {

@@ -18,7 +18,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.guest.tools import GuestTools, find_tools
-from hypersdk.landing.importing import ImportPlan, import_machines, plan_import
+from hypersdk.landing.importing import ImageFolder, ImportPlan, LocalSource, import_machines, plan_import
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target
@@ -95,12 +95,11 @@ class _Planner:
 
     def _plan(self, path: Path, request: LandingRequest, taken: Collection[str]) -> ImportPlan:
         return plan_import(
-            path,
-            self.choices.output,
+            LocalSource(path, path.absolute()),
+            ImageFolder(self.choices.output, own=self.choices.own_folders),
             request,
             self.target,
             source_off=self.choices.source_off,
-            own_folder=self.choices.own_folders,
             taken=taken,
             tools=self.tools,
             runs=self.settings.run_store,

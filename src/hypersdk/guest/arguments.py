@@ -62,23 +62,29 @@ def _options(request: ConversionRequest) -> Iterator[str]:
 def _check_values(request: ConversionRequest) -> None:
     wrong = [
         *(f"'{address.mac}' is not a MAC address" for address in request.static_addresses if not _is_mac(address.mac)),
-        *(
-            f"'{key.device}' is neither a device nor a UUID"
-            for key in request.keys
-            if not _DEVICE.fullmatch(key.device)
-        ),
+        *(f"'{key.device}' is neither a device nor a UUID" for key in request.keys if not is_key_device(key.device)),
         *(
             f"'{item.operation}' is not an operation on guests that is supported"
             for item in request.customizations
             if item.operation not in CUSTOMIZATIONS
         ),
     ]
-    if not _ROOT.fullmatch(request.root):
+    if not is_root(request.root):
         wrong.append(f"'{request.root}' is neither '{FIRST_ROOT}' nor a device such as /dev/sda2")
     if not request.guest.disks:
         wrong.append("the guest has no disks")
     if wrong:
         raise UsageError(f"the guest cannot be converted as requested: {'; '.join(wrong)}")
+
+
+def is_key_device(text: str) -> bool:
+    """Whether a key can be for it: a device, a UUID or ``all``."""
+    return _DEVICE.fullmatch(text) is not None
+
+
+def is_root(text: str) -> bool:
+    """Whether it says which operating system is converted."""
+    return _ROOT.fullmatch(text) is not None
 
 
 def _is_mac(text: str) -> bool:
@@ -97,8 +103,8 @@ def arguments_of(request: ConversionRequest, private: Path) -> Sequence[str]:
             found += ["--key", f"{device}:file:{file}"]
     for address in request.static_addresses:
         found += ["--mac", f"{address.mac}:ip:{_address_fields(address)}"]
-    for customization in request.customizations:
-        found += _customization(customization)
+    for index, customization in enumerate(request.customizations):
+        found += _customization(customization, private / f"{customization.operation}{index}")
     return [*found, "-i", "libvirtxml", str(source)]
 
 
@@ -111,7 +117,11 @@ def _nameable(disk: SourceDisk, link: Path) -> SourceDisk:
     return replace(disk, file=link)
 
 
-def _customization(item: Customization) -> Sequence[str]:
+def _customization(item: Customization, file: Path) -> Sequence[str]:
+    """``file`` gets the value, if that is the content of one."""
+    if item.is_content:
+        _write_private(file, item.value.encode())
+        return [f"--{item.operation}", str(file)]
     return [f"--{item.operation}"] if item.operation == "update" else [f"--{item.operation}", item.value]
 
 

@@ -45,10 +45,11 @@ class StaticAddress:
 @dataclass(frozen=True, slots=True)
 class Customization:
     """An operation of virt-customize, by the name of its option without dashes: ``firstboot``, ``run-command``. The
-    order is kept."""
+    order is kept. With ``is_content``, ``value`` is the content of the file that the operation takes."""
 
     operation: str
     value: str
+    is_content: bool = False
 
 
 @dataclass(frozen=True, slots=True)

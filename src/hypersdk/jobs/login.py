@@ -11,13 +11,14 @@ from hypersdk.access.kinds.vsphere import VSPHERE, connection_to
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, Refused, UsageError, register
 from hypersdk.jobs.records import JobRecord
+from hypersdk.jobs.secrets import open_secrets
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import MachineJob
 from hypersdk.net.guard import EndpointGuard
+from hypersdk.secret import Secret
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 
-JOB_PASSWORD: Final = "job-password"  # noqa: S105 - the purpose that the vault binds it to
 _LOGIN: Final = ("GOVC_URL", "GOVC_USERNAME", "GOVC_PASSWORD", "GOVC_INSECURE")
 ENDPOINT_MOVED: Final = register(
     "endpoint_moved",
@@ -46,13 +47,19 @@ class EndpointResolver:
             )
         return endpoint
 
+    def passphrases(self, job: JobRecord) -> tuple[Secret, ...]:
+        """Those of the job's ``keys``, in their order. Raises VaultError."""
+        return self._secrets(job)[1]
+
+    def _secrets(self, job: JobRecord) -> tuple[Secret | None, tuple[Secret, ...]]:
+        return open_secrets(self.vault, self.store.sealed_secret(job.id), len(job.definition.get("keys", ())))
+
     def _found(self, job: JobRecord, definition: MachineJob) -> Endpoint:
         own = definition.endpoint
         if job.endpoint_id is not None and own.url is None:
             stored = connection_to(self.endpoints.login_of(job.endpoint_id, kind=VSPHERE))
             return replace(stored, datacenter=own.datacenter or stored.datacenter)
-        sealed = self.store.sealed_secret(job.id)
-        password = None if sealed is None else self.vault.open(sealed, JOB_PASSWORD)
+        password, _ = self._secrets(job)
         # A job that names its server does not get the daemon's own login: any submitter could have it sent anywhere.
         environ = {name: text for name, text in self.environ.items() if own.url is None or name not in _LOGIN}
         # Nor may a job have that login sent to an unverified server.

@@ -16,12 +16,11 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
         "set `options.remove_cdrom`, which ejects ISO images during the export, and submit the job again"
     ),
     ("no_convert", True): "set `convert: false`, which lands the guest as it is, and submit the job again",
-    ("key", "FILE"): "migrate the machine with `hyper2kvm migrate`: a job takes no keys",
-    ("root", "DEVICE"): "migrate the machine with `hyper2kvm migrate`, which lets you choose one: a job cannot",
-    ("tpm", False): "migrate the machine with `hyper2kvm migrate`, which can leave the TPM out: a job cannot",
-    ("secure_boot", False): (
-        "migrate the machine with `hyper2kvm migrate`, which can leave secure boot out: a job cannot"
-    ),
+    (
+        "key",
+        "FILE",
+    ): "add it to `keys` of the job instead, which needs no file, and submit the job again",
+    ("root", "DEVICE"): "set `root` to `first` or to one of the devices and submit the job again",
     ("cpus", "N"): "set `cpus` and `memory` and submit the job again",
     ("networks", "TARGET"): (
         "add each to `networks`, like `VM Network: br0` or `VM Network: network:default`, and submit the job again"

@@ -51,6 +51,11 @@ ROOT_LEFT_OUT: Final = register(
     "The daemon cannot use this export root, for the reason given, and disabled it at its start.",
     "Fix the cause and restart the daemon, or choose a folder below another root.",
 )
+OUTSIDE_IMPORT_ROOTS: Final = register(
+    "outside_import_roots",
+    "Imports may only read below the daemon's import roots and export roots.",
+    "Move the file below one of them, or add its folder to `import_roots` in the daemon's configuration.",
+)
 ROOT_ID_FILE: Final = ".hypersdk-root"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _MODE: Final = 0o751
@@ -122,16 +127,8 @@ class ExportRoots:
     def opened(self, folder: str | Path, *, create: bool) -> Iterator[int]:
         """A descriptor of ``folder``, opened below its root. With ``create``, a missing folder is created. Raises
         Refused and TargetError."""
-        root = self.of(folder)
-        parts = PurePosixPath(folder).relative_to(root.path).parts
-        with target_errors(f"opening {folder}"):
-            descriptor = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                for part in parts:
-                    descriptor = _step(descriptor, part, create=create)
-                yield descriptor
-            finally:
-                os.close(descriptor)
+        with _opened(self.of(folder).path, folder, create=create) as descriptor:
+            yield descriptor
 
     def locate(self, folder: Path) -> os.stat_result | None:
         """The status of ``folder``, opened as by ``opened``; None if it is missing or a link. Raises TargetError."""
@@ -142,6 +139,46 @@ class ExportRoots:
             if error.code == FOLDER_LINK or error.fields.get("errno") in ("ENOENT", "ENOTDIR", "ELOOP"):
                 return None
             raise
+
+
+class ImportRoots:
+    """The folders below which imports may read: ``paths``, and the export roots."""
+
+    def __init__(self, paths: Sequence[Path], exports: ExportRoots) -> None:
+        real = [Path(os.path.realpath(path.expanduser())) for path in paths]
+        self._roots = [*real, *(root.path for root in exports.roots)]
+
+    def of(self, file: str) -> Path:
+        """The root that ``file`` is below, judged by the path alone. Raises Refused ``outside_import_roots``."""
+        path = PurePosixPath(file)
+        if path.is_absolute() and ".." not in path.parts and "\0" not in file:
+            for root in self._roots:
+                if path.is_relative_to(root) and path != PurePosixPath(root):
+                    return root
+        known = ", ".join(map(str, self._roots))
+        message = f"{file[:300]} is not below an import root or export root ({known})"
+        raise Refused(message, code=OUTSIDE_IMPORT_ROOTS, key="import_roots")
+
+    @contextmanager
+    def opened(self, file: str) -> Iterator[Path]:
+        """A path of ``file`` by the descriptor of its folder, opened below the root. Whether ``file`` itself is a link
+        is not checked. Raises Refused and TargetError."""
+        root, path = self.of(file), PurePosixPath(file)
+        with _opened(root, path.parent, create=False) as descriptor:
+            yield Path(f"/proc/self/fd/{descriptor}", path.name)
+
+
+@contextmanager
+def _opened(root: Path, folder: str | os.PathLike[str], *, create: bool) -> Iterator[int]:
+    parts = PurePosixPath(folder).relative_to(root).parts
+    with target_errors(f"opening {folder}"):
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for part in parts:
+                descriptor = _step(descriptor, part, create=create)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def _root(real: Path) -> ExportRoot:

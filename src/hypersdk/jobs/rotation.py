@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from hypersdk.access.vault import KEY_ROW, Vault, forget_answers
-from hypersdk.jobs.login import JOB_PASSWORD
+from hypersdk.jobs.secrets import JOB_PASSWORD
 from hypersdk.state.database import Database
 from hypersdk.state.tables import endpoints, jobs, meta
 

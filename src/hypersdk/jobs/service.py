@@ -12,7 +12,7 @@ from hypersdk.errors import CODES, CodeInfo, HyperSDKError, LookupFailed, UsageE
 from hypersdk.jobs.ids import derived_id
 from hypersdk.jobs.kinds import kind_of
 from hypersdk.jobs.kinds.base import SubmitContext
-from hypersdk.jobs.kinds.export import Export
+from hypersdk.jobs.kinds.migrate import Export
 from hypersdk.jobs.records import MAX_PRIORITY, Attempt, JobRecord, NewJob
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.roots import ExportRoots

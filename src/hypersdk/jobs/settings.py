@@ -107,6 +107,7 @@ class DaemonSettings:
     jobs_per_site: Annotated[int, whole(1, 10_000)] = 8
     conversions_per_worker: Annotated[int, whole(1, 64)] = 1
     export_roots: Annotated[tuple[Path, ...], list_of("a list of paths", file_path)] = ()
+    import_roots: Annotated[tuple[Path, ...], list_of("a list of paths", file_path)] = ()
     auth: Flag = True
     public_metrics: Flag = False
     tls_cert: FilePath | None = None
@@ -156,6 +157,7 @@ class DaemonSettings:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values["database_url"] = _without_password(self.url)
         values["export_roots"] = [str(root) for root in self.roots]
+        values["import_roots"] = [str(root) for root in self.import_roots]
         values["roles"] = sorted(self.roles)
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 

@@ -11,7 +11,7 @@ time of change.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from hypersdk.errors import HyperSDKError, Refused, register
 from hypersdk.guest.tools import GuestTools
 from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.fence import needs_fence
-from hypersdk.landing.guests import described_guest, open_guest, open_manifest
+from hypersdk.landing.guests import described_guest, guest_of, open_manifest
 from hypersdk.landing.land import check_target
 from hypersdk.landing.planning import assumed_drivers, left_out, plan_guest
 from hypersdk.landing.progress import MigrationProgress
@@ -56,12 +56,37 @@ _FILE, _STAMP = "source_file", "source_stamp"
 
 
 @dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A folder, package or image. ``named`` is its path for users. Without ``follow``, ``path`` may be no link."""
+
+    path: Path
+    named: Path
+    follow: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """Where images are made of a package: in ``folder``, or in one below it that is named after the machine; by default
+    below the current folder."""
+
+    folder: Path | None = None
+    own: bool = False
+
+    def of(self, machine: str) -> Path:
+        """The folder for the images of this machine."""
+        own = Path(stem_of(machine))
+        if self.folder is None:
+            return own
+        return self.folder / own if self.own else self.folder
+
+
+@dataclass(frozen=True, slots=True)
 class ImportPlan:
     """What will be landed. ``package`` is the file that is still to be converted into ``spec.output_dir``; None for the
     folder of an export, or of a package that was converted before."""
 
     spec: ExportSpec
-    package: Path | None
+    package: LocalSource | None
     guest: SourceGuest
     domain: GuestPlan
     storage: StoragePlan
@@ -78,30 +103,29 @@ class ImportPlan:
 
 
 def plan_import(
-    path: Path,
-    output: Path | None,
+    origin: LocalSource,
+    images: ImageFolder | ExportSpec,
     request: LandingRequest,
     target: Target,
     *,
     source_off: bool,
-    own_folder: bool = False,
     taken: Collection[str] = (),
     tools: GuestTools,
     runs: RunStore,
     cancel: CancelToken,
 ) -> ImportPlan:
-    """Looks at the export or package; nothing is changed. ``source_off``: the user says that the source is off the
-    network. ``own_folder``: a package gets a folder below ``output``, named after its machine. ``taken`` are names of
-    domains that other machines of this run get.
+    """Looks at the export or package; nothing is changed. ``images`` says where images are made of a package, or also
+    how. ``source_off``: the user says that the source is off the network. ``taken`` are names of domains that other
+    machines of this run get.
 
     Raises the errors of ``open_guest`` and ``open_local``, Refused with the reasons of ``plan_guest`` and of
     ``check_target``, and ``source_not_checked``."""
-    if path.is_dir():
-        spec, package, guest = ExportSpec(machine="", output_dir=path), None, open_guest(path.absolute())
-        source = _origin(path)
+    if origin.path.is_dir() and (origin.follow or not origin.path.is_symlink()):
+        spec, package = ExportSpec(machine="", output_dir=origin.path, display_dir=origin.named), None
+        guest, source = _exported(spec), _source_text(origin.path)
     else:
-        spec, package, guest = _package(path, output, cancel, own_folder=own_folder)
-        source = str(path.absolute())
+        spec, package, guest = _package(origin, images, cancel)
+        source = str(origin.named)
     if not source_off:
         _check_source(spec, guest, request, runs)
     domain = plan_guest(guest, assumed_drivers(guest), request.options, target.facts, taken=taken)
@@ -112,27 +136,30 @@ def plan_import(
     return ImportPlan(spec, package, guest, domain, storage, source)
 
 
-def _origin(folder: Path) -> str:
+def _exported(spec: ExportSpec) -> SourceGuest:
+    return guest_of(open_manifest(spec.output_dir), spec.shown_dir.absolute())
+
+
+def _source_text(folder: Path) -> str:
     source = open_manifest(folder).source
     return f"{source.vm_name} ({source.vm_id or source.provider})"
 
 
 def _package(
-    path: Path, output: Path | None, cancel: CancelToken, *, own_folder: bool
-) -> tuple[ExportSpec, Path | None, SourceGuest]:
-    with open_local(path, cancel) as machine:
+    origin: LocalSource, images: ImageFolder | ExportSpec, cancel: CancelToken
+) -> tuple[ExportSpec, LocalSource | None, SourceGuest]:
+    with open_local(origin.path, cancel, follow=origin.follow) as machine:
         name = machine.machine.name
-        own = Path(stem_of(name))
-        folder = own if output is None else output / own if own_folder else output
-        spec = ExportSpec(machine=name, output_dir=folder, metadata=_tags(path))
-        if _is_converted(spec):
-            return spec, None, open_guest(spec.output_dir.absolute())
-        return spec, path, described_guest(machine.machine, planned_disks(machine, spec), spec)
+        spec = images if isinstance(images, ExportSpec) else ExportSpec(machine=name, output_dir=images.of(name))
+        spec = replace(spec, machine=name, metadata={**spec.metadata, **_tags(origin)})
+        if not spec.force and _is_converted(spec):
+            return spec, None, _exported(spec)
+        return spec, origin, described_guest(machine.machine, planned_disks(machine, spec), spec)
 
 
-def _tags(path: Path) -> dict[str, str]:
-    found = path.stat()
-    return {_FILE: str(path.absolute()), _STAMP: f"{found.st_size}:{found.st_mtime_ns}"}
+def _tags(origin: LocalSource) -> dict[str, str]:
+    found = origin.path.stat()
+    return {_FILE: str(origin.named), _STAMP: f"{found.st_size}:{found.st_mtime_ns}"}
 
 
 def _is_converted(spec: ExportSpec) -> bool:
@@ -152,6 +179,22 @@ def _check_source(spec: ExportSpec, guest: SourceGuest, request: LandingRequest,
     run = RunFile.load(spec.output_dir.absolute(), runs)
     if run is None or not (run.record.published and run.record.hold):
         raise Refused(f"whether the source of '{guest.name}' is off is not known", code=SOURCE_NOT_CHECKED)
+
+
+def make_images(
+    plan: ImportPlan,
+    *,
+    settings: RunSettings,
+    cancel: CancelToken,
+    observer: Callable[[ExportProgress], None],
+) -> None:
+    """Converts the package into ``plan.spec.output_dir``, if there is one. ``observer`` gets the progress. Raises what
+    ``convert_file`` does."""
+    if plan.package is not None:
+        package = plan.package
+        convert_file(
+            package.path, plan.spec, cancel=cancel, observer=observer, settings=settings, follow=package.follow
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +262,10 @@ class _MachineImport:
 
     def copy(self) -> bool:
         """Converts the package into images."""
-        assert self._plan.package is not None
         self.progress.begin()
         try:
             self._cancel.check()
-            convert_file(
-                self._plan.package,
-                self._plan.spec,
-                cancel=self._cancel,
-                observer=self._observe,
-                settings=self._settings,
-            )
+            make_images(self._plan, settings=self._settings, cancel=self._cancel, observer=self._observe)
         except HyperSDKError as failed:
             self._error = failed
             self.progress.end(failed)

@@ -42,6 +42,7 @@ from hypersdk.landing.land import (
     undo_landing,
     warnings,
 )
+from hypersdk.landing.landed import check_not_landed
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.prove import prove_landed
 from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord, read_landing
@@ -180,6 +181,27 @@ def land_until(
             raise
 
 
+def convert_images(
+    place: Place,
+    options: ConversionOptions,
+    *,
+    turn: GuestTurn,
+    settings: RunSettings,
+    cancel: CancelToken,
+    notify: Notify,
+) -> GuestDrivers:
+    """Converts the guest, which is landed nowhere; one that is converted stays as it is. Raises what ``convert_guest``
+    does, Refused ``images_landed``, TargetError ``run_active``."""
+    with place.held(settings) as held:
+        check_not_landed(held.path)
+        landing = LandingFile.opened(held, state=settings.state)
+        landing.record.steps.setdefault(CONVERT, StepRecord())
+        landing.folder.check()  # from here on programs use its name
+        guest = guest_of(open_manifest(held.path), held.named)
+        work = _Steps(landing, None, Source(""), turn, settings.state, cancel, notify, place.job)
+        return work.converted(guest, options, as_written=False)
+
+
 def undo_job(place: Place, address: Callable[[], LibvirtAddress], *, settings: RunSettings) -> tuple[str, ...]:
     """Undoes what the daemon's job landed, unless it is started: that is final. ``address`` is called where there is
     something to undo. Returns the kinds of changes.
@@ -240,7 +262,7 @@ class _Steps:
             self._landing.record.steps.setdefault(name, StepRecord())
         self._landing.folder.check()  # from here on programs use its name
         guest = guest_of(open_manifest(self._landing.folder.path), self._landing.folder.named)
-        drivers = self._converted(guest, request.conversion, as_written=request.exported)
+        drivers = self.converted(guest, request.conversion, as_written=request.exported)
         self._landing.forget_failed(request.steps)
         if last == CONVERT:
             return None
@@ -273,7 +295,7 @@ class _Steps:
             warnings=tuple(warnings(domain)),
         )
 
-    def _converted(self, guest: SourceGuest, options: ConversionOptions | None, *, as_written: bool) -> GuestDrivers:
+    def converted(self, guest: SourceGuest, options: ConversionOptions | None, *, as_written: bool) -> GuestDrivers:
         """What the guest can use. Without a conversion, now or before, what guests of its kind have drivers for."""
         if options is None:
             drivers = settle_conversion(self._landing, self._turn.tools, cancel=self._cancel)

@@ -55,19 +55,36 @@ def convert_file(
     cancel: CancelToken,
     observer: Callable[[ExportProgress], None],
     settings: RunSettings | None = None,
+    follow: bool = True,
 ) -> ExportResult:
-    """Converts ``path`` into ``spec.output_dir``. ``spec.machine`` is not used.
+    """Converts ``path`` into ``spec.output_dir``. ``spec.machine`` is not used. Without ``follow``, a symbolic link is
+    refused.
 
     Raises UsageError, Refused, TargetError, or IntegrityError when the input is damaged; then nothing is published.
     """
     settings = settings or RunSettings()
     folder = spec.output_dir.absolute()
-    with open_local(path, cancel) as machine:
+    with open_local(path, cancel, follow=follow) as machine:
         _check(machine, spec)
         with target_errors(f"creating {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        with held_folder(folder, settings.locate) as held:
+        with held_folder(folder, settings.locate, spec.shown_dir.absolute(), spec.job_id or "") as held:
             return _convert(machine, spec, held, settings, cancel, observer)
+
+
+def drop_conversion(spec: ExportSpec, settings: RunSettings) -> None:
+    """Removes what an interrupted conversion into ``spec.output_dir`` left. Raises TargetError ``run_active``,
+    IntegrityError."""
+    folder, named = spec.output_dir.absolute(), spec.shown_dir.absolute()
+    with held_folder(folder, settings.locate, named, spec.job_id or "") as held:
+        _drop(RunFile.load(held.path, settings.run_store), spec)
+
+
+def _drop(run: RunFile | None, spec: ExportSpec) -> None:
+    if run is not None and run.record.endpoint == LOCAL_ENDPOINT:
+        outputs_for(run.record, spec).forget_all()
+        remove_half_published(run.record)
+        run.remove()
 
 
 def _check(machine: LocalMachine, spec: ExportSpec) -> None:
@@ -224,10 +241,7 @@ def _begin(machine: LocalMachine, spec: ExportSpec, folder: Path, store: RunStor
     old, unreadable = RunFile.load_to_discard(folder, store) if spec.force else (RunFile.load(folder, store), "")
     if unreadable:
         remove_unfinished(folder, stem_of(machine.machine.name))
-    if old is not None and old.record.endpoint == LOCAL_ENDPOINT:
-        outputs_for(old.record, spec).forget_all()
-        remove_half_published(old.record)
-        old.remove()
+    _drop(old, spec)
     if not spec.force:
         refuse_foreign(folder, foreign_files(folder))
     return RunFile.create(

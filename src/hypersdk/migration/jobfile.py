@@ -6,7 +6,7 @@
                 │
                 └ raises UsageError job_unreadable: not a job file at all
 
-Unknown fields are errors, and so are options of steps that do not exist. A password is a Secret from the moment it is
+Unknown fields are errors. A password is a Secret from the moment it is
 read, and no error shows a value.
 """
 
@@ -63,21 +63,25 @@ JOB_UNKNOWN_FIELD = register(
 )
 UNSUPPORTED_OPTION = register(
     "unsupported_option",
-    "The option belongs to a step that this version does not have.",
-    "Remove the option or set it to false; do that step with another tool after the export.",
+    "The option asks for a step after the export, which `hyper2kvm export` does not do.",
+    "Submit the file to the daemon with `hyperctl submit -file FILE`, which does these steps; or use `hyper2kvm"
+    " migrate`.",
+    "Or remove the option.",
 )
 
 
 # --- the definition --------------------------------------------------------------------------------------------------
 
 
-def _wrap(value: object) -> Secret:
+def secret_text(value: object) -> Secret:
+    """Wraps a password from the moment it is read. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("should be a text in quotes")
     return Secret(value)
 
 
 def one_spelling(value: object) -> object:
+    """Words may be written in capitals."""
     return value.lower() if isinstance(value, str) else value
 
 
@@ -98,7 +102,7 @@ Tag = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 DEFAULT_FORMAT: Final = OutputFormat.OVF
 
 
-class _JobPart(BaseModel):
+class JobPart(BaseModel):
     """Unknown fields are errors. ``null`` and ``""`` mean "not given": programs write all fields of a structure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
@@ -111,24 +115,25 @@ class _JobPart(BaseModel):
         return {key: value for key, value in data.items() if not (key in cls.model_fields and value in (None, ""))}
 
 
-class VcenterPart(_JobPart):
+class VcenterPart(JobPart):
     """The endpoint of the job."""
 
     server: Line
     username: Line | None = None
-    password: Annotated[Secret, BeforeValidator(_wrap)] | None = None
+    password: Annotated[Secret, BeforeValidator(secret_text)] | None = None
     insecure: Flag | None = None
 
 
-class JobOptions(_JobPart):
-    """Options that job files use. Those in ``NOT_BUILT`` are only accepted with a value that requests nothing."""
+class JobOptions(JobPart):
+    """Options that job files use. ``enable_pipeline`` and ``libvirt_integration`` ask for steps after the export;
+    the others in ``LATER`` say how (``landing.pipeline``). None for those that are not given."""
 
-    NOT_BUILT: ClassVar[Mapping[str, tuple[object, ...]]] = {
+    LATER: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "enable_pipeline": (False,),
-        "pipeline_inspect": (False,),
-        "pipeline_fix": (False,),
-        "pipeline_convert": (False,),
-        "pipeline_validate": (False,),
+        "pipeline_inspect": (None, False),
+        "pipeline_fix": (None, False),
+        "pipeline_convert": (None, False),
+        "pipeline_validate": (None, False),
         "pipeline_compress": (False,),
         "compress_level": (0, 6),
         "libvirt_integration": (False,),
@@ -137,6 +142,7 @@ class JobOptions(_JobPart):
         "libvirt_bridge": ("virbr0",),
         "libvirt_pool": ("default",),
     }
+    """Each with the values that ask for nothing: programs write all fields of a structure."""
 
     parallel_downloads: Annotated[Number, Field(ge=0, le=64)] = PARALLEL
     remove_cdrom: Flag = False
@@ -145,10 +151,10 @@ class JobOptions(_JobPart):
     file_hash: FileHash = FileHash.TREE
     exclude_disks: Annotated[tuple[Line, ...], BeforeValidator(_texts), Field(max_length=256)] = ()
     enable_pipeline: Flag = False
-    pipeline_inspect: Flag = False
-    pipeline_fix: Flag = False
-    pipeline_convert: Flag = False
-    pipeline_validate: Flag = False
+    pipeline_inspect: Flag | None = None
+    pipeline_fix: Flag | None = None
+    pipeline_convert: Flag | None = None
+    pipeline_validate: Flag | None = None
     pipeline_compress: Flag = False
     compress_level: Annotated[Number, Field(ge=0, le=9)] = 0
     libvirt_integration: Flag = False
@@ -158,8 +164,8 @@ class JobOptions(_JobPart):
     libvirt_pool: Line = "default"
 
     def switched_on(self) -> Iterator[str]:
-        """Names of the options that request a step that does not exist."""
-        return (name for name, harmless in self.NOT_BUILT.items() if getattr(self, name) not in harmless)
+        """Names of the options that ask for something after the export."""
+        return (name for name, harmless in self.LATER.items() if getattr(self, name) not in harmless)
 
 
 CompressWord = Literal["none", "checked", "unchecked", "repack"]
@@ -177,7 +183,7 @@ class EndpointOverrides:
     datacenter: str | None
 
 
-class MachineJob(_JobPart):
+class MachineJob(JobPart):
     """What is done with one machine begins with its export. ``output_dir`` and ``method`` are older names of
     ``output_path`` and ``export_method``."""
 
@@ -263,7 +269,7 @@ class MachineJob(_JobPart):
             parallel=self.options.parallel_downloads or PARALLEL,
             job_id=self.id,
             job_name=self.title,
-            metadata={key: _tag_text(value) for key, value in self.metadata.items()},
+            metadata={key: tag_text(value) for key, value in self.metadata.items()},
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -342,8 +348,11 @@ def _entry(number: int, job: object, environ: Mapping[str, str]) -> JobEntry:
 
 
 def parse_definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
-    """The definition of one export. Raises UsageError that names the field."""
-    return parse_as(JobDefinition, job, environ)
+    """The definition of one export and nothing more. Raises UsageError that names the field."""
+    definition = parse_as(JobDefinition, job, environ)
+    for name in definition.options.switched_on():
+        raise UsageError(f"option '{name}' is for jobs of the daemon", code=UNSUPPORTED_OPTION, field=f"options.{name}")
+    return definition
 
 
 def parse_as(model: type[AnyJob], job: object, environ: Mapping[str, str]) -> AnyJob:
@@ -351,7 +360,7 @@ def parse_as(model: type[AnyJob], job: object, environ: Mapping[str, str]) -> An
     try:
         definition = model.model_validate(fields_of(job))
     except ValidationError as error:
-        raise _translated(error) from None  # the original holds the values, passwords among them
+        raise problems_of(error) from None  # the original holds the values, passwords among them
     if not definition.folder:
         raise invalid_field("output_path", "missing")
     if definition.output_path and definition.output_dir and definition.output_path != definition.output_dir:
@@ -360,18 +369,16 @@ def parse_as(model: type[AnyJob], job: object, environ: Mapping[str, str]) -> An
         raise invalid_field("vcenter_url", "given beside vcenter; name the endpoint once")
     if reason := FORMATS[definition.format].refusal(_compression(definition.compress)):
         raise invalid_field("compress", f"{reason}; choose qcow2, or leave it out")
-    for name in definition.options.switched_on():
-        raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")
     definition.to_spec()  # checks the values now, not when the job runs
     try:
         _ = definition.endpoint
     except UsageError as error:
         raise invalid_field("vcenter.server" if definition.vcenter else "vcenter_url", error.message) from None
     names = [name for name in ("output_path", "output_dir") if getattr(definition, name)]
-    return definition.model_copy(update=dict.fromkeys(names, _folder(definition.folder, environ)))
+    return definition.model_copy(update=dict.fromkeys(names, whole_folder(definition.folder, environ)))
 
 
-def _translated(error: ValidationError) -> UsageError:
+def problems_of(error: ValidationError) -> UsageError:
     """All problems that pydantic found, in one message without values; the code is that of the first unknown field, if
     there is one."""
     details = error.errors(include_url=False, include_input=False, include_context=False)
@@ -450,16 +457,18 @@ def _compression(value: bool | str) -> Compression:
     return Compression(value)
 
 
-def _folder(text: str, environ: Mapping[str, str]) -> str:
+def whole_folder(text: str, environ: Mapping[str, str], field: str = "output_path") -> str:
+    """The path with the home directory instead of ``~``. Raises UsageError ``job_invalid``."""
     if text != "~" and not text.startswith("~/"):
         return text
     home = environ.get("HOME")
     if not home:
-        raise invalid_field("output_path", "'~' cannot be resolved here; give the whole path")
+        raise invalid_field(field, "'~' cannot be resolved here; give the whole path")
     return str(Path(home, text[2:]))
 
 
-def _tag_text(value: object) -> str:
+def tag_text(value: object) -> str:
+    """A value of ``metadata`` as the manifest has it."""
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 

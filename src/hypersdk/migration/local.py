@@ -91,10 +91,27 @@ class LocalMachine:
     warnings: tuple[str, ...] = ()
 
 
+_SUFFIXES: Final = (".vmdk", ".ovf", ".ova", ".qcow2", ".raw", ".img")
+_PACKED: Final = (".vmdk", ".ova")
+"""Those that may be compressed as a whole."""
+
+
+def _suffix(path: Path) -> str | None:
+    """The extension that says what the file is, without ``.gz``; None for a file that cannot be converted."""
+    packed = path.suffix.lower() == ".gz"
+    suffix = Path(path.stem if packed else path.name).suffix.lower()
+    return suffix if suffix in (_PACKED if packed else _SUFFIXES) else None
+
+
+def is_package_name(name: str) -> bool:
+    """Whether a file of that name can be converted, by its extension."""
+    return _suffix(Path(name)) is not None
+
+
 @contextmanager
-def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
+def open_local(path: Path, cancel: CancelToken, *, follow: bool = True) -> Iterator[LocalMachine]:
     """Opens ``path`` by its file name extension; files stay open for the block. ``cancel`` ends the reading of a
-    compressed archive.
+    compressed archive. Without ``follow``, a symbolic link is refused.
 
     Raises UsageError ``unknown_input``, TargetError ``unreadable_input`` or ``input_not_a_file``, IntegrityError for
     its content.
@@ -107,18 +124,17 @@ def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
         ".raw": _open_raw,
         ".img": _open_raw,
     }
-    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
-    opener = openers.get(suffix)
-    if opener is None or (path.suffix.lower() == ".gz" and suffix not in (".vmdk", ".ova")):
+    suffix = _suffix(path)
+    if suffix is None:
         raise UsageError(f"'{path.name}' is not a file that can be converted", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
         pool = Pool(stack)
         try:
-            file = PooledFile(pool, partial(open_input, path, path.name), path.name)
+            file = PooledFile(pool, partial(open_input, path, path.name, follow=follow), path.name)
         except FileNotFoundError as error:
             raise TargetError(f"{path} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
         with input_errors():
-            opened = opener(FolderStore(stack, pool, path.parent), path, file, cancel)
+            opened = openers[suffix](FolderStore(stack, pool, path.parent), path, file, cancel)
         yield opened
 
 

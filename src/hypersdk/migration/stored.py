@@ -176,13 +176,14 @@ def shown_name(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def open_input(path: str | Path, name: str, *, folder: int | None = None) -> int:
-    """A descriptor of the regular file ``path``. Below the open ``folder``, if given, it must not be a symbolic link.
+def open_input(path: str | Path, name: str, *, folder: int | None = None, follow: bool = True) -> int:
+    """A descriptor of the regular file ``path``. Below the open ``folder``, if given, and without ``follow``, it must
+    not be a symbolic link.
 
     Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``, IntegrityError for a link.
     """
     try:
-        return open_regular(path, folder=folder, follow=folder is None)
+        return open_regular(path, folder=folder, follow=follow and folder is None)
     except FileNotFoundError:
         raise
     except NotRegularError as error:

@@ -17,7 +17,7 @@ from hypersdk.access.access import Access
 from hypersdk.access.roles import Role
 from hypersdk.access.vault import Vault, known_key
 from hypersdk.cli.hypervisord.app import program
-from hypersdk.jobs.login import JOB_PASSWORD
+from hypersdk.jobs.secrets import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.supervisor import one_daemon

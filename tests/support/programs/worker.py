@@ -3,7 +3,8 @@
 ``die-after-enqueue`` kills it between the engine's transaction and ours, at the first attempt that it hands over.
 ``die-at=N`` kills it at the Nth moment: the return of a call that changes something. ``count=FILE`` writes the number
 of moments so far. ``marking`` converts guests by ``guestconversions.MarkingConverter``, ``marking-for-long`` until it
-is cancelled, ``marking-until=FILE`` until that file exists. ``die-at-start=before`` kills it when it starts a landed
+is cancelled, ``marking-until=FILE`` until that file exists. ``damaging`` does so, and
+damages the image afterwards. ``die-at-start=before`` kills it when it starts a landed
 machine, ``die-at-start=after`` when that is recorded in its folder, and not yet with the job.
 """
 
@@ -34,6 +35,9 @@ def main() -> int:
             _tell_moments(int(text) if name == "die-at" else None, Path(text) if name == "count" else None)
         elif name == "die-at-start":
             _die_at_start(after=text == "after")
+        elif name == "damaging":
+            _convert_by_marking(for_long=False, until=None)
+            _damage_images()
         elif name.startswith("marking"):
             _convert_by_marking(for_long=name == "marking-for-long", until=Path(text) if text else None)
     return run_worker(load_settings(os.environ, Path(sys.argv[1]), {}), int(sys.argv[2]), os.environ, ready=_ready)
@@ -102,6 +106,24 @@ def _die_at_start(*, after: bool) -> None:
         Claims.end_step = last  # type: ignore[method-assign, assignment]
     else:
         setattr(land, "start_domain", lambda *_args, **_named: os.kill(os.getpid(), signal.SIGKILL))  # noqa: B010
+
+
+def _damage_images() -> None:
+    from hypersdk.landing import steps
+
+    convert = steps.convert_guest  # type: ignore[attr-defined]
+
+    def damaging(landing: Any, *args: Any, **named: Any) -> Any:
+        drivers = convert(landing, *args, **named)
+        (image,) = landing.folder.path.glob("*.qcow2")
+        with image.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+        return drivers
+
+    steps.convert_guest = damaging  # type: ignore[attr-defined]
 
 
 def _convert_by_marking(*, for_long: bool, until: Path | None) -> None:

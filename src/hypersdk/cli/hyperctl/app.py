@@ -24,6 +24,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "watch": Entry(f"{_HERE}.watch", "Follow jobs while they run."),
         "logs": Entry(f"{_HERE}.details:logs", "Print a job's log."),
         "artifacts": Entry(f"{_HERE}.artifacts", "List the files of an export, or download one."),
+        "report": Entry(f"{_HERE}.artifacts:report", "Download the report of a migration or an import."),
         "explain": Entry(f"{_HERE}.details:explain", "Explain a job's current state and what to do about it."),
         "cancel": Entry(f"{_HERE}.actions:cancel", "Cancel jobs."),
         "pause": Entry(f"{_HERE}.actions:pause", "Pause jobs at their next checkpoint."),
@@ -140,4 +141,4 @@ def root() -> None:
     """Control the HyperSDK daemon: submit export jobs, follow and manage them."""
 
 
-program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "artifacts", "man"))
+program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "artifacts", "report", "man"))

@@ -11,7 +11,8 @@ from hypersdk.cli.hyperctl.app import daemon_flags, json_option
 from hypersdk.cli.hyperctl.completing import complete_file, complete_job
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import UsageError
+from hypersdk.errors import LookupFailed, UsageError
+from hypersdk.migration.naming import REPORT_NAME
 from hypersdk.text import clean
 from hypersdk.transfer.files import is_folder
 from hypersdk.units import format_size
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @daemon_flags
 @pass_ctl
 def command(ctl: Ctl, job_id: str, name: str | None, target: Path | None) -> None:
-    """List the files of a completed export with their sizes and digests, or download FILE.
+    """List the files of a completed job with their sizes and digests, or download FILE.
 
     A download appears under its name only when it is complete, and its size and digest are those of the export. It
     continues after an interruption of the connection.
@@ -48,6 +49,37 @@ def command(ctl: Ctl, job_id: str, name: str | None, target: Path | None) -> Non
         raise UsageError("--output needs the name of a file", next_step=f"`hyperctl artifacts {job_id}` lists them.")
     else:
         ctl.show([dict(artifact.raw) for artifact in found.files], lambda: _print(ctl, found))
+
+
+@click.command("report", cls=Command)
+@click.argument("job_id", metavar="ID", shell_complete=complete_job)
+@flag(
+    "--output",
+    "-o",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write it to this new file, or into this folder (default: ID.html).",
+)
+@json_option
+@daemon_flags
+@pass_ctl
+def report(ctl: Ctl, job_id: str, target: Path | None) -> None:
+    """Download the report of a job that converts or lands a machine: one HTML page with its steps, digests, changes,
+    the boot proof and its screenshot.
+
+    Jobs that have failed have one, too.
+    """
+    job_id = ctl.client.find_id(job_id)
+    found = ctl.client.artifacts(job_id)
+    names = {artifact.name for artifact in found.files}
+    if REPORT_NAME not in names:
+        raise LookupFailed(
+            f"the job {job_id} has no report",
+            cause="It has not ended, or it is an export: those have none.",
+            next_step=f"See `hyperctl get {job_id}`.",
+        )
+    _download(ctl, job_id, found.get(REPORT_NAME), target or Path(f"{job_id}.html"))
 
 
 def _print(ctl: Ctl, found: Artifacts) -> None:

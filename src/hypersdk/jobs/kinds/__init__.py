@@ -6,13 +6,13 @@ from typing import Final
 
 from hypersdk.errors import UsageError, register
 from hypersdk.jobs.kinds.base import JobKind
-from hypersdk.jobs.kinds.export import Export
-from hypersdk.jobs.kinds.migrate import Migrate
+from hypersdk.jobs.kinds.import_ import Import
+from hypersdk.jobs.kinds.migrate import Export, Migrate
 
 KIND_UNKNOWN: Final = register(
     "kind_unknown", "There is no such kind of job.", "Correct the field `kind`; without it, a job is an export."
 )
-KINDS: Final[dict[str, JobKind]] = {kind.name: kind for kind in (Export(), Migrate())}
+KINDS: Final[dict[str, JobKind]] = {kind.name: kind for kind in (Export(), Migrate(), Import())}
 
 
 def kind_of(name: object) -> JobKind:

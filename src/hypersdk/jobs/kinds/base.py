@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 
 from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
-from hypersdk.errors import HyperSDKError
-from hypersdk.jobs.claims import Claim, Claims
+from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
 from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.progress import JobProgress
 from hypersdk.jobs.records import JobRecord, NewJob
@@ -20,6 +20,7 @@ from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.sizes import QueueSizes
 from hypersdk.landing.steps import GuestTurn
 from hypersdk.migration.settings import RunResources, RunSettings
+from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
 
 PAUSED: Final = "paused"
@@ -92,6 +93,11 @@ class StepOutcome:
 
     result: Mapping[str, Any] | None = None
     error: HyperSDKError | None = None
+
+
+def is_failure(error: HyperSDKError) -> bool:
+    """Whether the job failed: it was not stopped, this worker has it, and the database can be used."""
+    return not isinstance(error, Cancelled | StaleAttempt | DatabaseError)
 
 
 class JobRun(Protocol):

@@ -13,20 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.jobs.claims import StaleAttempt
 from hypersdk.jobs.kinds.base import RunContext, StepOutcome, SubmitContext
 from hypersdk.jobs.locks import folder_lock, machine_lock
-from hypersdk.jobs.login import JOB_PASSWORD
 from hypersdk.jobs.records import NewJob, digest_of
 from hypersdk.jobs.remedies import warning_text
+from hypersdk.jobs.secrets import seal_secrets
 from hypersdk.jobs.sizes import Unsized
 from hypersdk.migration import runs
 from hypersdk.migration.export import MachineExport, machine_export
-from hypersdk.migration.jobfile import JobDefinition, MachineJob, parse_definition
+from hypersdk.migration.jobfile import JobDefinition, MachineJob
 from hypersdk.migration.outputs import PublishedFile
 from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.publish import ExportResult
@@ -34,6 +34,7 @@ from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.model import MachineSummary, Power
 from hypersdk.net.guard import EndpointGuard
+from hypersdk.secret import Secret
 from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
@@ -44,23 +45,12 @@ COPY: Final = "copy"
 PUBLISH: Final = "publish"
 
 
-class Export:
-    """The default kind of a job."""
-
-    name: ClassVar[str] = "export"
-    steps: ClassVar[tuple[str, ...]] = (COPY, PUBLISH)
-
-    def accept(self, given: Mapping[str, Any], context: SubmitContext) -> tuple[NewJob, tuple[str, ...]]:
-        """See JobKind."""
-        return new_job(self.name, parse_definition(given, context.environ), context, self.steps)
-
-    def run(self, context: RunContext) -> ExportRun:
-        """See JobKind."""
-        return ExportRun(context)
-
-
 def new_job(
-    kind: str, definition: MachineJob, context: SubmitContext, steps: tuple[str, ...]
+    kind: str,
+    definition: MachineJob,
+    context: SubmitContext,
+    steps: tuple[str, ...],
+    passphrases: Sequence[Secret] = (),
 ) -> tuple[NewJob, tuple[str, ...]]:
     """A job that begins with an export, and its warnings. See JobKind."""
     root = context.roots.of(definition.folder)
@@ -80,7 +70,7 @@ def new_job(
         definition=stored,
         digest=digest_of(stored),
         endpoint_id=endpoint_id,
-        secret=None if own.password is None else context.vault.seal(own.password, JOB_PASSWORD),
+        secret=seal_secrets(context.vault, own.password, passphrases),
         site=site,
         root_id=root.id,
         locks=(folder_lock(root.id, definition.folder), machine_lock(site, definition.vm_path)),
@@ -112,14 +102,16 @@ class ExportRun:
     """One attempt. Both steps share one login and one plan; a publish without a copy in this process resumes from the
     run's record, by which everything is copied."""
 
-    _model: ClassVar[type[MachineJob]] = JobDefinition
-
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._stack = ExitStack()
         self._export: MachineExport | None = None
         self._is_open = False
         context.progress.method = str(context.job.definition.get("export_method") or "auto")
+
+    @property
+    def _definition(self) -> MachineJob:
+        return JobDefinition.model_validate(self._context.job.definition)
 
     def step(self, name: str) -> StepOutcome:
         """See JobRun."""
@@ -194,7 +186,7 @@ class ExportRun:
     def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:
         """A login, and the export as requested, into a folder that is held open."""
         job, worker = self._context.job, self._context.worker
-        definition = self._model.model_validate(job.definition)
+        definition = self._definition
         endpoint = worker.endpoints.endpoint_for(job, definition)
         connecting = Session.connect(endpoint, cancel=cancel, guard=worker.guard)
         with connecting as session, worker.roots.opened(job.target, create=True) as descriptor:
