@@ -234,6 +234,20 @@ def test_what_waits_to_be_landed_stands_behind_what_runs_and_is_told_once() -> N
     assert [event["machine"] for event in sent if event["type"] == "progress"] == ["vm-00", "vm-01"]
 
 
+def test_a_log_tells_what_a_step_waits_for_and_not_again_who_waits_for_it() -> None:
+    output, _, err = make(json_lines=False)
+    clock = Ticks()
+    observe = LogProgress(output, clock, MachinesTotal())
+    proving = replace(MACHINE, machine="a", phase=Phase.PROVING, note="waits for login or agent, 9 m left")
+    waits = replace(MACHINE, machine="b", phase=Phase.WAITING, disks=(replace(DISK, phase=Phase.DONE),), note="waits")
+    for _ in range(3):
+        observe([proving, waits])
+        clock.now += 30
+    lines = err.getvalue().splitlines()
+    assert lines.count("a: proving, waits for login or agent, 9 m left") == 3
+    assert lines.count("b: waiting, waits") == 1
+
+
 def test_what_is_done_again_is_told() -> None:
     text = "\n".join(line.plain for line in draw([replace(MACHINE, redone=0.12)], 140, 24))
     assert "done again: 12% of 43%" in text

@@ -91,6 +91,19 @@ def test_changes_left_at_the_target_are_shown(folder: Path, state: Path) -> None
     assert "interrupted: land failed, left at the target: domain" in told
 
 
+def test_a_landed_machine_whose_proof_failed_is_not_said_to_be_interrupted(folder: Path, state: Path) -> None:
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        with landing.step("land"), landing.change("domain", {"uuid": "1", "in_place": []}):
+            pass
+        with pytest.raises(RuntimeError), landing.step("prove"):
+            raise RuntimeError
+    told = command(state, "status")
+    assert "not finished: land done, prove failed, left at the target: domain" in told.out
+    assert f"Leave it as it is: hyper2kvm status --forget {folder}" in told.err
+    assert "hyper2kvm cleanup" not in told.err, "it would leave the machine where it is"
+
+
 @pytest.mark.parametrize("by", ["folder", "id"])
 def test_one_that_is_given_up_can_be_forgotten(folder: Path, state: Path, by: str) -> None:
     with held_folder(folder) as held:

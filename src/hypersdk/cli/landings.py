@@ -10,7 +10,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.guest.tools import find_tools
 from hypersdk.landing.landings import CleanedUp, UnfinishedLanding, clean_conversion, clean_target, unfinished_landings
-from hypersdk.landing.record import ConversionState, LandingRecord, StepState
+from hypersdk.landing.record import LAND, ConversionState, LandingRecord, StepState
 from hypersdk.text import clean, shell_line
 
 _CLEANED: Final = {
@@ -32,15 +32,29 @@ def show_landings(cli: Cli, landings: Sequence[UnfinishedLanding]) -> None:
 
 def _show(cli: Cli, landing: UnfinishedLanding, record: LandingRecord) -> None:
     cli.output.line(clean(f"{record.machine} -> {record.target or 'KVM'}, from {landing.folder}"))
-    state = "running now" if landing.active else "interrupted"
+    state = "running now" if landing.active else "interrupted" if _is_interrupted(record) else "not finished"
     cli.output.line(clean(f"  {state}: {', '.join(_facts(record, landing.active))}"))
     if not landing.active:
-        command = shell_line(["hyper2kvm", "cleanup", str(landing.folder)])
-        text = f"Continue {record.machine}: run the same command again. Clean up what it left: {command}"
-        if record.open_changes:
-            forget = shell_line(["hyper2kvm", "status", "--forget", str(landing.folder)])
-            text += f". If its target is gone for good: {forget}"
+        text = f"Continue {record.machine}: run the same command again. {' '.join(_ways_out(landing.folder, record))}"
         cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
+
+
+def _is_interrupted(record: LandingRecord) -> bool:
+    """Whether something is half done; else a step failed, and what was done before it stays."""
+    running = any(step.state is StepState.RUNNING for step in record.steps.values())
+    return running or LAND not in record.done_steps or record.is_half_converted
+
+
+def _ways_out(folder: Path, record: LandingRecord) -> Iterator[str]:
+    """Commands for those who do not continue."""
+    cleanup = shell_line(["hyper2kvm", "cleanup", str(folder)])
+    forget = shell_line(["hyper2kvm", "status", "--forget", str(folder)])
+    if not _is_interrupted(record):
+        yield f"Leave it as it is: {forget}"
+        return
+    yield f"Clean up what it left: {cleanup}"
+    if record.open_changes:
+        yield f"If its target is gone for good: {forget}"
 
 
 def _facts(record: LandingRecord, active: bool) -> Iterator[str]:

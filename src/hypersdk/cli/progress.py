@@ -130,7 +130,8 @@ class LogProgress:
         for at, machine in enumerate(machines):
             changed = self._phases.get(at) is not machine.phase
             self._phases[at] = machine.phase
-            if (changed and self._tells_phases) or (due and machine.phase in ACTIVE):
+            moves = machine.phase in ACTIVE | STEPS and not waits_to_land(machine)
+            if (changed and self._tells_phases) or (due and moves):
                 self._output.note(log_line(machine))
         total = self._total(machines)
         if due:
@@ -145,7 +146,7 @@ def log_line(machine: ExportProgress) -> str:
     head = f"{machine.machine}: {machine.phase}"
     if machine.phase is Phase.DONE:
         return f"{head}, {format_size(machine.wire_bytes)} in {format_duration(machine.elapsed_s)}"
-    if machine.phase not in ACTIVE or not machine.wire_bytes:
+    if machine.phase not in ACTIVE or not machine.wire_bytes or waits_to_land(machine):
         return ", ".join(part for part in (head, machine.note) if part)
     parts = [f"{head} {machine.fraction:.0%}", format_size(machine.wire_bytes)]
     if machine.rate_bytes_s is not None:
@@ -289,7 +290,8 @@ def _step_line(machine: ExportProgress, width: int) -> Text:
     so_far = f"  {format_duration(machine.elapsed_s)} so far"
     label_width = _label_width(width, len(Figures(0.0, 0, None, "").text(width)))
     line = Text.assemble(_label(machine.machine, machine.phase).text(label_width, style), " ", no_wrap=True)
-    note = Text(displayed(clean(machine.note, 200)), style="dim", no_wrap=True)
+    told = machine.note.removeprefix("waits ") if machine.phase is Phase.WAITING else machine.note  # "waiting waits"
+    note = Text(displayed(clean(told, 200)), style="dim", no_wrap=True)
     note.truncate(max(width - line.cell_len - len(so_far), 1), overflow="ellipsis", pad=True)
     line = Text.assemble(line, note, so_far, no_wrap=True)
     line.truncate(width, overflow="crop")

@@ -167,8 +167,12 @@ class LandingRecord:
     def unfinished(self) -> bool:
         """Whether something is half done: a step runs or was killed, or a step that failed left something behind."""
         running = any(step.state is StepState.RUNNING for step in self.steps.values())
-        half_converted = self.conversion is not None and self.conversion.state is not ConversionState.CONVERTED
-        return running or half_converted or (bool(self.open_changes) and not self.finished)
+        return running or self.is_half_converted or (bool(self.open_changes) and not self.finished)
+
+    @property
+    def is_half_converted(self) -> bool:
+        """Whether a guest conversion is not finished: there are overlays."""
+        return self.conversion is not None and self.conversion.state is not ConversionState.CONVERTED
 
 
 def read_landing(folder: Path) -> LandingRecord | None:
