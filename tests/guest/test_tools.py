@@ -42,6 +42,7 @@ def test_one_on_path_comes_first(tmp_path: Path) -> None:
         (Family.DEBIAN, "sudo apt install libguestfs-tools virt-v2v"),
         (Family.FEDORA, "sudo dnf install /usr/bin/guestfish virt-v2v"),
         (Family.SUSE, "sudo zypper install /usr/bin/guestfish virt-v2v"),
+        (Family.ARCH, "sudo pacman -S libguestfs virt-v2v"),
     ],
 )
 def test_what_is_missing_comes_with_its_install_command(family: Family, command: str) -> None:
@@ -71,7 +72,8 @@ def test_an_unknown_distribution_has_no_command() -> None:
         ({"ID": "fedora"}, Family.FEDORA),
         ({"ID": "rocky", "ID_LIKE": "rhel centos fedora"}, Family.FEDORA),
         ({"ID": "opensuse-leap", "ID_LIKE": "suse opensuse"}, Family.SUSE),
-        ({"ID": "arch"}, None),
+        ({"ID": "manjaro", "ID_LIKE": "arch"}, Family.ARCH),
+        ({"ID": "gentoo"}, None),
         ({}, None),
     ],
 )

@@ -15,17 +15,19 @@ class Family(StrEnum):
     DEBIAN = "debian"
     FEDORA = "fedora"
     SUSE = "suse"
+    ARCH = "arch"
 
 
 _INSTALL: Final = {
     Family.DEBIAN: "sudo apt install",
     Family.FEDORA: "sudo dnf install",
     Family.SUSE: "sudo zypper install",
+    Family.ARCH: "sudo pacman -S",
 }
 _IDS: Final = {
     "debian": Family.DEBIAN, "ubuntu": Family.DEBIAN,
     "fedora": Family.FEDORA, "rhel": Family.FEDORA, "centos": Family.FEDORA,
-    "suse": Family.SUSE, "opensuse": Family.SUSE, "sles": Family.SUSE,
+    "suse": Family.SUSE, "opensuse": Family.SUSE, "sles": Family.SUSE, "arch": Family.ARCH,
 }  # fmt: skip
 
 

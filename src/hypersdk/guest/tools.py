@@ -39,31 +39,32 @@ class Program:
     essential: bool = True
 
 
-def _packages(debian: str, fedora: str, suse: str) -> Mapping[Family, str]:
-    return {Family.DEBIAN: debian, Family.FEDORA: fedora, Family.SUSE: suse}
+def _packages(debian: str, fedora: str, suse: str, arch: str) -> Mapping[Family, str]:
+    return {Family.DEBIAN: debian, Family.FEDORA: fedora, Family.SUSE: suse, Family.ARCH: arch}
 
 
 # dnf and zypper also install what provides a file; guestfish has moved between packages.
-_V2V_PACKAGES: Final = _packages("virt-v2v", "virt-v2v", "virt-v2v")
+_V2V_PACKAGES: Final = _packages("virt-v2v", "virt-v2v", "virt-v2v", "virt-v2v")
+_QEMU_PACKAGES: Final = _packages("qemu-utils", "qemu-img", "qemu-tools", "qemu-img")
 PROGRAMS: Final = (
     Program(IN_PLACE, "convert guests", _V2V_PACKAGES),
     Program(
         GUESTFISH, "repair the boot loader of UEFI guests",
-        _packages("libguestfs-tools", "/usr/bin/guestfish", "/usr/bin/guestfish"), essential=False,
+        _packages("libguestfs-tools", "/usr/bin/guestfish", "/usr/bin/guestfish", "libguestfs"), essential=False,
     ),
-    Program(QEMU_IMG, "create and commit overlays", _packages("qemu-utils", "qemu-img", "qemu-tools")),
-    Program(QEMU_NBD, "give virt-v2v access to images", _packages("qemu-utils", "qemu-img", "qemu-tools")),
-    Program("nbdkit", "give virt-v2v access to images", _packages("nbdkit", "nbdkit", "nbdkit")),
-    Program("nbdinfo", "give virt-v2v access to images", _packages("libnbd-bin", "libnbd", "libnbd")),
+    Program(QEMU_IMG, "create and commit overlays", _QEMU_PACKAGES),
+    Program(QEMU_NBD, "give virt-v2v access to images", _QEMU_PACKAGES),
+    Program("nbdkit", "give virt-v2v access to images", _packages("nbdkit", "nbdkit", "nbdkit", "nbdkit")),
+    Program("nbdinfo", "give virt-v2v access to images", _packages("libnbd-bin", "libnbd", "libnbd", "libnbd")),
     Program(
         "qemu-system-x86_64", "run the appliance that converts guests",
-        _packages("qemu-system-x86", "qemu-kvm", "qemu-x86"),
+        _packages("qemu-system-x86", "qemu-kvm", "qemu-x86", "qemu-system-x86"),
     ),
 )  # fmt: skip
 _OTHER_NAMES: Final = {"qemu-system-x86_64": ("qemu-kvm",)}
 VIRTIO_WIN: Final = ("/usr/share/virtio-win/virtio-win.iso", "/usr/share/virtio-win")
 VIRTIO_WIN_PACKAGES: Final[Mapping[Family, str]] = {Family.FEDORA: "virtio-win", Family.SUSE: "virtio-win"}
-"""Debian and Ubuntu have none."""
+"""Debian, Ubuntu and Arch have none."""
 VIRT_TOOLS: Final = "/usr/share/virt-tools"
 
 

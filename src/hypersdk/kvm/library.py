@@ -29,8 +29,9 @@ from hypersdk.text import clean
 LIBVIRT_NOT_INSTALLED: Final = register(
     "libvirt_not_installed",
     "The Python library of libvirt is not installed for this Python. Only landing on libvirt needs it.",
-    "Install the distribution's package (python3-libvirt on Debian, Ubuntu, Fedora and RHEL) if HyperSDK runs with the"
-    " distribution's Python. Otherwise run `pip install 'hypersdk[kvm]'` in HyperSDK's environment, which needs the"
+    "HyperSDK's packages contain it: install libvirt's own library (libvirt0 on Debian and Ubuntu, libvirt-libs on"
+    " Fedora and RHEL). Otherwise install the distribution's package (python3-libvirt) if HyperSDK runs with the"
+    " distribution's Python. Or run `pip install 'hypersdk[kvm]'` in HyperSDK's environment, which needs the"
     " packages libvirt-dev (libvirt-devel), pkg-config and gcc.",
 )
 LIBVIRT_UNREACHABLE: Final = register(

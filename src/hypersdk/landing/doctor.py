@@ -6,25 +6,30 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hypersdk.errors import HyperSDKError, Refused
-from hypersdk.guest.acceleration import DEVICE, QEMU, probe_kvm
+from hypersdk.errors import Cancelled, HyperSDKError, Refused
+from hypersdk.guest.acceleration import DEVICE, QEMU, probe_kvm, use_kvm
+from hypersdk.guest.appliance import LIMIT_S, boot_appliance, unreadable_kernels
 from hypersdk.guest.faults import install_advice
-from hypersdk.guest.tools import VIRTIO_WIN_PACKAGES, GuestTools
+from hypersdk.guest.tools import GUESTFISH, VIRTIO_WIN_PACKAGES, GuestTools
 from hypersdk.kvm.access import account_of, check_reachable
 from hypersdk.kvm.address import LibvirtAddress
 from hypersdk.kvm.capabilities import read_facts
 from hypersdk.kvm.connection import open_connection
 from hypersdk.kvm.doctor import examine_target
 from hypersdk.model.check import CheckStatus, DoctorCheck
+from hypersdk.model.guestplan import Acceleration
 from hypersdk.remedies import Advice
+from hypersdk.text import shell_line
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import exists
+from hypersdk.units import format_duration
 
 
 def examine_landing(
-    address: LibvirtAddress, tools: GuestTools, output: Path | None, *, cancel: CancelToken
+    address: LibvirtAddress, tools: GuestTools, output: Path | None, *, appliance: bool = False, cancel: CancelToken
 ) -> Iterator[DoctorCheck]:
-    """All checks, as they finish. ``output`` is where the images will lie. Nothing is changed."""
+    """All checks, as they finish. ``output`` is where the images will lie; ``appliance`` boots that of libguestfs, too.
+    Nothing is changed."""
     reached = True
     for check in examine_target(address, cancel=cancel):
         yield check
@@ -34,6 +39,9 @@ def examine_landing(
     yield from _programs(tools)
     yield _windows(tools)
     yield _kvm(tools, cancel)
+    yield from _kernel()
+    if appliance:
+        yield _appliance(tools, cancel)
 
 
 def _folder(address: LibvirtAddress, output: Path, cancel: CancelToken) -> DoctorCheck:
@@ -93,3 +101,28 @@ def _kvm(tools: GuestTools, cancel: CancelToken) -> DoctorCheck:
         " virtualization."
     )
     return DoctorCheck("KVM here", CheckStatus.WARN, f"it does not work: {found.reason}", (emulated,))
+
+
+def _kernel() -> Iterator[DoctorCheck]:
+    """Nothing where there is nothing to say: an appliance may also come with its own kernel."""
+    if kernels := unreadable_kernels(os.environ):
+        command = shell_line(["sudo", "chmod", "a+r", *map(str, kernels)])
+        detail = "this user may not read any, and libguestfs's appliance needs one: guests cannot be converted"
+        yield DoctorCheck("kernel", CheckStatus.FAIL, detail, (Advice(f"Run `{command}`, also after each update."),))
+
+
+def _appliance(tools: GuestTools, cancel: CancelToken) -> DoctorCheck:
+    if not {GUESTFISH, QEMU} <= tools.paths.keys():
+        return DoctorCheck("appliance", CheckStatus.WARN, f"not tried: {GUESTFISH} or {QEMU} is not installed")
+    accelerated = use_kvm(Acceleration.AUTO, tools, cancel=cancel)
+    how = "with KVM" if accelerated else "emulated"
+    try:
+        took = boot_appliance(tools, accelerated=accelerated, cancel=cancel)
+    except Cancelled:
+        raise
+    except HyperSDKError as error:
+        see = Advice("`libguestfs-test-tool`, run as this user, shows where it fails.")
+        return DoctorCheck("appliance", CheckStatus.FAIL, f"it does not boot {how}: {error.message}", (see,))
+    except TimeoutError:
+        return DoctorCheck("appliance", CheckStatus.FAIL, f"it did not boot {how} within {format_duration(LIMIT_S)}")
+    return DoctorCheck("appliance", CheckStatus.OK, f"libguestfs's appliance boots {how}: {format_duration(took)}")

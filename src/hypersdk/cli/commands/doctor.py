@@ -13,7 +13,7 @@ from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.remedies import next_step
 from hypersdk.cli.report import wrapped
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import ConnectError, register
+from hypersdk.errors import ConnectError, UsageError, register
 from hypersdk.remedies import as_json
 from hypersdk.text import clean
 
@@ -46,18 +46,25 @@ _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘"
     metavar="URI",
     help="Check a target of `migrate` instead, like qemu:///system, and the programs here that convert guests.",
 )
+@click.option(
+    "--appliance",
+    is_flag=True,
+    help="With --to, also boot libguestfs's appliance, in which guests are converted: half a minute without KVM.",
+)
 @output_options
 @connection_options
 @pass_cli
-def command(cli: Cli, machine: str | None, output: Path | None, target: str | None) -> None:
+def command(cli: Cli, machine: str | None, output: Path | None, target: str | None, appliance: bool) -> None:
     """Check the connection: name, port, certificate, login, privileges by operation, route to each ESXi host, space,
     clock. With --to: libvirt, permission, versions, KVM and firmware of the target, virt-v2v and its programs, drivers
     for Windows, and with -o whether the guests' user can reach that folder.
 
     Nothing is changed. With --json: an event of type check for each. Fails with status 3 if a check fails.
     """
+    if appliance and target is None:
+        raise UsageError("--appliance belongs to a target", next_step="Pass --to with it, such as --to qemu:///system.")
     failed = []
-    for check in _vsphere(cli, machine, output) if target is None else _target(cli, target, output):
+    for check in _vsphere(cli, machine, output) if target is None else _target(cli, target, output, appliance):
         _show(cli, check)
         if check.status == "fail":
             failed.append(check.name)
@@ -73,12 +80,13 @@ def _vsphere(cli: Cli, machine: str | None, output: Path | None) -> Iterator[Doc
     return run_doctor(endpoint, cancel=cli.cancel, machine=machine, output_dir=output)
 
 
-def _target(cli: Cli, target: str, output: Path | None) -> Iterator[DoctorCheck]:
+def _target(cli: Cli, target: str, output: Path | None, appliance: bool) -> Iterator[DoctorCheck]:
     from hypersdk.guest.tools import find_tools
     from hypersdk.kvm.address import parse_libvirt_address
     from hypersdk.landing.doctor import examine_landing
 
-    return examine_landing(parse_libvirt_address(target), find_tools(cli.environ), output, cancel=cli.cancel)
+    address, tools = parse_libvirt_address(target), find_tools(cli.environ)
+    return examine_landing(address, tools, output, appliance=appliance, cancel=cli.cancel)
 
 
 def _show(cli: Cli, check: DoctorCheck) -> None:
