@@ -62,7 +62,8 @@ def test_a_conversion(tmp_path: Path, request_: ConversionRequest) -> None:
 
 
 def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
-    look = f'printf "%s\\n" "$@" >{tmp_path}/arguments; env >{tmp_path}/environment; cp "$TMPDIR"/key* {tmp_path};'
+    look = f'printf "%s\\n" "$@" >{tmp_path}/arguments; env >{tmp_path}/environment;'
+    look += f' cp "$TMPDIR"/key* "$TMPDIR"/firstboot* {tmp_path};'
     look += f' stat -c %a "$TMPDIR"/key0 "$TMPDIR"/key1 >{tmp_path}/modes; eval cp \\"\\${{$#}}\\" {tmp_path}/in.xml;'
     (tmp_path / "key file").write_bytes(b"from a file\n")
     asked = replace(
@@ -74,7 +75,11 @@ def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
             StaticAddress("00:50:56:ab:cd:02", ipaddress.ip_address("2001:db8::7"), None, 64),
             StaticAddress("00:50:56:ab:cd:03", ipaddress.ip_address("192.0.2.8")),
         ),
-        customizations=(Customization("firstboot", "/srv/setup.sh"), Customization("update", "")),
+        customizations=(
+            Customization("firstboot", "/srv/setup.sh"),
+            Customization("update", ""),
+            Customization("firstboot", "#!/bin/sh\necho hello\n", is_content=True),
+        ),
     )  # fmt: skip
     convert(asked, fake_v2v(tmp_path, look + GOOD, options=NEWER), tmp_path)
     arguments = (tmp_path / "arguments").read_text().splitlines()
@@ -86,11 +91,12 @@ def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
         "--mac", "00:50:56:ab:cd:01:ip:192.0.2.7,192.0.2.1,24,192.0.2.2,192.0.2.3",
         "--mac", "00:50:56:ab:cd:02:ip:2001:db8::7,,64",
         "--mac", "00:50:56:ab:cd:03:ip:192.0.2.8",
-        "--firstboot", "/srv/setup.sh", "--update",
+        "--firstboot", "/srv/setup.sh", "--update", "--firstboot", f"{private}/firstboot2",
         "-i", "libvirtxml", f"{private}/source.xml",
     ])  # fmt: skip
     assert (tmp_path / "key0").read_bytes() == b"open sesame"
     assert (tmp_path / "key1").read_bytes() == b"from a file\n"
+    assert (tmp_path / "firstboot2").read_bytes() == b"#!/bin/sh\necho hello\n"
     assert (tmp_path / "modes").read_text() == "600\n600\n"
     assert b"o.qcow2" in (tmp_path / "in.xml").read_bytes()
     assert not Path(private).exists()

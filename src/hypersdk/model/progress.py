@@ -167,6 +167,7 @@ def at_rest(progress: ExportProgress, phase: Phase) -> ExportProgress:
     return replace(
         without_rate(progress),
         phase=phase,
+        fraction=1.0 if phase is Phase.DONE else progress.fraction,
         disks=tuple(replace(without_rate(disk), note="", redone=None) for disk in progress.disks),
         lease_age_s=None,
         note="",

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from hypersdk.client import Client
+from hypersdk.jobs.states import JobEvent
 from hypersdk.units import MiB
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
@@ -44,6 +45,28 @@ def test_a_download_is_the_file_in_a_folder_or_under_another_name(api: Api, ctl:
     again = ctl("artifacts", job.id, NAME, "--output", folder)
     assert (again.status, "exists" in again.err) == (9, True)
     assert sorted(path.name for path in folder.iterdir()) == sorted([NAME, "other", "artifact-manifest.json"])
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_the_report_of_a_job_is_downloaded_also_after_a_failure(
+    api: Api, ctl: Hyperctl, tmp_path: Path, success: bool
+) -> None:
+    job = api.add_job()
+    Path(job.target).mkdir(parents=True)
+    (Path(job.target) / "report.html").write_text("<!doctype html>")
+    claims = api.claims()
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    error = {"code": "no_space", "message": "m", "cause": "c", "next_step": "n"}
+    event, failure = (JobEvent.FINISH, None) if success else (JobEvent.FAIL, error)
+    claims.end(claim, event, result={"success": success, "files": [], "evidence": ["report.html"]}, error=failure)
+    assert f"`hyperctl report {job.id}`" in ctl.ok("get", job.id)
+    ctl.ok("report", job.id, "--output", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == "<!doctype html>"
+    allowed = api.client().get(f"/api/v1/jobs/{job.id}/permissions").json()
+    assert allowed["download"]["allowed"] is True
+    none = ctl("report", api.add_job().id, "-o", tmp_path / "none")
+    assert (none.status, "has no report" in none.err) == (5, True)
 
 
 def test_what_cannot_be_downloaded(api: Api, ctl: Hyperctl, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def retry(ctl: Ctl, which: JobSelection, discard: bool) -> None:
 @flag(
     "--give-up",
     is_flag=True,
-    help="Also delete jobs whose source could not be restored: prints what is left there, which is never undone.",
+    help="Also delete jobs whose source or target could not be restored: prints what is left there.",
 )
 @takes_jobs
 @pass_ctl
@@ -240,21 +240,24 @@ def _delete(ctl: Ctl, job_id: str, give_up: bool) -> None:
     left = list(_left_behind(ctl, job_id)) if give_up else []
     ctl.client.delete(job_id, give_up=give_up)
     for text in left:
-        ctl.output.warn(f"{job_id}: deleted; left at the source: {text}")
+        ctl.output.warn(f"{job_id}: deleted; left at the {text}")
 
 
 def _left_behind(ctl: Ctl, job_id: str) -> Iterator[str]:
-    """What is left at the source. The job may have failed for another reason, which does not mention it."""
+    """What is left at source and target. The job may have failed for another reason, which does not mention it."""
     job = ctl.client.get(job_id)
+    if at_target := job.raw.get("target_changes"):
+        record = f"`hyper2kvm cleanup` on {job.target} undoes it"
+        yield f"target: {count(at_target, 'change')} of '{job.subject}'; {record}"
     if not (changes := job.raw.get("source_changes")):
         return
     snapshots = [held.snapshot for held in ctl.client.snapshots() if held.job_id == job_id]
     for name in snapshots:
-        yield f"snapshot {name}; `hyper2kvm cleanup --snapshot {name}` removes it"
+        yield f"source: snapshot {name}; `hyper2kvm cleanup --snapshot {name}` removes it"
     if len(snapshots) < changes:
         error = job.error or {}
         message = error.get("message") if error.get("code") == "not_restored" else None
-        yield (
+        yield "source: " + (
             message
             or f"{count(changes - len(snapshots), 'other change')} of '{job.subject}', named only in its deleted log"
         )

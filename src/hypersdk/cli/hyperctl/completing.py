@@ -28,7 +28,8 @@ STATES: Final[Mapping[str, Sequence[str]]] = {
     "retry": ("failed", "cancelled"),
     "delete": ("completed", "failed", "cancelled"),
     "watch": ("pending", "running"),
-    "artifacts": ("completed",),
+    "artifacts": ("completed", "failed"),
+    "report": ("completed", "failed"),
 }
 """States of the jobs that a command is for; all jobs for the other commands."""
 T = TypeVar("T")

@@ -116,12 +116,27 @@ def _amounts(job: Job) -> Iterator[tuple[str, str]]:
 
 
 def _outcome(job: Job) -> Iterator[tuple[str, str]]:
+    yield from _landed(job)
     for number, name in enumerate(job.files):
         yield ("Files" if number == 0 else ""), name
     if job.error is not None:
         for label, key in (("Error", "message"), ("Cause", "cause"), ("Next", "next_step"), ("Code", "code")):
             if text := job.error.get(key):
                 yield label, str(text)
+
+
+def _landed(job: Job) -> Iterator[tuple[str, str]]:
+    """The landed machine, and how it was proved to boot."""
+    result = job.result or {}
+    domain, proof = result.get("domain"), result.get("proof")
+    if isinstance(domain, Mapping):
+        state = "started" if result.get("started") else "not started"
+        yield "Domain", f"{domain.get('name')} at {result.get('uri')}, {state}"
+        yield "UUID", str(result.get("uuid"))
+    if isinstance(proof, Mapping):
+        yield "Boot proof", f"{proof.get('verdict')}: {proof.get('line')}"
+    if "report.html" in (result.get("evidence") or ()):
+        yield "Report", f"`hyperctl report {job.id}`"
 
 
 @click.command("logs", cls=Command)

@@ -87,7 +87,7 @@ def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
 
     if ctl.for_people:
         for job in jobs:
-            folder = f": {job.output_path}" if job.state == "completed" else ""
+            folder = f": {job.target}" if job.state == "completed" else ""
             ctl.say(f"{job.id} {job.name} {job.status}{folder}", STATUS_STYLES.get(job.status, ""))
     failed = [job for job in jobs if job.state != "completed"]
     if len(jobs) == 1:
