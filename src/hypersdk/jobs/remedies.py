@@ -87,7 +87,7 @@ def clause(remedy: Remedy) -> str | None:
         case fix.RestoreSource():
             return "run `hyperctl cancel ID`, which undoes what is left at the source"
         case fix.GiveUp():
-            return "run `hyperctl delete --give-up ID`, which forgets the job and leaves its source as it is"
+            return "run `hyperctl delete --give-up ID`, which forgets the job and leaves what it changed as it is"
         case fix.ExcludeDisk(disk):
             return f"leave {disk_name(disk)} out with `options.exclude_disks` and submit the job again"
         case fix.ChooseFolder():

@@ -46,7 +46,7 @@ TARGET_CHANGED_STILL: Final = register(
     "The job changed something at its target that is not undone yet.",
     First("make sure that libvirt at the target answers"),
     "Run `hyperctl cancel ID`, which undoes what is left there, or `hyperctl retry ID` to continue.",
-    "`hyperctl delete --give-up ID` forgets the job and leaves the target as it is.",
+    GiveUp(),
 )
 ATTEMPTS_EXHAUSTED: Final = register(
     "attempts_exhausted",
