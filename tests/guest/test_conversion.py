@@ -33,7 +33,7 @@ echo "gcaps_net_bus = virtio-net" >&2
 say info "{HAS_VIRTIO}"
 """
 WITHOUT_VIRTIO = GOOD.replace(HAS_VIRTIO, "This guest does not have virtio drivers installed.")
-EVERY = ["all", "/dev/sda", *(f"/dev/sda{number}" for number in range(1, 16))]
+ENCRYPTED = ("/dev/sda3", "/dev/vg/home")
 NEWER = HELP + "--firstboot <SCRIPT>\n --memsize <mb> \n --smp <n>\n --update\n --run-command <CMD>\n"
 
 
@@ -68,6 +68,7 @@ def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
     (tmp_path / "key file").write_bytes(b"from a file\n")
     asked = replace(
         request_,
+        encrypted=ENCRYPTED,
         keys=(DiskKey(Secret("open sesame")), DiskKey(tmp_path / "key file", "/dev/sda3")),
         static_addresses=(
             StaticAddress("00:50:56:ab:cd:01", ipaddress.ip_address("192.0.2.7"), ipaddress.ip_address("192.0.2.1"), 24,
@@ -87,7 +88,8 @@ def test_what_it_is_given(tmp_path: Path, request_: ConversionRequest) -> None:
     private = environment["TMPDIR"]
     assert " ".join(arguments[2:]) == " ".join([
         "--root", "single",
-        *(f"--key {device}:file:{private}/key0" for device in EVERY), f"--key /dev/sda3:file:{private}/key1",
+        *(f"--key {device}:file:{private}/key0" for device in ("all", *ENCRYPTED)),
+        f"--key /dev/sda3:file:{private}/key1",
         "--mac", "00:50:56:ab:cd:01:ip:192.0.2.7,192.0.2.1,24,192.0.2.2,192.0.2.3",
         "--mac", "00:50:56:ab:cd:02:ip:2001:db8::7,,64",
         "--mac", "00:50:56:ab:cd:03:ip:192.0.2.8",

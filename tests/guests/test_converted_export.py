@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from tests.support.guestconversions import convert_really
 from tests.support.guests.domains import serial_text, started
 from tests.support.guests.guest import Guest
 from tests.support.libvirtd import Libvirtd
+from tests.support.processes import commands_naming
 from tests.support.seeds import SEED
 from tests.support.tools import run_tool, sha256
 from tests.support.waiting import eventually
@@ -78,20 +78,9 @@ def test_killed_with_its_programs_it_leaves_the_image_as_exported(
                 break
         time.sleep(random.Random(SEED).uniform(0, 10))
         work.kill()
-    eventually(lambda: not users_of(folder), ENDED_TIMEOUT_S, lambda: users_of(folder))
+    eventually(lambda: not commands_naming(str(folder)), ENDED_TIMEOUT_S, lambda: commands_naming(str(folder)))
     assert sha256(image) == before
     assert codes(folder) == [VERIFY_CONVERTING]
     assert clean_conversion(folder, find_tools(), state=None, cancel=CancelToken()) is CleanedUp.DROPPED
     assert codes(folder) == []
     run_tool("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 512", image)  # no process holds a lock of it
-
-
-def users_of(folder: Path) -> list[str]:
-    """Command lines of processes that name the folder."""
-    found = []
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(folder) in command:
-                found.append(command)
-    return found

@@ -16,6 +16,7 @@ import pytest
 from hypersdk.errors import Cancelled, HyperSDKError, IntegrityError, Refused, TargetError
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.overlay import commit_overlay, create_overlay
+from hypersdk.guest.request import DiskKey
 from hypersdk.guest.tools import find_tools
 from hypersdk.landing import commit, convert
 from hypersdk.landing.commit import converted_drivers
@@ -29,6 +30,7 @@ from hypersdk.migration.runfile import held_folder
 from hypersdk.migration.spec import OutputFormat
 from hypersdk.migration.verify import verify_directory
 from hypersdk.model import Firmware
+from hypersdk.secret import Secret
 from hypersdk.simulator import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
@@ -46,6 +48,7 @@ from tests.support.guestconversions import (
     run_conversion,
     tools_found,
 )
+from tests.support.guestdisks import make_bios_disk
 from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory
 from tests.support.tools import run_tool, sha256
@@ -99,6 +102,14 @@ def test_the_images_are_converted_and_the_manifest_says_so(tmp_path: Path, image
     assert all(disk.hypersdk.tree != old.hypersdk.tree for disk, old in zip(after.disks, before.disks, strict=True))
     assert [(warning.stage, warning.message) for warning in after.warnings] == [("convert", WARNING)]
     assert digests(folder) != was
+
+
+def test_a_key_for_all_is_given_for_the_volumes_that_are_encrypted(tmp_path: Path) -> None:
+    """By their names: virt-v2v 2.2 ignores ``all``."""
+    disks = [make_bios_disk(tmp_path), make_bios_disk(tmp_path, root="luks2", name="data.raw")]
+    converter = MarkingConverter()
+    run_conversion(export_folder(tmp_path / "web-01", raw=disks), converter, keys=(DiskKey(Secret("x")),))
+    assert [request.encrypted for request in converter.runs] == [("/dev/sdb1",)]
 
 
 def test_converted_once(tmp_path: Path) -> None:

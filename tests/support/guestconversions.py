@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind, GuestSystem
-from hypersdk.guest.request import ConversionRequest
+from hypersdk.guest.request import ConversionRequest, DiskKey
 from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.guests import open_guest
@@ -91,12 +91,13 @@ def run_conversion(
     cancel: CancelToken | None = None,
     tools: GuestTools | None = None,
     state: Path | None = None,
+    keys: tuple[DiskKey, ...] = (),
 ) -> GuestDrivers:
     """The step on the export in ``folder``."""
     with held_folder(folder) as held:
         return convert_guest(
             LandingFile.opened(held, state=state),
-            ConversionRequest(open_guest(folder)),
+            ConversionRequest(open_guest(folder), keys=keys),
             tools or tools_found(),
             cancel=cancel or CancelToken(),
             convert=converter,

@@ -1,8 +1,9 @@
-"""Resource usage of a process, from proc(5)."""
+"""Processes and their resource usage, from proc(5)."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -10,6 +11,17 @@ def processor_s(pid: int) -> float:
     """User and system time, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def commands_naming(text: str) -> list[str]:
+    """Command lines that hold the text."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in command:
+                found.append(command)
+    return found
 
 
 def memory_bytes(field: str, pid: int | str = "self") -> int:

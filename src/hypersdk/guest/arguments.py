@@ -21,7 +21,7 @@ from hypersdk.guest.request import (
     StaticAddress,
 )
 from hypersdk.guest.tools import V2V
-from hypersdk.model.guestplan import SourceDisk, disk_letters
+from hypersdk.model.guestplan import SourceDisk
 from hypersdk.text import is_plain
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import MiB
@@ -29,7 +29,6 @@ from hypersdk.units import MiB
 _KEY_MODE: Final = 0o600
 _MAX_KEY: Final = 8 * MiB
 """The limit of cryptsetup for key files."""
-_MAX_PARTITIONS: Final = 15
 _MAC: Final = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _PATH: Final = r"/dev/[\w/.+-]{1,200}"
 _DEVICE: Final = re.compile(rf"{_PATH}|[0-9a-fA-F-]{{36}}|all")
@@ -99,7 +98,7 @@ def arguments_of(request: ConversionRequest, private: Path) -> Sequence[str]:
     found = ["--root", request.root]
     for index, key in enumerate(request.keys):
         file = _key_file(key, private / f"key{index}")
-        for device in _devices(key, len(request.guest.disks)):
+        for device in _devices(key, request.encrypted):
             found += ["--key", f"{device}:file:{file}"]
     for address in request.static_addresses:
         found += ["--mac", f"{address.mac}:ip:{_address_fields(address)}"]
@@ -136,13 +135,9 @@ def _address_fields(address: StaticAddress) -> str:
     return ",".join(fields).rstrip(",")
 
 
-def _devices(key: DiskKey, disks: int) -> Iterator[str]:
-    """The devices for which a key is given. virt-v2v ignores those that do not exist; older versions ignore ``all``."""
-    yield key.device
-    if key.device == ANY_DEVICE:
-        for index in range(disks):
-            disk = f"/dev/sd{disk_letters(index)}"
-            yield from (disk, *(f"{disk}{number}" for number in range(1, _MAX_PARTITIONS + 1)))
+def _devices(key: DiskKey, encrypted: Sequence[str]) -> Sequence[str]:
+    """The devices for which a key is given. Older versions of virt-v2v ignore ``all``."""
+    return (key.device, *encrypted) if key.device == ANY_DEVICE else (key.device,)
 
 
 def _key_file(key: DiskKey, path: Path) -> Path:

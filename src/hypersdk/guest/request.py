@@ -23,8 +23,7 @@ FIRST_ROOT: Final = "first"
 class DiskKey:
     """A LUKS passphrase, or a file whose first line it is: virt-v2v reads no binary key files.
 
-    ``device`` is a libguestfs device (``/dev/sda2``), the UUID of the LUKS header, or ``all``: any disk and partition,
-    and with newer versions of virt-v2v any logical volume.
+    ``device`` is a libguestfs device (``/dev/sda2``, ``/dev/vg/root``), the UUID of the LUKS header, or ``all``.
     """
 
     secret: Secret | Path
@@ -56,6 +55,9 @@ class Customization:
 class ConversionRequest:
     """``guest`` is the source, its disks with the files that are to be changed in place: overlays.
 
+    ``encrypted`` are the encrypted volumes that are known, as libguestfs names them: a key for ``all`` is given for
+    each.
+
     ``require_virtio``: end with ``no_virtio_win`` where virt-v2v could not install virtio drivers; None means for
     Windows only. ``root`` is the device of the operating system that is converted where the disks hold several, or
     ``first``; ``single`` refuses such a guest.
@@ -63,6 +65,7 @@ class ConversionRequest:
 
     guest: SourceGuest
     keys: tuple[DiskKey, ...] = ()
+    encrypted: tuple[str, ...] = ()
     static_addresses: tuple[StaticAddress, ...] = ()
     customizations: tuple[Customization, ...] = ()
     require_virtio: bool | None = None

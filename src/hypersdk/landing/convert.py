@@ -39,7 +39,7 @@ from hypersdk.landing.commit import (
     named,
     overlays_of,
 )
-from hypersdk.landing.fitness import check_digests, check_images
+from hypersdk.landing.fitness import check_digests, check_images, encrypted_volumes
 from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
 from hypersdk.migration.manifest import ConvertPart, timestamp
 from hypersdk.migration.readback import opened
@@ -192,7 +192,9 @@ class _Conversion:
             remove_overlay(overlay)  # of a conversion whose record was removed
             create_overlay(self.tools, overlay, named(self.landing) / disk.file.name, disk.image_format, self.cancel)
             disks.append(replace(disk, file=overlay, image_format="qcow2"))
-        return replace(self.request, guest=replace(self.request.guest, disks=tuple(disks)))
+        guest = self.request.guest
+        encrypted = encrypted_volumes(self.place, guest) if self.request.keys else ()
+        return replace(self.request, encrypted=encrypted, guest=replace(guest, disks=tuple(disks)))
 
     def _check_room(self) -> None:
         """The images grow by what is in the overlays. Raises TargetError ``no_space`` before they are touched."""

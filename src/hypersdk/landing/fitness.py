@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from hypersdk.errors import IntegrityError, Refused, register
 from hypersdk.formats.guestdisk import DiskLayout, assess
-from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK
+from hypersdk.formats.guestdisk.assess import UEFI_NO_FALLBACK, volumes_of
 from hypersdk.landing.guests import known_firmware, open_manifest
 from hypersdk.landing.reading import layout_of
 from hypersdk.migration.manifest import FilePart, hex_of, tree_of
@@ -56,6 +56,11 @@ def check_images(folder: Path, guest: SourceGuest, keys: Collection[str] = ()) -
     raise_if_any(guest.name, [finding.as_error() for finding in findings if finding.refuses], "converted")
     # A missing fallback loader is added by the conversion, or ends it.
     return tuple(finding.message for finding in findings if finding.code != UEFI_NO_FALLBACK)
+
+
+def encrypted_volumes(folder: Path, guest: SourceGuest) -> tuple[str, ...]:
+    """The encrypted volumes of ``guest`` that can be seen, by their names in libguestfs. Raises as ``check_images``."""
+    return tuple(volume.name for volume in volumes_of([*_layouts(folder, guest)]) if volume.content.encrypted)
 
 
 def _layouts(folder: Path, guest: SourceGuest) -> Iterator[DiskLayout]:
