@@ -16,7 +16,7 @@ from hypersdk.migration.runfile import held_folder
 from tests.support.cli.commandline import Run, run
 from tests.support.exports import export_folder
 from tests.support.guestconversions import MarkingConverter, killed, run_conversion
-from tests.support.landings import Lander, on_bridge
+from tests.support.landings import Lander, domain_change, on_bridge
 from tests.support.libvirtd import Libvirtd
 from tests.support.tools import run_tool, sha256
 
@@ -84,7 +84,7 @@ def test_changes_left_at_the_target_are_shown(folder: Path, state: Path) -> None
     with held_folder(folder) as held:
         landing = LandingFile.opened(held, state=state)
         landing.record.target = "qemu:///system"
-        with pytest.raises(RuntimeError), landing.step("land"), landing.change("domain", {"uuid": "1"}):
+        with pytest.raises(RuntimeError), landing.step("land"), landing.change("domain", domain_change(landing)):
             raise RuntimeError
     told = command(state, "status").out
     assert f"web-01 -> qemu:///system, from {folder}" in told
@@ -108,7 +108,7 @@ def test_a_landed_machine_whose_proof_failed_is_not_said_to_be_interrupted(folde
 def test_one_that_is_given_up_can_be_forgotten(folder: Path, state: Path, by: str) -> None:
     with held_folder(folder) as held:
         landing = LandingFile.opened(held, state=state)
-        with pytest.raises(RuntimeError), landing.step("land"), landing.change("domain", {"uuid": "1", "in_place": []}):
+        with pytest.raises(RuntimeError), landing.step("land"), landing.change("domain", domain_change(landing)):
             raise RuntimeError
         which = folder if by == "folder" else landing.record.landing_id
         assert command(state, "status", "--forget", which, "--json").error["code"] == "run_active"

@@ -27,6 +27,7 @@ from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.runfile import LOCK_FILE, held_folder
 from hypersdk.transfer.folder import FOLDER_TAKEN, OutputFolder
 from tests.support.exports import export_folder
+from tests.support.landings import domain_change
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def test_everything_is_there_again(folder: OutputFolder) -> None:
         step.result["drivers"] = {"disk_bus": "virtio"}
     with landing.changing() as record:
         record.target = "qemu:///system"
-        record.conversion = Conversion(ConversionState.COMMITTING, {"a.qcow2": ".a.overlay"}, {"tool": "t"})
-    with landing.change("domain", {"uuid": "0001"}):
+        record.conversion = Conversion(ConversionState.CONVERTING, {"a.qcow2": ".a.qcow2.overlay"}, {"tool": "t"})
+    with landing.change("domain", domain_change(landing)):
         pass
     again = LandingFile.opened(folder)
     assert again.record == landing.record
@@ -54,13 +55,13 @@ def test_everything_is_there_again(folder: OutputFolder) -> None:
 
 def test_a_change_is_recorded_before_it_is_made(folder: OutputFolder) -> None:
     landing = LandingFile.opened(folder)
-    with suppress(TargetError), landing.change("volume", {"path": "/p"}):
+    with suppress(TargetError), landing.change("tried", {"path": "/p"}):
         seen = read_landing(folder.named)
         raise TargetError("full")
     for record in (seen, read_landing(folder.named)):
         assert record is not None
         assert [(change.kind, change.data, change.made) for change in record.open_changes] == [
-            ("volume", {"path": "/p"}, False)
+            ("tried", {"path": "/p"}, False)
         ]
     landing.note_undone(landing.record.open_changes[0])
     record = read_landing(folder.named)
@@ -86,7 +87,7 @@ def test_a_failed_step_has_its_code(folder: OutputFolder) -> None:
 
 def test_the_record_of_another_export_does_not_count(folder: OutputFolder) -> None:
     landing = LandingFile.opened(folder)
-    with landing.step("convert"), landing.change("domain", {"uuid": "1"}):
+    with landing.step("convert"), landing.change("domain", domain_change(landing)):
         pass
     export_folder(folder.named, name="web-01", content=b"of a later export")
     again = LandingFile.opened(folder)
@@ -97,7 +98,7 @@ def test_the_record_of_another_export_does_not_count(folder: OutputFolder) -> No
 
 def test_changes_of_an_unfinished_landing_of_another_export_stay_open(folder: OutputFolder) -> None:
     landing = LandingFile.opened(folder)
-    with pytest.raises(TargetError), landing.step("land"), landing.change("domain", {"uuid": "1"}):
+    with pytest.raises(TargetError), landing.step("land"), landing.change("domain", domain_change(landing)):
         raise TargetError("refused")
     export_folder(folder.named, name="web-01", content=b"of a later export")
     assert [change.kind for change in LandingFile.opened(folder).record.open_changes] == ["domain"]
@@ -140,7 +141,7 @@ def test_a_damaged_record_is_an_error(folder: OutputFolder, damage: object) -> N
     assert raised.value.code == LANDING_UNREADABLE
 
 
-@pytest.mark.parametrize("overlays", [{"a": "../b"}, {"/a": "b"}, {"a": "a"}, {"a": "c", "b": "c"}])
+@pytest.mark.parametrize("overlays", [{"a": "../b"}, {"/a": "./a.overlay"}, {"a": "a"}, {"a": "web-01.ovf"}])
 def test_names_do_not_lead_elsewhere(folder: OutputFolder, overlays: dict[str, str]) -> None:
     landing = LandingFile.opened(folder)
     landing.record.conversion = Conversion(ConversionState.CONVERTING, overlays)
@@ -165,7 +166,7 @@ def test_a_link_is_not_followed(folder: OutputFolder, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_nobody_acts_by_the_record_of_another_user(folder: OutputFolder) -> None:
-    with LandingFile.opened(folder).change("volume", {"name": "somebodys.qcow2"}):
+    with LandingFile.opened(folder).change("tried", {"name": "somebodys.qcow2"}):
         pass
     os.chown(folder.path / LANDING_FILE, 65534, 65534)
     assert read_landing(folder.path) is not None, "it may be looked at"
@@ -183,7 +184,7 @@ from hypersdk.landing.record import LandingFile
 from hypersdk.migration.runfile import held_folder
 with held_folder(Path({str(path)!r})) as held:
     landing = LandingFile.opened(held)
-    with landing.step("land"), landing.change("domain", {{}}):
+    with landing.step("land"), landing.change("tried", {{}}):
         os.kill(os.getpid(), signal.SIGKILL)
 """
     ended = subprocess.run([sys.executable, "-c", work], env=os.environ, check=False)

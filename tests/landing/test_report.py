@@ -34,7 +34,7 @@ VALIDATE = {
     "ended_at": "2026-01-02T03:06:00+00:00", "screenshot": "screenshot.png", "serial_log": "serial.log",
 }  # fmt: skip
 
-_DOMAIN = {"uuid": "0001", "landing": "20260102-030405-abcdef", "in_place": []}
+_DOMAIN = {"uri": "qemu:///system", "uuid": "0001", "landing": "20260102-030405-abcdef", "in_place": []}
 
 
 class Page(HTMLParser):
@@ -72,7 +72,13 @@ def landed_folder(folder: Path, name: str = "web-01", pipeline: Mapping[str, obj
     with held_folder(folder) as held:
         landing = LandingFile.opened(held)
         with landing.step("land") as step, landing.change("domain", _DOMAIN):
-            step.result = {"name": "web-01", "uuid": "0001", "uri": "qemu:///system", "disks": ["/i/1", "/i/2"]}
+            step.result = {
+                "name": "web-01",
+                "uuid": "0001",
+                "uri": "qemu:///system",
+                "disks": ["/i/1", "/i/2"],
+                "owner": "the domain",
+            }
         with landing.step("prove") as step:
             step.result = {"warnings": ["2 images belong to another user"]}
     return folder

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.capabilities import HypervisorFacts, read_facts
 from hypersdk.kvm.connection import Connection, open_connection
+from hypersdk.landing.changes import DOMAIN_CHANGE
 from hypersdk.landing.guests import open_guest
 from hypersdk.landing.land import Landed, UndoProblem, land, undo_landing
-from hypersdk.landing.landed import DOMAIN_CHANGE
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.record import LandingFile
@@ -82,5 +82,11 @@ def mark_landed(folder: Path, image: str) -> None:
     with held_folder(folder) as held:
         landing = LandingFile.opened(held)
         landing.record.target = "qemu:///system"
-        with landing.change(DOMAIN_CHANGE, {"in_place": [str(folder / image)]}):
+        with landing.change(DOMAIN_CHANGE, {**domain_change(landing), "in_place": [str(folder / image)]}):
             pass
+
+
+def domain_change(landing: LandingFile, uri: str = "qemu:///system") -> dict[str, Any]:
+    """Data of a domain that was defined."""
+    uuid = "00000000-0000-4000-8000-000000000001"
+    return {"uri": uri, "landing": landing.record.landing_id, "uuid": uuid, "in_place": []}

@@ -40,7 +40,7 @@ from hypersdk.landing.commit import (
     overlays_of,
 )
 from hypersdk.landing.fitness import check_digests, check_images, encrypted_volumes
-from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile
+from hypersdk.landing.record import CONVERT, Conversion, ConversionState, LandingFile, overlay_name
 from hypersdk.migration.manifest import ConvertPart, timestamp
 from hypersdk.migration.readback import opened
 from hypersdk.model.guestplan import GuestDrivers
@@ -148,7 +148,7 @@ class _Conversion:
 
     def _converted(self, warnings: tuple[str, ...]) -> ConvertPart:
         """Converts into new overlays. Drops them when it fails."""
-        overlays = {disk.file.name: _overlay_name(disk.file.name) for disk in self.request.guest.disks}
+        overlays = {disk.file.name: overlay_name(disk.file.name) for disk in self.request.guest.disks}
         self._record(ConversionState.CONVERTING, {}, overlays)
         try:
             with explained(self.landing.folder):
@@ -228,7 +228,3 @@ class _Conversion:
     ) -> None:
         with self.landing.changing() as record:
             record.conversion = Conversion(state, dict(overlays or overlays_of(self.landing)), report)
-
-
-def _overlay_name(image: str) -> str:
-    return f".{image}.overlay"

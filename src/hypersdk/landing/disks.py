@@ -43,7 +43,7 @@ from hypersdk.kvm.storage import (
     upload,
     volume_path,
 )
-from hypersdk.landing.landed import IMAGE_CHANGE, VOLUME_CHANGE
+from hypersdk.landing.changes import IMAGE_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.reading import check_alone
 from hypersdk.landing.record import LandingFile, TargetChange
 from hypersdk.model.guestplan import GuestDisk, GuestPlan

@@ -47,6 +47,7 @@ from hypersdk.kvm.preflight import (
     read_domains,
     read_inventory,
 )
+from hypersdk.landing.changes import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.disks import (
     DiskPlacer,
     Placing,
@@ -56,7 +57,6 @@ from hypersdk.landing.disks import (
     plan_storage,
     storage_refusals,
 )
-from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.options import LandOptions
 from hypersdk.landing.owner import forget_owner, note_owner
 from hypersdk.landing.record import (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import Refused, register
+from hypersdk.landing.changes import DOMAIN_CHANGE, IMAGE_CHANGE
 from hypersdk.landing.record import LandingRecord, read_landing
 from hypersdk.remedies import ChooseFolder
 from hypersdk.text import clean
@@ -18,12 +19,6 @@ IMAGES_LANDED: Final = register(
     ChooseFolder(),
     "If that domain does not exist any more, remove .hypersdk-landing.json from the folder.",
 )
-IMAGE_CHANGE: Final = "image"
-VOLUME_CHANGE: Final = "volume"
-DOMAIN_CHANGE: Final = "domain"
-STARTED_CHANGE: Final = "started"
-"""Kinds of changes in the journal: a file got its place in a pool, a volume was uploaded, a domain was defined, it was
-started."""
 
 
 def landed_images(record: LandingRecord) -> dict[str, Path]:

@@ -11,6 +11,7 @@ The domain itself is not touched and is off afterwards. Evidence of a failed boo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors, write_atomic
 from hypersdk.units import format_duration
 
+LOG: Final = logging.getLogger(__name__)
 _TEXTS: Final[Mapping[str, str]] = {
     Verdict.MARKER: "the guest printed '{line}'",
     Verdict.LOGIN: "a login prompt appeared: {line}",
@@ -50,9 +52,8 @@ def prove_landed(
     Raises IntegrityError with the code of what was seen instead (``boot_...``), Cancelled, TargetError, and the errors
     of a connection.
     """
-    done = landing.done(PROVE)
-    if done is not None and done.get("domain") == uuid:
-        return _from_record(done, landing.folder.named)
+    if (known := _known(landing, uuid)) is not None:
+        return known
     with landing.step(PROVE) as step:
         boot = boot_domain(connection, uuid, options, cancel=cancel, report=report)
         files = _keep(landing.folder.path, boot)
@@ -72,6 +73,18 @@ def prove_landed(
         _write_manifest(landing.folder.path, part)
         step.result = {**part.model_dump(mode="json"), "domain": uuid, "warnings": list(boot.warnings)}
     return _from_record(step.result, landing.folder.named)
+
+
+def _known(landing: LandingFile, uuid: str) -> BootProof | None:
+    """The proof of that domain in the record; None for one that cannot be read: it is made again."""
+    done = landing.done(PROVE)
+    if done is None or done.get("domain") != uuid:
+        return None
+    try:
+        return _from_record(done, landing.folder.named)
+    except (ValueError, KeyError, TypeError) as error:
+        LOG.info("the record of the boot proof cannot be read: %s", error)
+        return None
 
 
 def proof_text(proof: BootProof) -> str:

@@ -31,9 +31,10 @@ from typing import Any, ClassVar, Final
 
 from hypersdk.errors import HyperSDKError, IntegrityError, Refused, TargetError, register
 from hypersdk.formats.names import is_bare_name
+from hypersdk.landing.changes import check_change, check_landed
 from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.migration.checked import checksum_of, validated
-from hypersdk.migration.manifest import timestamp
+from hypersdk.migration.manifest import ConvertPart, timestamp
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.pointers import LANDINGS, Pointers
 from hypersdk.migration.readback import opened
@@ -73,6 +74,11 @@ LANDING_FOREIGN: Final = register(
     "Run the command as that user. Or, if nothing is left at the target, remove .hypersdk-landing.json from the folder"
     " of the export.",
 )
+
+
+def overlay_name(image: str) -> str:
+    """The file beside ``image`` into which its guest is converted."""
+    return f".{image}.overlay"
 
 
 class StepState(StrEnum):
@@ -342,13 +348,25 @@ def _decode(data: Any) -> LandingRecord:
     record: LandingRecord = validated(LandingRecord, fields)
     if not _ID.fullmatch(record.landing_id):
         raise ValueError("its id is not that of a landing")
-    overlays = record.conversion.overlays if record.conversion else {}
-    names = [*overlays, *overlays.values()]
+    if record.conversion is not None:
+        _check_conversion(record.conversion)
+    for change in record.changes:
+        check_change(change.kind, change.data)
     changed = [change.data[key] for change in record.changes for key in ("name", "image") if key in change.data]
-    if not all(map(is_bare_name, (*names, *changed))):
+    if not all(isinstance(name, str) and is_bare_name(name) for name in changed):
         raise ValueError("a file name leads to another folder")
     if not all(_ID.fullmatch(change.data.get("landing", record.landing_id)) for change in record.changes):
         raise ValueError("a change is not that of a landing")
-    if len(set(names)) < len(names):
-        raise ValueError("two files have the same name")
+    if (landed := record.steps.get(LAND)) is not None and landed.state is StepState.DONE:
+        check_landed(landed.result)
     return record
+
+
+def _check_conversion(conversion: Conversion) -> None:
+    for image, overlay in conversion.overlays.items():
+        if not is_bare_name(image) or overlay != overlay_name(image):
+            raise ValueError("a file is not the overlay of an image")
+    if conversion.state is ConversionState.COMMITTING:
+        part = ConvertPart.model_validate(conversion.report)
+        if part.drivers is None:
+            raise ValueError("what the converted guest can use is missing")

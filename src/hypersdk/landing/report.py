@@ -22,8 +22,8 @@ from urllib.parse import quote
 from hypersdk import __version__
 from hypersdk.errors import CODES, Cancelled, HyperSDKError
 from hypersdk.htmlpage import Column, bullets, cards, facts, page, png, preformatted, table, text
+from hypersdk.landing.changes import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.guests import open_manifest
-from hypersdk.landing.landed import DOMAIN_CHANGE, IMAGE_CHANGE, STARTED_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.prove import verdict_text
 from hypersdk.landing.record import LAND, PROVE, LandingRecord, StepRecord, StepState, TargetChange, read_landing
 from hypersdk.migration.manifest import ArtifactManifest, ConvertPart, DiskPart, ValidatePart

@@ -19,8 +19,8 @@ from pathlib import Path
 from hypersdk.kvm.address import parse_libvirt_address
 from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import BootState, boot_state
+from hypersdk.landing.changes import DOMAIN_CHANGE, STARTED_CHANGE
 from hypersdk.landing.land import not_undone, undo_landing
-from hypersdk.landing.landed import DOMAIN_CHANGE, STARTED_CHANGE
 from hypersdk.landing.record import (
     START,
     LandingFile,
