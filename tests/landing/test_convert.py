@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -52,6 +56,7 @@ from tests.support.guestdisks import make_bios_disk
 from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory
 from tests.support.tools import run_tool, sha256
+from tests.support.waiting import eventually
 
 FORMATS = ("qcow2", "raw")
 
@@ -460,3 +465,115 @@ def test_a_commit_is_repeated_whenever_it_was_killed(tmp_path: Path, image_forma
             process.kill()
     commit_overlay(tools, overlay, base, image_format)
     assert guest_bytes(base, image_format, tmp_path) == expected
+
+
+COMMIT: Final = """
+import signal, sys
+from pathlib import Path
+from tests.support.guestconversions import MarkingConverter, run_conversion, slow_commits, tools_found
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the command does, which ends in order
+folder, begun = Path(sys.argv[1]), Path(sys.argv[2])
+run_conversion(folder, MarkingConverter(), tools=slow_commits(tools_found(), begun.parent, begun))
+"""
+
+
+@contextmanager
+def committing(folder: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that converts and is about to commit."""
+    begun = place / "begun"
+    with subprocess.Popen([sys.executable, "-c", COMMIT, str(folder), str(begun)], start_new_session=True) as process:
+        eventually(begun.exists)
+        yield process
+
+
+def test_a_commit_ends_with_the_process_that_wants_it(tmp_path: Path) -> None:
+    """A qemu-img that is left over would lock the image: the next run could not begin."""
+    folder = export_folder(tmp_path / "web-01")
+    with committing(folder, tmp_path) as process:
+        process.kill()
+    run_conversion(folder, MarkingConverter())
+    assert codes(folder) == []
+    assert overlays(folder) == []
+    eventually(lambda: not programs_with(str(tmp_path / "qemu-img")))
+
+
+def programs_with(word: str) -> list[int]:
+    """Processes that have it in their command line."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with suppress(OSError):
+                if word.encode() in (path / "cmdline").read_bytes():
+                    found.append(int(path.name))
+    return found
+
+
+def test_a_commit_is_not_interrupted_from_the_keyboard(tmp_path: Path) -> None:
+    folder = export_folder(tmp_path / "web-01")
+    with committing(folder, tmp_path) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+    assert codes(folder) == []
+    assert converted_drivers(open_manifest(folder)) == DRIVERS
+
+
+FULL_AT: Final = ("overlay", "commit", "manifest", "record")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+@pytest.mark.parametrize("moment", FULL_AT)
+def test_a_file_system_that_fills_costs_nothing(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one, at each step that writes. The images are as exported, or the next run finishes them."""
+    with small_file_system(tmp_path / "small") as place:
+        folder = export_folder(place / "web-01")
+        was, filler = digests(folder), place / "filler"
+
+        def full(call: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*arguments: Any, **named: Any) -> Any:
+                fill(filler)
+                return call(*arguments, **named)
+
+            return called
+
+        def much() -> None:
+            (overlay,) = folder.glob(".*.overlay")
+            run_tool("qemu-io", "-f", "qcow2", "-c", "write -q -P 3 256k 700k", overlay)
+
+        owner, name = {
+            "overlay": (convert, "create_overlay"),
+            "commit": (commit, "commit_overlay"),
+            "manifest": (commit, "converted_manifest"),
+            "record": (convert._Conversion, "_part"),
+        }[moment]
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, full(getattr(owner, name)))
+            with pytest.raises(HyperSDKError) as raised:
+                run_conversion(folder, MarkingConverter(then=much))
+        assert raised.value.code == "no_space", raised.value
+        assert (digests(folder) == was) or codes(folder) in ([VERIFY_COMMITTING], []), moment
+        if moment in ("overlay", "record"):
+            assert digests(folder) == was
+            assert overlays(folder) == []
+        filler.unlink()
+        run_conversion(folder, MarkingConverter(then=much))
+        assert codes(folder) == []
+        assert overlays(folder) == []
+        assert digests(folder) != was
+
+
+@contextmanager
+def small_file_system(place: Path) -> Iterator[Path]:
+    """An empty file system of 8 MiB in memory."""
+    place.mkdir()
+    run_tool("mount", "-t", "tmpfs", "-o", "size=8m", "none", place)
+    try:
+        yield place
+    finally:
+        run_tool("umount", place)
+
+
+def fill(filler: Path) -> None:
+    """Takes all space that is left."""
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))

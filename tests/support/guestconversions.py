@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hypersdk.guest.report import ConversionEvent, ConversionReport, EventKind, GuestSystem
 from hypersdk.guest.request import ConversionRequest, DiskKey
-from hypersdk.guest.tools import GuestTools, find_tools
+from hypersdk.guest.tools import QEMU_IMG, GuestTools, find_tools
 from hypersdk.landing.convert import convert_guest
 from hypersdk.landing.guests import open_guest
 from hypersdk.landing.record import LandingFile
@@ -161,6 +161,18 @@ elif moment == "dropped one":
 print("begin", flush=True)
 run_conversion(Path(sys.argv[1]), converter, state=Path(sys.argv[3]) if sys.argv[3:] else None)
 """
+
+
+def slow_commits(tools: GuestTools, folder: Path, begun: Path) -> GuestTools:
+    """The same programs, but each commit of qemu-img makes the file ``begun`` and waits a second."""
+    program = folder / "qemu-img"
+    real = tools.path(QEMU_IMG)
+    program.write_text(f"""#!/bin/sh
+if [ "$1" = commit ]; then : > '{begun}'; sleep 1; fi
+exec '{real}' "$@"
+""")
+    program.chmod(0o755)
+    return replace(tools, paths={**tools.paths, QEMU_IMG: str(program)})
 
 
 def killed(folder: Path, moment: str = "", *, delay_s: float | None = None, state: Path | None = None) -> bool:

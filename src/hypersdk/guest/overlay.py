@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.errors import TargetError, register
+from hypersdk.guest.processgroup import ended_with_us
 from hypersdk.guest.tools import QEMU_IMG, GuestTools
 from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
@@ -48,10 +50,10 @@ def commit_overlay(tools: GuestTools, overlay: Path, base: Path, base_format: st
     one since it was made.
     """
     image = {"driver": OVERLAY_FORMAT, "file": _file(overlay), "backing": _alone(base, base_format)}
-    _run(
-        tools, "commit", "-q", "-d", f"json:{json.dumps(image, ensure_ascii=False)}",
-        doing=f"committing {overlay.name}", path=overlay,
-    )  # fmt: skip
+    command = [tools.path(QEMU_IMG), "commit", "-q", "-d", f"json:{json.dumps(image, ensure_ascii=False)}"]
+    # One that outlived this process would keep the image locked, and the next commit from beginning.
+    with ended_with_us(command) as (supervised, lifeline):
+        _ended(supervised, f"committing {overlay.name}", overlay, stdin=lifeline)
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -86,8 +88,16 @@ def _path(path: Path) -> str:
 
 def _run(tools: GuestTools, *arguments: str, doing: str, path: Path, cancel: CancelToken | None = None) -> bytes:
     """qemu-img leaves no process behind. When cancelled it is ended, and Cancelled is raised."""
-    command = [tools.path(QEMU_IMG), *arguments]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    return _ended([tools.path(QEMU_IMG), *arguments], doing, path, cancel)
+
+
+def _ended(
+    command: Sequence[str], doing: str, path: Path, cancel: CancelToken | None = None, stdin: int = subprocess.DEVNULL
+) -> bytes:
+    """Runs qemu-img in a session of its own: Ctrl-C reaches this process only, which decides what is ended."""
+    with subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
         while True:
             try:
                 output, errors = process.communicate(timeout=_LOOK_S)

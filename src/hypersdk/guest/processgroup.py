@@ -49,6 +49,23 @@ def private_folder() -> Iterator[Path]:
         supervisor.remove_folder(folder)
 
 
+@contextmanager
+def ended_with_us(command: Sequence[str]) -> Iterator[tuple[list[str], int]]:
+    """For a program that must not outlive this process, and that no signal of a terminal reaches: the command line that
+    runs ``command`` below the supervisor, and the descriptor that is to be its standard input."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        with private_folder() as folder:
+            yield [*_supervised(folder, GRACE_S), *command], reader
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _supervised(folder: Path, grace_s: float) -> list[str]:
+    return [sys.executable, "-I", "-S", supervisor.__file__, str(folder), str(grace_s)]
+
+
 def run_in_group(
     command: Command,
     *,
@@ -98,7 +115,7 @@ def _start(
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", supervisor.__file__, str(folder), str(grace_s), *command],
+            [*_supervised(folder, grace_s), *command],
             stdin=subprocess.PIPE,
             stdout=writer if lines_on_stdout else output,
             stderr=output,
