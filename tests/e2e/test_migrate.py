@@ -403,6 +403,8 @@ def test_a_source_does_not_come_back_beside_a_landed_machine_that_runs(move: Cal
     moved, *words = _ready(move, "--power-off", "--autostart")
     assert dying(moved, str(number - 5), *words).returncode == -9
     moved.libvirtd.virsh("autostart", "--disable", "web-01")
+    unsure = moved.load(moved.folder, "--start")
+    assert unsure.error["code"] == "source_not_checked", "a record is no proof: the folder may be a copy"
     moved.libvirtd.virsh("start", "web-01")
     refused = moved.shell("cleanup", moved.folder, "--json")
     assert (refused.status, refused.error["code"]) == (11, "target_not_restored"), refused.events

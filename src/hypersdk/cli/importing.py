@@ -52,7 +52,7 @@ def import_sources(cli: Cli, paths: Sequence[Path], request: LandingRequest, cho
         request.conversion.check_tools(tools)
     with opened_target(cli, request) as target:
         batch: Landings[ImportPlan] = Landings("imported")
-        planner = _Planner(cli, target, tools, settings, choices)
+        planner = _Planner(cli, target, tools, choices)
         planner.add(batch, paths, request)
         if not choices.yes:
             request = plan_asked(cli, batch, request, target.connection, planner.again(batch))
@@ -71,7 +71,6 @@ class _Planner:
     cli: Cli
     target: Target
     tools: GuestTools
-    settings: RunSettings
     choices: ImportChoices
 
     def add(self, batch: Landings[ImportPlan], paths: Sequence[Path], request: LandingRequest) -> None:
@@ -102,7 +101,6 @@ class _Planner:
             source_off=self.choices.source_off,
             taken=taken,
             tools=self.tools,
-            runs=self.settings.run_store,
             cancel=self.cli.cancel,
         )
 

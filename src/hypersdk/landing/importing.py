@@ -33,7 +33,7 @@ from hypersdk.migration.convert import convert_file, planned_disks
 from hypersdk.migration.export import Observer
 from hypersdk.migration.local import open_local
 from hypersdk.migration.naming import MANIFEST_NAME, stem_of
-from hypersdk.migration.runfile import Change, RunFile, RunStore
+from hypersdk.migration.runfile import Change
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.migration.ticking import ticking
@@ -111,7 +111,6 @@ def plan_import(
     source_off: bool,
     taken: Collection[str] = (),
     tools: GuestTools,
-    runs: RunStore,
     cancel: CancelToken,
 ) -> ImportPlan:
     """Looks at the export or package; nothing is changed. ``images`` says where images are made of a package, or also
@@ -127,7 +126,7 @@ def plan_import(
         spec, package, guest = _package(origin, images, cancel)
         source = str(origin.named)
     if not source_off:
-        _check_source(spec, guest, request, runs)
+        _check_source(guest, request)
     domain = plan_guest(guest, assumed_drivers(guest), request.options, target.facts, taken=taken)
     if request.conversion is not None:
         request.conversion.check_guest(guest, tools)
@@ -172,12 +171,11 @@ def _is_converted(spec: ExportSpec) -> bool:
     return dict(spec.metadata).items() <= tags.items()
 
 
-def _check_source(spec: ExportSpec, guest: SourceGuest, request: LandingRequest, runs: RunStore) -> None:
-    """Raises Refused ``source_not_checked`` unless the source is held by an export, or cannot be disturbed."""
-    if not needs_fence(request.options) or request.options.new_macs or not any(nic.mac for nic in guest.nics):
-        return
-    run = RunFile.load(spec.output_dir.absolute(), runs)
-    if run is None or not (run.record.published and run.record.hold):
+def _check_source(guest: SourceGuest, request: LandingRequest) -> None:
+    """Raises Refused ``source_not_checked`` unless the source cannot be disturbed. The record of a migration in the
+    folder, which says that it holds the source, proves nothing: the folder may be a copy, and the source is looked at
+    by nobody since."""
+    if needs_fence(request.options) and not request.options.new_macs and any(nic.mac for nic in guest.nics):
         raise Refused(f"whether the source of '{guest.name}' is off is not known", code=SOURCE_NOT_CHECKED)
 
 

@@ -127,7 +127,6 @@ class ImportRun:
                 target,
                 source_off=definition.source_off,
                 tools=tools,
-                runs=self._context.runs,
                 cancel=cancel,
             )
             for warning in plan.warnings():
