@@ -20,6 +20,7 @@ from hypersdk.formats.ovf.layout import MAX_OVF_BYTES
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.overlay import commit_overlay, remove_overlay
 from hypersdk.guest.tools import GuestTools
+from hypersdk.kvm.trust import check_trusted
 from hypersdk.landing.converted import converted_manifest
 from hypersdk.landing.fitness import convertible
 from hypersdk.landing.guests import manifest_bytes, open_manifest
@@ -111,8 +112,10 @@ def overlays_of(landing: LandingFile) -> Mapping[str, str]:
 
 def named(landing: LandingFile) -> Path:
     """The folder for other programs, which cannot use its descriptor. Raises TargetError where the name leads to
-    another folder."""
+    another folder, Refused ``folder_untrusted`` where others could make it do that at any time."""
     landing.folder.check()
+    with target_errors(f"looking at {landing.folder.named}"):
+        check_trusted(landing.folder.named)
     return landing.folder.named.absolute()
 
 

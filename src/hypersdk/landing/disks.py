@@ -43,6 +43,7 @@ from hypersdk.kvm.storage import (
     upload,
     volume_path,
 )
+from hypersdk.kvm.trust import check_trusted
 from hypersdk.landing.changes import IMAGE_CHANGE, VOLUME_CHANGE
 from hypersdk.landing.reading import check_alone
 from hypersdk.landing.record import LandingFile, TargetChange
@@ -160,7 +161,7 @@ def storage_refusals(
         for place in storage.places
         if not str(place.disk.file).isprintable()
     ]
-    found += _foreign_images(storage, placed)
+    found += [*_foreign_images(storage, placed), *_untrusted_folders(storage)]
     if storage.pool is not None:
         names = frozenset(place.name for place in storage.places) - set(placed)
         needed = sum(place.extra_bytes for place in storage.places if place.name in names)
@@ -176,6 +177,16 @@ def storage_refusals(
         except (Refused, TargetError) as error:
             found.append(error)
     return found
+
+
+def _untrusted_folders(storage: StoragePlan) -> Iterator[HyperSDKError]:
+    """Where others could replace the images that are looked at here."""
+    for folder in dict.fromkeys(place.disk.file.parent for place in storage.places):
+        try:
+            with target_errors(f"looking at {folder}"):
+                check_trusted(folder)
+        except (Refused, TargetError) as error:
+            yield error
 
 
 def _foreign_images(storage: StoragePlan, placed: Sequence[str]) -> Iterator[HyperSDKError]:
