@@ -14,11 +14,13 @@ from typing import Any, Final
 import pytest
 from lxml import etree
 
+from hypersdk.guest.tools import IN_PLACE
 from hypersdk.landing.landings import unfinished_landings
 from hypersdk.landing.record import LandingFile
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.runfile import held_folder
 from hypersdk.migration.runs import unfinished_runs
+from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -26,8 +28,9 @@ from hypersdk.units import MiB
 from tests.support.cli.commandline import Run
 from tests.support.cli.hyper2kvm import Program
 from tests.support.cli.shell import Shell, login
-from tests.support.exports import export_folder
+from tests.support.exports import export_folder, small_disk
 from tests.support.guestconversions import killed
+from tests.support.guestprograms import GOOD_CONVERSION, fake_v2v
 from tests.support.guests.bootsectors import boot_sector_guest
 from tests.support.guests.guest import MARKER
 from tests.support.libvirtd import Libvirtd
@@ -468,6 +471,43 @@ def _ready(move: Callable[..., Move], fence: str, begins: str = "--start") -> tu
         for path in sorted(moved.folder.rglob("*"), reverse=True):
             path.unlink()
     return moved, *moved.words("migrate", "web-01", "-o", moved.folder, begins, fence, *PROVED)
+
+
+SECRET_KEY: Final = "the-passphrase-of-the-disk"
+SECRET_PASSWORD: Final = "the-password-of-vcenter"
+LOOK: Final = """
+ulimit -c >'{seen}/core'
+env >'{seen}/environ'
+cat /proc/[0-9]*/cmdline >'{seen}/arguments' 2>/dev/null
+"""
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_no_secret_is_left_anywhere(move: Callable[..., Move], tmp_path: Path, ends: str) -> None:
+    """The key of a disk and the password of vCenter: not in what other programs get, not in what is written."""
+    place, seen, home = tmp_path / "programs", tmp_path / "seen", tmp_path / "home"
+    for folder in (place, seen, home):
+        folder.mkdir()
+    (tmp_path / "key").write_text(SECRET_KEY)
+    v2v = fake_v2v(place, LOOK.format(seen=seen) + (GOOD_CONVERSION if ends == "well" else "exit 1"))
+    raw = tmp_path / "small.raw"
+    raw.write_bytes(small_disk(b"disk"))
+    machine = MachineSpec("web-01", (DiskSpec(MiB, image=raw),), power="poweredOn", memory_mb=64)
+    moved = move(machines=(machine,), password=Secret(SECRET_PASSWORD))
+    words = [word for word in moved.words("migrate", "web-01", "--json", "-o", moved.folder) if word != "--no-convert"]
+    program = Program(home, moved.simulator, more_env={"PATH": f"{place}:{os.environ['PATH']}"})
+    page = home / "run.html"
+    done = program.run(*words, "--power-off", "--start", "--key", tmp_path / "key", "--report", page)
+    assert (done.status == 0) is (ends == "well"), done.explain()
+    assert IN_PLACE in v2v.paths
+    assert (seen / "core").read_text() == "0\n"
+    written = [path for folder in (seen, home, moved.folder) for path in folder.rglob("*") if path.is_file()]
+    assert {"environ", "virt-v2v.log", ".hypersdk-landing.json", "run.html"} <= {path.name for path in written}
+    texts = {str(path): path.read_bytes() for path in written} | {"shown": done.explain().encode()}
+    if ends == "well":
+        texts["domain"] = moved.libvirtd.virsh("dumpxml", "--security-info", "web-01").encode()
+    for secret in (SECRET_KEY.encode(), SECRET_PASSWORD.encode()):
+        assert [name for name, text in texts.items() if secret in text] == []
 
 
 def test_doctor_finds_a_folder_that_the_guests_user_cannot_enter(move: Callable[..., Move]) -> None:

@@ -21,17 +21,11 @@ from hypersdk.model.guestplan import Acceleration, DiskBus
 from hypersdk.remedies import advice
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
-from tests.support.guestprograms import HELP, fake_v2v, own_processes, script
+from tests.support.guestprograms import GOOD_CONVERSION, HELP, fake_v2v, own_processes, script
 from tests.support.guestrequests import source_disk, source_guest
 from tests.support.tools import run_tool
 
-GOOD = f"""
-say message "Setting up the source: -i libvirtxml x"
-say warning "could not determine a way to update the configuration of Grub2"
-printf 'i_type = %s\\ni_distro = x\\n' "${{system:-linux}}" >&2
-echo "gcaps_net_bus = virtio-net" >&2
-say info "{HAS_VIRTIO}"
-"""
+GOOD = GOOD_CONVERSION
 WITHOUT_VIRTIO = GOOD.replace(HAS_VIRTIO, "This guest does not have virtio drivers installed.")
 ENCRYPTED = ("/dev/sda3", "/dev/vg/home")
 NEWER = HELP + "--firstboot <SCRIPT>\n --memsize <mb> \n --smp <n>\n --update\n --run-command <CMD>\n"

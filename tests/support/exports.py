@@ -68,11 +68,15 @@ def export_folder(
 
 
 def _small(path: Path, content: bytes) -> Path:
-    """A disk with boot code and a partition table, as far as firmware looks at them."""
+    path.write_bytes(small_disk(content))
+    return path
+
+
+def small_disk(content: bytes) -> bytes:
+    """A disk of 1 MiB with boot code and a partition table, as far as firmware looks at them."""
     partition = struct.pack("<B3sB3sII", 0x80, b"", 0x83, b"", 64, MiB // 512 - 64)
     sector = content.ljust(446, b"\x90") + partition.ljust(64, b"\0") + b"\x55\xaa"
-    path.write_bytes(sector.ljust(MiB, b"\0"))
-    return path
+    return sector.ljust(MiB, b"\0")
 
 
 @dataclass(frozen=True, slots=True)

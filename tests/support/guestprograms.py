@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from hypersdk.guest.distribution import Distribution, Family
+from hypersdk.guest.findings import HAS_VIRTIO
 from hypersdk.guest.tools import GuestTools, find_tools
 
 DEBIAN = Distribution(Family.DEBIAN)
@@ -17,6 +18,14 @@ HELP = """
   --machine-readable[=format]         Make output machine readable
   --root <ask|... >                   How to choose root filesystem
 """
+GOOD_CONVERSION = f"""
+say message "Setting up the source: -i libvirtxml x"
+say warning "could not determine a way to update the configuration of Grub2"
+printf 'i_type = %s\\ni_distro = x\\n' "${{system:-linux}}" >&2
+echo "gcaps_net_bus = virtio-net" >&2
+say info "{HAS_VIRTIO}"
+"""
+"""Part of a script: a conversion that ends well."""
 
 
 def script(path: Path, body: str) -> Path:
