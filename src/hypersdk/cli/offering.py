@@ -64,10 +64,12 @@ def _land(cli: Cli, address: str, exported: Sequence[Outcome]) -> None:
     from hypersdk.landing.options import LandOptions
     from hypersdk.landing.request import LandingRequest
 
-    converts = _converts(cli)
-    proves = _wanted(cli, "Boot it once as a proof, without network?")
+    alone = len(exported) == 1
+    converts = _converts(cli, "the guest" if alone else "the guests")
+    proves = _wanted(cli, f"Boot {'it' if alone else 'each'} once as a proof, without network?")
     were_off = all(outcome.plan.machine.power is Power.OFF for outcome in exported)
-    starts = were_off and cli.agreed("Start it afterwards? Its source was off, and has to stay off.")
+    off = "Its source was off, and has" if alone else "Their sources were off, and have"
+    starts = were_off and cli.agreed(f"Start {'it' if alone else 'them'} afterwards? {off} to stay off.")
     request = LandingRequest(
         address=parse_libvirt_address(address),
         options=LandOptions(start=starts),
@@ -78,15 +80,15 @@ def _land(cli: Cli, address: str, exported: Sequence[Outcome]) -> None:
     import_sources(cli, folders, request, ImportChoices(source_off=starts))
 
 
-def _converts(cli: Cli) -> ConversionOptions | None:
+def _converts(cli: Cli, guests: str) -> ConversionOptions | None:
     from hypersdk.guest.tools import find_tools
     from hypersdk.landing.conversions import ConversionOptions
 
     missing = [program.name for program in find_tools(cli.environ).missing() if program.essential]
     if missing:
-        cli.output.note(f"The guest is landed as it is: {', '.join(missing)} not installed.", style="yellow")
+        cli.output.note(f"There is no guest conversion here: {', '.join(missing)} not installed.", style="yellow")
         return None
-    return ConversionOptions() if _wanted(cli, "Convert the guest for KVM (drivers, boot loader)?") else None
+    return ConversionOptions() if _wanted(cli, f"Convert {guests} for KVM (drivers, boot loader)?") else None
 
 
 def _wanted(cli: Cli, question: str) -> bool:

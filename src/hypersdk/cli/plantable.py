@@ -196,8 +196,13 @@ def space_texts(plans: Iterable[Plan]) -> Iterator[str]:
     for place in places_of(plans):
         yield (
             f"At most {format_size(place.needs_bytes)} to write to {clean(str(place.folder), 400)},"
-            f" {format_size(place.free_bytes)} free"
+            f" {format_size(place.free_bytes)} free{_doubt(place)}"
         )
+
+
+def _doubt(place: Place) -> str:
+    """Each machine alone has room, else it is skipped."""
+    return ": that may not be enough for all" if place.needs_bytes > place.free_bytes else ""
 
 
 @dataclass(slots=True)
