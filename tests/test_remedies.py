@@ -17,7 +17,7 @@ from hypersdk.cli import remedies as programs
 from hypersdk.cli.batch import Failure
 from hypersdk.cli.commands import import_, migrate
 from hypersdk.cli.errorlist import load_all
-from hypersdk.cli.plantable import reason_of
+from hypersdk.cli.plantable import reasons_of
 from hypersdk.errors import CODES, HyperSDKError, Refused, SourceError, TransientError
 from hypersdk.jobs import remedies as daemon
 from hypersdk.migration.preflight import raise_if_any
@@ -250,13 +250,16 @@ def test_a_migration_is_told_of_no_flag_that_it_lacks(code: str) -> None:
     assert not [flag for flag in ("--resume", "--discard", "--force", "--format") if flag in text]
 
 
-def test_the_reasons_of_a_skipped_machine_are_one_line() -> None:
+def test_each_reason_of_a_skipped_machine_is_one_line() -> None:
+    """So machines with the same reason stand together, whatever else is wrong with them."""
     reasons = [Refused("a domain is there", code="domain_exists"), Refused("a MAC address is taken", code="mac_taken")]
     load_all()
-    text = reason_of(Failure("web01", Refused("'web01' cannot be landed", reasons=reasons)))
-    assert "\n" not in text
-    assert "domain_exists: " in text
-    assert " mac_taken: " in text
+    told = list(reasons_of([Failure("web01", Refused("'web01' cannot be landed", reasons=reasons))]))
+    assert [machine for machine, _ in told] == ["web01", "web01"]
+    first, second = (text for _, text in told)
+    assert first.startswith("a domain is there (domain_exists). ")
+    assert second.startswith("a MAC address is taken (mac_taken). ")
+    assert "\n" not in first + second
 
 
 def test_the_remedies_of_a_landing_are_flags_of_migrate_or_import() -> None:

@@ -16,7 +16,7 @@ from hypersdk.cli.migrationtable import (
     storage_text,
     sum_text,
 )
-from hypersdk.cli.plantable import grouped, reason_of
+from hypersdk.cli.plantable import grouped, reasons_of
 from hypersdk.cli.remedies import warning_text
 from hypersdk.cli.state import Cli
 from hypersdk.landing.importing import ImportPlan
@@ -92,7 +92,7 @@ def _skipped_row(failure: Failure) -> list[Cell]:
 def _remarks(plans: Sequence[ImportPlan], skipped: Sequence[Failure]) -> Iterator[tuple[str, str, str]]:
     warned = [(plan.name, warning_text(warning)) for plan in plans for warning in plan.warnings()]
     yield from grouped("warning", warned, "yellow")
-    yield from grouped("skipped", [(failure.machine, reason_of(failure)) for failure in skipped], "red")
+    yield from grouped("skipped", reasons_of(skipped), "red")
 
 
 def _sum(plans: Sequence[ImportPlan], skipped: Sequence[Failure], request: LandingRequest) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from hypersdk.cli.batch import Failure
 from hypersdk.cli.columns import Cell, Column, lay_out
 from hypersdk.cli.picker.details import facts_table
-from hypersdk.cli.plantable import grouped, reason_of, space_texts
+from hypersdk.cli.plantable import grouped, reasons_of, space_texts
 from hypersdk.cli.remedies import warning_text
 from hypersdk.cli.report import labelled, named
 from hypersdk.cli.state import Cli
@@ -224,7 +224,7 @@ def _remarks(plans: Sequence[MigrationPlan], skipped: Sequence[Failure]) -> Iter
     yield from grouped("source", changes, "")
     warned = [(plan.name, warning_text(warning)) for plan in plans for warning in plan.warnings()]
     yield from grouped("warning", warned, "yellow")
-    yield from grouped("skipped", [(failure.machine, reason_of(failure)) for failure in skipped], "red")
+    yield from grouped("skipped", reasons_of(skipped), "red")
 
 
 def _sums(plans: Sequence[MigrationPlan], skipped: Sequence[Failure], request: LandingRequest) -> Iterator[str]:

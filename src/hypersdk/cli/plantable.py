@@ -157,14 +157,15 @@ def _remarks(batch: Batch) -> Iterator[tuple[str, str, str]]:
     yield from (("source", f"{change} ({number} of {total})", "") for change, number in changes.items())
     warned = [(plan.machine.name, warning_text(found)) for plan in batch.plans for found in plan.warnings]
     yield from grouped("warning", warned, "yellow")
-    yield from grouped("skipped", [(failure.machine, reason_of(failure)) for failure in batch.skipped], "red")
+    yield from grouped("skipped", reasons_of(batch.skipped), "red")
 
 
-def reason_of(failure: Failure) -> str:
-    """The same text for machines that are skipped for the same reason."""
-    error = failure.error
-    what = error.message.removeprefix(f"'{failure.machine}' ")
-    return f"{what} ({error.code}). {in_one_line(error)}"
+def reasons_of(failures: Iterable[Failure]) -> Iterator[tuple[str, str]]:
+    """Each machine with each of its reasons: the same text for machines that are skipped for the same reason."""
+    for failure in failures:
+        for reason in failure.error.reasons or (failure.error,):
+            what = reason.message.removeprefix(f"'{failure.machine}' ")
+            yield failure.machine, f"{what} ({reason.code}). {in_one_line(reason)}"
 
 
 def grouped(label: str, remarks: Iterable[tuple[str, str]], style: str) -> Iterator[tuple[str, str, str]]:
