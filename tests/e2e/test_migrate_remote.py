@@ -1,4 +1,4 @@
-"""`migrate` and `import` onto another machine: a real libvirtd by real SSH, the disks uploaded into its pool."""
+"""`migrate` and `import` into a storage pool, mostly of another machine: a real libvirtd by real SSH, and uploads."""
 
 from __future__ import annotations
 
@@ -100,6 +100,32 @@ def test_a_machine_is_moved_to_another_host(move: Callable[..., Move]) -> None:
     assert moved.volumes() == ["web-01-disk1.qcow2"], "no overlay of the proof is left"
     assert sha256(moved.pool / "web-01-disk1.qcow2") == sha256(moved.folder / "web-01-disk1.qcow2")
     assert moved.run("--start").event("skipped")["reason"] == "migrated"
+
+
+def test_an_image_is_imported_to_another_host(move: Callable[..., Move], guest_folder: Path) -> None:
+    moved = move()
+    words = ["--cpus", "1", "--memory", "64MiB", "--prove", "--prove-marker", MARKER]
+    target = ["--to", moved.ssh.uri, "--pool", "images", "--no-convert", "--acceleration", "tcg"]
+    image = guest_folder / "source.raw"
+    result = moved.program.run("import", image, "--json", "-o", moved.folder, *target, *words).result
+    assert (result["proof"]["verdict"], result["disks"]) == ("marker", [str(moved.pool / "source-disk1.qcow2")])
+    assert moved.ssh.daemon.domains() == ["source"]
+
+
+def test_a_pool_of_this_host_gets_the_image_itself_and_gives_it_back(move: Callable[..., Move]) -> None:
+    moved = move()
+    here = ["--to", moved.ssh.daemon.uri]
+    failed = moved.run(*here, "--prove", "--prove-marker", "never printed", "--prove-timeout", "5")
+    (plan,) = [event for event in failed.seen if event["type"] == "plan"]
+    assert plan["storage"] == {"pool": "images", "placing": ["move"], "extra_bytes": 0}
+    assert failed.error["code"] == "boot_unproved"
+    moved.assert_undone()
+    image = moved.folder / "web-01-disk1.qcow2"
+    before = sha256(image)
+    result = moved.run(*here, "--prove", "--prove-marker", MARKER).result
+    assert result["disks"] == [str(moved.pool / image.name)]
+    assert sha256(moved.pool / image.name) == before
+    assert not image.exists()
 
 
 def uploading(moved: Move, *more: str | Path) -> Running:

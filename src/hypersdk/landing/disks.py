@@ -147,8 +147,8 @@ def _placing(connection: Connection, pool: PoolFacts, image: Path) -> Placing:
     if not here or pool.folder is None or not may_write(pool.folder):
         return Placing.UPLOAD
     with target_errors(f"looking at {pool.folder}"):
-        known = image if exists(image) else image.parent
-        same = exists(known) and is_same_file_system(known, pool.folder)
+        known = next(path for path in (image.absolute(), *image.absolute().parents) if exists(path))
+        same = is_same_file_system(known, pool.folder)
     return Placing.MOVE if same else Placing.COPY
 
 
