@@ -61,7 +61,7 @@ def texts(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and id(node) not in silent:
             text = node.value
-            if isinstance(text, str) and " " in text.strip():
+            if isinstance(text, str) and " " in text.strip() and not text.startswith("#!"):  # a script is for a shell
                 yield text
 
 

@@ -40,8 +40,8 @@ ENDPOINT_AT_WORKERS: Final = register(
     "endpoint_at_workers",
     "The address is a socket on the machines of the workers, which are not in the daemon of this API: only they reach"
     " it.",
-    "Run `hyper2kvm doctor --to URI` on a worker's machine as the workers' user; for the packaged service, with `sudo"
-    " -u hypersdk`. Each migration checks its target before it copies.",
+    "Run `hyper2kvm doctor` for it on a worker's machine as the workers' user, which is hypersdk in the packages. Each"
+    " migration checks its target before it copies.",
 )
 MAX_ENDPOINTS: Final = 1000
 ENDPOINT_LIST: Final = Listing(

@@ -64,8 +64,7 @@ JOB_UNKNOWN_FIELD = register(
 UNSUPPORTED_OPTION = register(
     "unsupported_option",
     "The option asks for a step after the export, which `hyper2kvm export` does not do.",
-    "Submit the file to the daemon with `hyperctl submit -file FILE`, which does these steps; or use `hyper2kvm"
-    " migrate`.",
+    "Submit the file to the daemon with `hyperctl submit`, which does these steps; or use `hyper2kvm migrate`.",
     "Or remove the option.",
 )
 
