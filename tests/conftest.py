@@ -1,7 +1,14 @@
 """Fixtures of the whole suite live in ``tests/support``; this file only makes them known."""
 
+import os
+import sys
+
 import pytest
 
+# Where compiled modules may not be kept, each process of the tests rewrites the assertions of all, which takes ten
+# seconds, and each program that they start compiles all of its modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins: list[str] = [

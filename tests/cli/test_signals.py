@@ -62,7 +62,7 @@ def start(*arguments: str, begun: bool = True, ignored: bool = False) -> subproc
 def test_the_first_signal_stops_in_order(number: signal.Signals, status: int) -> None:
     with start("0") as process:
         process.send_signal(number)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert STOPPING[:20] in err
     assert "--resume" in err
@@ -71,7 +71,7 @@ def test_the_first_signal_stops_in_order(number: signal.Signals, status: int) ->
 def test_nothing_is_said_of_resuming_where_nothing_was_begun() -> None:
     with start("0", begun=False) as process:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Stopping." in err.splitlines()
     assert "Nothing was changed" in err
@@ -81,7 +81,7 @@ def test_nothing_is_said_of_resuming_where_nothing_was_begun() -> None:
 def test_json_tells_of_the_signal_and_nothing_else() -> None:
     with start("0", "--json") as process:
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert '"code":"cancelled"' in out
     assert '"exit_status":143' in out
@@ -116,7 +116,7 @@ def test_a_terminal_that_goes_away_stops_in_order_once() -> None:
         for _ in range(3):
             process.send_signal(signal.SIGHUP)
             time.sleep(0.1)  # else they are one
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 129
     assert "--resume" in err
     assert "by force" not in err
@@ -126,6 +126,6 @@ def test_a_terminal_that_goes_away_ends_nothing_under_nohup() -> None:
     with start("0", ignored=True) as process:
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "the terminal went away" not in err

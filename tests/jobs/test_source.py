@@ -16,9 +16,9 @@ from hypersdk.errors import LookupFailed
 from hypersdk.jobs.states import JobState, JobStateError
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.state.tables import jobs, runs
-from hypersdk.units import MiB
+from hypersdk.units import KiB, MiB
 from tests.support.exportchecks import assert_finished, expected_raw
-from tests.support.simulator import lift_rate_limit
+from tests.support.simulator import lift_rate_limit, limit_rate
 from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
 pytestmark = pytest.mark.waits
@@ -208,8 +208,9 @@ def test_a_cancel_does_not_wait_for_a_place_in_the_queue(site: SiteFactory) -> N
     made.until_state(paused, JobState.PAUSED)
     running = made.submit({"vm_path": "web-0"})[0]
     made.copied(running, MiB // 2)
+    limit_rate(made.simulator, 32 * KiB)
     made.store.cancel(paused.id)
-    (ended,) = made.until_ended([paused], 20)
+    (ended,) = made.until_ended([paused])
     assert (ended.state, ended.source_changes) == (JobState.CANCELLED, 0), made.told()
     assert made.store.get(running.id).state is JobState.RUNNING
     made.store.cancel(running.id)

@@ -28,7 +28,12 @@ def simulator() -> Iterator[SimulatorFactory]:
 
 def lift_rate_limit(simulator: Simulator) -> None:
     """No stream has a rate limit any more. Call it once the slow one has served its purpose."""
-    simulator.platform.config = replace(simulator.platform.config, rate_bytes_s=None)
+    limit_rate(simulator, None)
+
+
+def limit_rate(simulator: Simulator, bytes_s: float | None) -> None:
+    """From now on each stream, also an open one, has that rate."""
+    simulator.platform.config = replace(simulator.platform.config, rate_bytes_s=bytes_s)
 
 
 def snapshot_names(simulator: Simulator) -> list[str]:

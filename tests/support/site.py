@@ -71,13 +71,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self.environ = {
-            # Workers that may not keep compiled modules would compile all of them at each start, which takes
-            # longer than the tests.
-            **{
-                key: value
-                for key, value in os.environ.items()
-                if key != "PYTHONDONTWRITEBYTECODE" and key[:5] != "GOVC_"
-            },
+            **{key: value for key, value in os.environ.items() if key[:5] != "GOVC_"},
             **environ_of(self.simulator),
             "HOME": str(self.folder),
         }
