@@ -93,6 +93,7 @@ GOOD = {"vm_path": "two", "output_path": "/tmp/x"}
         (json.dumps({**GOOD, "options": {"enable_pipelin": True}}), "job_unknown_field", "enable_pipelin"),
         (json.dumps({**GOOD, "options": {"enable_pipeline": True}}), "unsupported_option", "enable_pipeline"),
         (json.dumps({**GOOD, "options": {"libvirt_integration": True}}), "unsupported_option", "libvirt_integration"),
+        (json.dumps({**GOOD, "kind": "migrate", "to": "kvm1"}), "unsupported_option", "the kind 'migrate'"),
         (json.dumps({**GOOD, "format": "vhdx"}), "job_invalid", "format"),
         (json.dumps({"vm_path": "two"}), "job_invalid", "output_path"),
         (BOMB, "job_unreadable", ""),

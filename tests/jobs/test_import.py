@@ -76,6 +76,35 @@ def test_the_folder_of_an_export_is_landed_where_it_lies(moving: Callable[..., M
     assert (moved.running(), done.result["output_dir"]) == (["web-01"], exported.target)
 
 
+def test_a_failed_import_is_paused_and_retried_without_making_its_images_again(moving: Callable[..., Moving]) -> None:
+    moved = moving()
+    go_on = moved.site.folder / "go-on"
+    moved.site.start("one", 0, f"marking-until={go_on}")
+    job = import_image(moved, convert=True)
+    moved.until_step(job, "convert", "running")
+    other = moved.site.folder / "other.xml"
+    other.write_text(
+        "<domain type='qemu'><name>web</name><memory>1024</memory><os><type arch='x86_64'>hvm</type></os></domain>"
+    )
+    moved.libvirtd.virsh("define", other)
+    moved.site.store.pause(job.id)
+    go_on.touch()
+    paused = moved.site.until_state(job, JobState.PAUSED)
+    assert [name for name, state in steps(paused).items() if state == "done"] == ["images", "convert"]
+    moved.site.store.resume(job.id)
+    failed = moved.ended(job, JobState.FAILED)
+    assert failed.error is not None
+    assert failed.result is not None
+    assert failed.error["code"] == "domain_exists"
+    assert "report.html" in failed.result["evidence"]
+    assert "domain_exists" in (moved.root / "web" / "report.html").read_text()
+    moved.libvirtd.virsh("undefine", "web")
+    (moved.root / "web.img").unlink()
+    moved.site.store.retry(job.id)
+    assert set(steps(moved.ended(job)).values()) == {"done"}
+    assert moved.libvirtd.domains() == ["web"]
+
+
 @pytest.mark.parametrize("moment", ["images", "convert", "prove"])
 def test_a_cancel_leaves_nothing_at_the_target(moving: Callable[..., Moving], moment: str) -> None:
     moved = moving()

@@ -63,9 +63,9 @@ JOB_UNKNOWN_FIELD = register(
 )
 UNSUPPORTED_OPTION = register(
     "unsupported_option",
-    "The option asks for a step after the export, which `hyper2kvm export` does not do.",
+    "The job asks for more than an export, which is all that `hyper2kvm export` does.",
     "Submit the file to the daemon with `hyperctl submit`, which does these steps; or use `hyper2kvm migrate`.",
-    "Or remove the option.",
+    "Or remove the option that the message names.",
 )
 
 
@@ -348,6 +348,9 @@ def _entry(number: int, job: object, environ: Mapping[str, str]) -> JobEntry:
 
 def parse_definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
     """The definition of one export and nothing more. Raises UsageError that names the field."""
+    kind = fields_of(job).get("kind")
+    if isinstance(kind, str) and kind not in ("", "export"):
+        raise UsageError(f"a job of the kind {kind[:60]!a} is for the daemon", code=UNSUPPORTED_OPTION, field="kind")
     definition = parse_as(JobDefinition, job, environ)
     for name in definition.options.switched_on():
         raise UsageError(f"option '{name}' is for jobs of the daemon", code=UNSUPPORTED_OPTION, field=f"options.{name}")
