@@ -94,8 +94,8 @@ def test_changes_left_at_the_target_are_shown(folder: Path, state: Path) -> None
 def test_a_landed_machine_whose_proof_failed_is_not_said_to_be_interrupted(folder: Path, state: Path) -> None:
     with held_folder(folder) as held:
         landing = LandingFile.opened(held, state=state)
-        with landing.step("land"), landing.change("domain", {"uuid": "1", "in_place": []}):
-            pass
+        with landing.step("land") as step, landing.change("domain", domain_change(landing)):
+            step.result = {"uuid": "1", "name": "web-01", "uri": "qemu:///system", "disks": [], "owner": "the domain"}
         with pytest.raises(RuntimeError), landing.step("prove"):
             raise RuntimeError
     told = command(state, "status")
