@@ -385,6 +385,22 @@ def test_a_killed_migration_that_is_cleaned_up_leaves_one_machine(
 
 
 @pytest.mark.kill
+def test_one_that_is_killed_twice_goes_on(move: Callable[..., Move]) -> None:
+    """The second time within what the first one left to do, where it still does anything."""
+    draw, number = random.Random(f"{SEED}twice"), moments(move, "--power-off")
+    moved, *words = _ready(move, "--power-off")
+    first = draw.randrange(5, number - 5)
+    assert dying(moved, str(first), *words).returncode == -9
+    second = draw.randrange(0, number - first)
+    dying(moved, str(second), *words)
+    assert not (moved.running() and moved.on_network()), (first, second)
+    again = moved("web-01", "--start", "--power-off", *PROVED)
+    assert again.status == 0, (first, second, again.events)
+    assert (moved.libvirtd.domains(), moved.running(), moved.on_network()) == (["web-01"], ["web-01"], False)
+    moved.assert_nothing_left(f"killed at {first}, then {second}")
+
+
+@pytest.mark.kill
 @pytest.mark.parametrize(("begins", "last"), [("--start", 8), ("--autostart", 5)])
 def test_between_the_two_machines_there_is_no_moment_without_a_way_back(
     move: Callable[..., Move], begins: str, last: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +27,10 @@ from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.land import start_landed, undo_landing
 from hypersdk.landing.options import LandOptions, NetworkTarget
 from hypersdk.landing.record import LandingFile, StepState, read_landing
+from hypersdk.landing.report import machine_page, read_report
 from hypersdk.landing.verifying import verify_export
+from hypersdk.migration.manifest import document_text
+from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.runfile import held_folder
 from hypersdk.model import Firmware
 from hypersdk.transfer.cancel import CancelToken
@@ -692,3 +697,39 @@ def test_a_kill_at_any_moment_is_continued_or_undone(
         assert lander.undo() == [], moment
         nothing_is_left(lan, export, before)
         assert list(folder.iterdir()) == [], moment
+
+
+NAMES: Final = (
+    "Büro-Server ünïcødé 日本", "日" * 200, "two  words", "../../etc/passwd", "<name>&amp;\"'</name>]]>",
+    "$(reboot); `id` | rm -rf /", "x" * 255, "bell\x07 escape\x1b[2J new\nline", "-rf", ".hidden",
+    "%s{0}%n", "a,b=c,readonly=on", "\u202eltr",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pool_name", [None, "images"])
+def test_any_name_of_a_machine_is_only_a_name(
+    lan: Libvirtd, small: LandOptions, guest_folder: Path, pool: Path, pool_name: str | None
+) -> None:
+    """Landed, started, reported and undone, side by side; with files of safe names in the pool, and nowhere else."""
+    lander, seen = Lander(guest_folder, lan.uri, replace(small, new_macs=True, pool=pool_name)), set[str]()
+    outside = sorted(path.name for path in guest_folder.parent.iterdir() if not path.name.startswith("hypersdk-"))
+    for number, name in enumerate(NAMES):
+        folder = reachable(export_folder(guest_folder / f"export{number}"))
+        document = json.loads((folder / MANIFEST_NAME).read_bytes())
+        document["source"]["vm_name"] = name
+        (folder / MANIFEST_NAME).write_bytes(document_text(document))
+        one = replace(lander, folder=folder)
+        landed = one.land()
+        seen.add(landed.name)
+        assert re.fullmatch(r"\w[\w.+-]*", landed.name), name
+        assert {path.parent for path in landed.disks} == {pool if pool_name else folder}
+        with one.connected() as (connection, _), held_folder(folder) as held:
+            start_landed(connection, LandingFile.opened(held), landed)
+        assert lan.virsh("domstate", landed.uuid).strip() == "running"
+        assert "\x1b" not in machine_page(read_report(folder))
+        assert one.undo() == []
+        assert lan.domains() == []
+    assert len(seen) > len(NAMES) - 3
+    assert list(pool.iterdir()) == []
+    now = sorted(path.name for path in guest_folder.parent.iterdir() if not path.name.startswith("hypersdk-"))
+    assert now == outside

@@ -74,6 +74,9 @@ TOO_MANY_CPUS: Final = register(
 
 MAX_NAME_BYTES: Final = 200
 """libvirt names files after a domain (``NAME_VARS.fd``, snapshots), and a file name has at most 255 bytes."""
+_SOCKET_CHARS: Final = 20
+_SOCKET_BYTES: Final = 30
+"""107 less ``/var/lib/libvirt/qemu/channel/target/domain-99999-`` and ``/org.qemu.guest_agent.0``, less a number."""
 IDE_PLACES: Final = 4
 FIRMWARE_FEATURES: Final = (7, 2, 0)
 """First libvirt that lets a domain say whether its firmware has secure boot and enrolled keys."""
@@ -193,8 +196,15 @@ def safe_name(text: str) -> str:
     """``text`` as the name of a domain: letters and digits of any script and ``._+-``. Blanks become ``-``, all else
     ``_``. It is not a number, which virsh would take for a domain's id, and begins with neither a dash nor a dot."""
     name = "".join(_safe(char) for char in text.strip()[:MAX_NAME_BYTES])
-    name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").lstrip("-.").rstrip("-")
+    name = _startable(name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").lstrip("-.")).rstrip("-")
     return f"vm-{name}".rstrip("-") if name.isdigit() or not name.strip("_") else name
+
+
+def _startable(name: str) -> str:
+    """Cut where libvirt could not start a domain of that name: the path of its sockets, of at most 107 bytes, has the
+    first 20 characters of the name (virDomainDefGetShortName)."""
+    head = name[:_SOCKET_CHARS].encode()
+    return name if len(head) <= _SOCKET_BYTES else head[:_SOCKET_BYTES].decode(errors="ignore")
 
 
 def _safe(char: str) -> str:
