@@ -11,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bootedsystem import booted_system
+from tests.support.guests.bootsectors import boot_sector_guest
 from tests.support.pages import dead_links
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 BUILD_S = 1200
+STATE = "/var/lib/hypersdk"
+IMPORT = {
+    "kind": "import", "source": f"{STATE}/exports/web-01.raw", "output_path": f"{STATE}/exports/batch/web-01",
+    "to": "kvm1", "cpus": 1, "memory": "32MiB", "convert": False, "prove": True, "start": True, "source_off": True,
+}  # fmt: skip
+"""A job. It runs without a network: an image alone has no card."""
 PROGRAMS = ("hyper2kvm", "hyperctl", "hypervisord", "hyperexport", "v2kvmctl", "v2kvmd")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_S), pytest.mark.xdist_group("packages")]
 
@@ -80,6 +89,48 @@ def test_the_deb_is_installed_in_a_clean_debian_and_runs_the_demo(packages: Path
         assert not (root / "opt/hypersdk/lib").exists()
     finally:
         shutil.rmtree(root)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+def test_the_services_of_the_deb_land_and_start_a_machine(packages: Path) -> None:
+    """Under systemd, as installed: the workers may use libvirt and let QEMU at the image, the API does not see it."""
+    (deb,) = packages.glob("*.deb")
+    guest = boot_sector_guest("marker")
+    with booted_system([deb, guest.image]) as system:
+        system.run("dpkg", "--install", f"/root/{deb.name}")
+        assert {"kvm", "libvirt"} <= set(system.run("id", "--groups", "--name", "hypersdk").split())
+        system.run("systemctl", "start", "virtlogd.socket", "libvirtd.socket", "libvirtd-ro.socket", "hypervisord")
+        eventually(lambda: system.is_active("hypervisord-worker"), explain=lambda: system.log_of("hypervisord-worker"))
+        api = system.run("systemctl", "show", "--property=MainPID", "--value", "hypervisord").strip()
+        assert system.run("ls", f"/proc/{api}/root/run/libvirt") == ""
+        as_user = ("setpriv", "--reuid=hypersdk", "--regid=hypersdk", "--init-groups")
+        target = ("--to", "qemu:///system", "-o", f"{STATE}/exports")
+        doctor = _checks(system.run(*as_user, "hyper2kvm", "doctor", "--json", *target))
+        assert {doctor["permission"], doctor["folder"]} == {"ok"}
+
+        system.run(
+            "install", "--owner=hypersdk", "--mode=640", f"/root/{guest.image.name}", f"{STATE}/exports/web-01.raw"
+        )
+        system.run("sh", "-c", f"printf %s '{json.dumps({**IMPORT, 'prove_marker': guest.marker})}' >/root/job.json")
+        system.run("hyperctl", "endpoints", "add", "kvm1", "qemu:///system")
+        system.run("hyperctl", "submit", "-file", "/root/job.json")
+        job = lambda: json.loads(system.run("hyperctl", "query", "--json").splitlines()[0])  # noqa: E731
+        eventually(
+            lambda: job()["status"] in ("completed", "failed"), explain=lambda: system.log_of("hypervisord-worker")
+        )
+        assert job()["status"] == "completed", system.run("hyperctl", "logs", job()["id"])
+        assert system.run("virsh", "--connect", "qemu:///system", "domstate", "web-01").strip() == "running"
+
+        system.run("systemctl", "restart", "hypervisord")
+        assert "NRestarts=0" in system.run("systemctl", "show", "hypervisord-worker")
+        system.run("systemctl", "stop", "hypervisord")
+        assert not system.is_active("hypervisord-worker")
+
+
+def _checks(lines: str) -> dict[str, str]:
+    """The status of each check of ``doctor --json``."""
+    events = [json.loads(line) for line in lines.splitlines()]
+    return {event["name"]: event["status"] for event in events if event["type"] == "check"}
 
 
 def test_the_rpm_unpacks_and_its_programs_run(packages: Path, tmp_path: Path) -> None:
