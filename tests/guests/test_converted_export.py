@@ -1,4 +1,4 @@
-"""An export whose guest is really converted: virt-v2v on overlays, commit, manifest, and the boot afterwards."""
+"""An export whose guest conversion is really killed. ``test_job.py`` and ``test_migrated.py`` have those that end."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from hypersdk.guest.tools import find_tools
-from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.landings import CleanedUp, clean_conversion
 from hypersdk.landing.verifying import VERIFY_CONVERTING, verify_export
-from hypersdk.model.guestplan import DiskBus
 from hypersdk.transfer.cancel import CancelToken
 from tests.support.exports import export_folder
-from tests.support.guestconversions import convert_really
-from tests.support.guests.domains import serial_text, started
 from tests.support.guests.guest import Guest
-from tests.support.libvirtd import Libvirtd
 from tests.support.processes import commands_naming
 from tests.support.seeds import SEED
 from tests.support.tools import run_tool, sha256
@@ -35,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a root tree, and libvirt's system driver, need root"),
 ]
 
-BOOT_TIMEOUT_S: Final = 240
 ENDED_TIMEOUT_S: Final = 60
 WORK: Final = """
 import sys
@@ -47,22 +40,6 @@ convert_really(Path(sys.argv[1]), lambda text: print(text, flush=True))
 
 def codes(folder: Path) -> list[str]:
     return [finding.code for finding in verify_export(folder, cancel=CancelToken()).findings]
-
-
-def test_it_is_verified_and_boots_from_a_virtio_disk(
-    libvirtd: Libvirtd, guest_folder: Path, debian_without_virtio: Guest
-) -> None:
-    """``test_debian`` shows that this guest does not boot so before."""
-    folder = export_folder(guest_folder / "export", raw=debian_without_virtio.disks, image_format="raw")
-    assert codes(folder) == []
-    drivers = convert_really(folder)
-    assert (drivers.disk_bus, drivers.os_id) == (DiskBus.VIRTIO, "debian12")
-    assert codes(folder) == []
-    manifest = open_manifest(folder)
-    assert manifest.pipeline.convert.drivers == drivers
-    guest = replace(debian_without_virtio, disks=tuple(folder / disk.local_path for disk in manifest.disks))
-    log = started(libvirtd, guest, "converted", guest_folder, bus="virtio")
-    eventually(lambda: guest.marker in serial_text(log), BOOT_TIMEOUT_S, lambda: serial_text(log)[-2000:])
 
 
 def test_killed_with_its_programs_it_leaves_the_image_as_exported(

@@ -101,6 +101,8 @@ def test_lvm_on_uefi_without_a_fallback_loader_and_with_a_second_disk(
     found = moved.boot_line()
     assert (found["root"], found["disks"]) == ("/dev/guest/root", "vda,vdb")
     assert found["mounted"] == "/srv,/boot,/boot/efi"
+    verified = moved.program.run("verify", "--json", moved.folder)
+    assert (verified.status, verified.event("verified")["findings"]) == (0, []), verified.explain()
 
 
 def test_secure_boot_of_an_unsigned_loader(
