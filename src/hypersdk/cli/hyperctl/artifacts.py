@@ -12,7 +12,6 @@ from hypersdk.cli.hyperctl.completing import complete_file, complete_job
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import LookupFailed, UsageError
-from hypersdk.migration.naming import REPORT_NAME
 from hypersdk.text import clean
 from hypersdk.transfer.files import is_folder
 from hypersdk.units import format_size
@@ -70,6 +69,8 @@ def report(ctl: Ctl, job_id: str, target: Path | None) -> None:
 
     Jobs that have failed have one, too.
     """
+    from hypersdk.migration.naming import REPORT_NAME
+
     job_id = ctl.client.find_id(job_id)
     found = ctl.client.artifacts(job_id)
     names = {artifact.name for artifact in found.files}
