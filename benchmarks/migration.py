@@ -25,6 +25,7 @@ NETWORK: Final = "bench"
 CPU_GOAL: Final = 1.05
 BEYOND_GOAL: Final = 0.5
 WRITTEN_GOAL: Final = 1.1
+MEMORY_GOAL_MIB: Final = 160
 STAGED_SHARE: Final = 0.05
 STAGED_LEAST_BYTES: Final = 64 * MiB
 SEED: Final = 11
@@ -130,6 +131,7 @@ def migrations(sides: Callable[[Libvirtd], Sides], guest: Guest, count: int, *, 
     yield _clock_row(ours, theirs)
     yield _written_row(runs["migrate"], runs["govc and virt-v2v"], image_bytes)
     yield _staged_row(max(staged), max(usage.peak_bytes for usage in runs["govc and virt-v2v"]), image_bytes)
+    yield _memory_row(max(usage.memory_bytes for usage in runs["migrate"]))
 
 
 def _cpu_row(ours: Took, theirs: Took) -> Row:
@@ -166,3 +168,8 @@ def _staged_row(mine: int, peer_peak: int, image_bytes: int) -> Row:
     goal = max(STAGED_LEAST_BYTES, STAGED_SHARE * image_bytes) / MiB
     theirs = f"{(peer_peak - image_bytes) / MiB:.0f} MiB"
     return Row("most space besides the image", f"{mine / MiB:.0f} MiB", theirs, mine / MiB, goal, " MiB")
+
+
+def _memory_row(peak_bytes: int) -> Row:
+    peak = peak_bytes / MiB
+    return Row("peak memory of `hyper2kvm` itself", f"{peak:.0f} MiB", "", peak, MEMORY_GOAL_MIB, " MiB")
