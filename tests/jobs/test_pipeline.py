@@ -11,6 +11,7 @@ import pytest
 from hypersdk.jobs.states import JobState
 from hypersdk.landing.guests import open_manifest
 from tests.support.moving import Moving, steps
+from tests.support.tools import run_tool
 
 LANDED = {"libvirt_integration": True, "libvirt_uri": "kvm", "libvirt_bridge": "network:lan", "libvirt_pool": "images"}
 PLAIN: dict[str, Any] = dict.fromkeys(("kind", "to", "networks", "convert", "acceleration"))
@@ -92,6 +93,18 @@ def test_a_machine_is_exported_and_converted_and_lands_nowhere(moving: Callable[
     assert (manifest.pipeline.convert.enabled, now.result["verified"]) == (True, True)
     assert (moved.libvirtd.domains(), moved.site.simulator.state()) == ([], before)
     assert "report.html" in now.result["evidence"]
+
+
+@pytest.mark.waits
+def test_compression_alone_adds_no_step_and_is_done(moving: Callable[..., Moving]) -> None:
+    moved = moving()
+    moved.site.start("one", 0, "marking")
+    off = dict.fromkeys(("pipeline_inspect", "pipeline_fix", "pipeline_convert", "pipeline_validate"), False)
+    options = {"enable_pipeline": True, **off, "pipeline_compress": True, "source": "power-off"}
+    now = moved.ended(moved.submit(**PLAIN, options=options))
+    assert (list(steps(now)), now.target_changes) == (["copy", "publish"], 0)
+    (image,) = (moved.root / "web-01").glob("*.qcow2")
+    assert json.loads(run_tool("qemu-img", "check", "--output=json", image))["compressed-clusters"]
 
 
 @pytest.mark.waits

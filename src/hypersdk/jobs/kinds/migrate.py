@@ -103,8 +103,8 @@ class Export:
 
     def run(self, context: RunContext) -> ExportRun:
         """See JobKind."""
-        is_export = [step.name for step in context.job.steps] == [COPY, PUBLISH]
-        return ExportRun(context) if is_export else PipelineRun(context)
+        migration = pipeline_of(JobDefinition.model_validate(context.job.definition))
+        return ExportRun(context) if migration is None else PipelineRun(context)
 
 
 def migration_job(
@@ -274,5 +274,5 @@ class PipelineRun(MigrateRun):
     @property
     def _definition(self) -> MigrationDefinition:
         definition = pipeline_of(JobDefinition.model_validate(self._context.job.definition))
-        assert definition is not None, "its steps say so"
+        assert definition is not None, "else it would be an ExportRun"
         return definition
