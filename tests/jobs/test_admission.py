@@ -67,6 +67,13 @@ def test_limits_of_all_workers_and_of_a_site_hold_over_roots(store: JobStore) ->
     assert take(store, admission(store, jobs_per_worker=8, jobs_per_site=2)) == []
 
 
+def test_a_job_without_a_site_burdens_none(store: JobStore) -> None:
+    """Imports ask no vCenter."""
+    names = [submit(store, f"j{number}", site="") for number in range(4)]
+    assert take(store, admission(store, jobs_per_worker=3, jobs_per_site=1)) == names[:3]
+    assert take(store, admission(store, jobs_per_worker=8, jobs_per_site=1)) == names[3:]
+
+
 def test_order_is_by_priority_and_submit_and_only_roots_that_are_seen(store: JobStore) -> None:
     submit(store, "low", priority=-1)
     first, second = submit(store, "first"), submit(store, "second")

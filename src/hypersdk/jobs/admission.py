@@ -82,7 +82,7 @@ class Admission:
         for rows in self._pages(connection, now):
             wanted = locks_of(connection, jobs.c.id.in_([row.id for row in rows]))
             for row in rows:
-                if now.sites[row.site] >= self._settings.jobs_per_site:
+                if self._is_full(now, row.site):
                     continue
                 names = wanted.get(row.id, [])
                 busy = [name for name in names if name in now.locks]
@@ -136,7 +136,11 @@ class Admission:
         return min(room, self._settings.max_jobs - now.sites.total()) if self._settings.max_jobs else room
 
     def _full(self, now: _Load) -> list[str]:
-        return [site for site, count in now.sites.items() if count >= self._settings.jobs_per_site]
+        return [site for site in now.sites if self._is_full(now, site)]
+
+    def _is_full(self, now: _Load, site: str) -> bool:
+        """A job without a site, such as an import, burdens none."""
+        return bool(site) and now.sites[site] >= self._settings.jobs_per_site
 
     def _current_load(self, connection: sa.Connection) -> _Load:
         waiting = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.enqueued == jobs.c.attempt)
