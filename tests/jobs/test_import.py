@@ -157,6 +157,22 @@ def test_a_link_leads_nowhere(moving: Callable[..., Moving], tmp_path: Path, lin
     assert list((moved.root / "web").iterdir()) == [] or link == "folder"
 
 
+def test_a_folder_with_the_name_of_a_package_is_not_taken_for_an_export(moving: Callable[..., Moving]) -> None:
+    """Else another export, that of the output folder, would be landed in its place."""
+    moved = moving()
+    moved.site.worker()
+    exported = moved.submit(
+        "web-01", kind=None, to=None, networks=None, convert=None, acceleration=None, format="qcow2"
+    )
+    moved.ended(exported)
+    folder = shutil.copytree(exported.target, moved.root / "web.ova")
+    failed = moved.ended(
+        import_image(moved, source=str(folder), output_path=exported.target, cpus=None, memory=None), JobState.FAILED
+    )
+    assert failed.error is not None
+    assert (failed.error["code"], moved.libvirtd.domains()) == ("input_not_a_file", [])
+
+
 def test_what_cannot_be_meant_or_may_not_be_is_refused(moving: Callable[..., Moving], tmp_path: Path) -> None:
     moved = moving()
     good = {"kind": "import", "source": str(moved.root / "a.ova"), "output_path": str(moved.root / "a"), "to": "kvm"}
@@ -176,6 +192,7 @@ def test_what_cannot_be_meant_or_may_not_be_is_refused(moving: Callable[..., Mov
         ({"convert": False, "firstboot": ["echo"]}, "job_invalid", "firstboot"),
         ({"keys": [{"device": "/dev/sda2"}]}, "job_invalid", "keys.0.passphrase"),
         ({"keys": [{"device": "sda2", "passphrase": "x"}]}, "job_invalid", "keys.0.device"),
+        ({"keys": [{"passphrase": "half a character: \ud800"}]}, "job_invalid", "keys.0.passphrase"),
         (
             {"static_ip": {"00:50:56:01:02:03": {"address": "192.0.2.10"}}},
             "job_invalid",

@@ -57,7 +57,7 @@ _FILE, _STAMP = "source_file", "source_stamp"
 
 @dataclass(frozen=True, slots=True)
 class LocalSource:
-    """A folder, package or image. ``named`` is its path for users. Without ``follow``, ``path`` may be no link."""
+    """A folder, package or image. ``named`` is its path for users. Without ``follow`` it is a file, and no link."""
 
     path: Path
     named: Path
@@ -119,7 +119,7 @@ def plan_import(
 
     Raises the errors of ``open_guest`` and ``open_local``, Refused with the reasons of ``plan_guest`` and of
     ``check_target``, and ``source_not_checked``."""
-    if origin.path.is_dir() and (origin.follow or not origin.path.is_symlink()):
+    if origin.follow and origin.path.is_dir():
         spec, package = ExportSpec(machine="", output_dir=origin.path, display_dir=origin.named), None
         guest, source = _exported(spec), _source_text(origin.path)
     else:
