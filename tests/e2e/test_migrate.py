@@ -636,8 +636,10 @@ def test_several_sources_are_imported_and_one_that_cannot_be_keeps_none_back(mov
 def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -> None:
     moved = move(machines=(ON,))
     image = next(exported(moved, "vmdk").glob("*.vmdk"))
-    unknown = moved.load(image, "-o", moved.folder)
+    moved.folder.mkdir(exist_ok=True)
+    unknown = moved.load(image, "-o", moved.folder, "--report", moved.folder.parent / "run.html")
     assert unknown.status == 6, unknown.events
+    assert (moved.folder / "report.html").exists(), "of what was refused, in the folder that it would have"
     done = moved.load(image, "-o", moved.folder, "--cpus", "1", "--memory", "64MiB", "--name", "alone")
     assert done.status == 0, done.events
     assert moved.libvirtd.domains() == ["alone"]

@@ -22,7 +22,6 @@ from hypersdk.landing.importing import ImageFolder, ImportPlan, LocalSource, imp
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target
-from hypersdk.migration.naming import stem_of
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
 
@@ -75,27 +74,33 @@ class _Planner:
 
     def add(self, batch: Landings[ImportPlan], paths: Sequence[Path], request: LandingRequest) -> None:
         """Adds a plan for each source that can be imported, and the error of each that cannot."""
+        names = {plan.domain.name for plan in batch.plans}
+        folders = {plan.spec.output_dir.resolve(): plan for plan in batch.plans}
         for path in paths:
             try:
-                plan = self._plan(path, request, {plan.domain.name for plan in batch.plans})
-                _check_folder(plan, batch.plans)
+                plan = self._plan(path, request, names)
+                _take_folder(plan, folders)
             except Cancelled:
                 raise
             except HyperSDKError as error:
-                folder = path if path.is_dir() else (self.choices.output or Path()) / stem_of(path.stem)
-                spec = ExportSpec(machine="", output_dir=folder)
+                spec = ExportSpec(machine="", output_dir=path if path.is_dir() else self._images.of(path.stem))
                 batch.skipped.append(Failure(str(path), for_landing(error), spec))
             else:
                 batch.plans.append(plan)
+                names.add(plan.domain.name)
 
     def again(self, batch: Landings[ImportPlan]) -> Callable[[Sequence[Failure], LandingRequest], None]:
         """Plans sources again that failed."""
         return lambda failed, request: self.add(batch, [Path(found.machine) for found in failed], request)
 
+    @property
+    def _images(self) -> ImageFolder:
+        return ImageFolder(self.choices.output, own=self.choices.own_folders)
+
     def _plan(self, path: Path, request: LandingRequest, taken: Collection[str]) -> ImportPlan:
         return plan_import(
             LocalSource(path, path.absolute()),
-            ImageFolder(self.choices.output, own=self.choices.own_folders),
+            self._images,
             request,
             self.target,
             source_off=self.choices.source_off,
@@ -105,15 +110,14 @@ class _Planner:
         )
 
 
-def _check_folder(plan: ImportPlan, others: Sequence[ImportPlan]) -> None:
+def _take_folder(plan: ImportPlan, folders: dict[Path, ImportPlan]) -> None:
     """Raises UsageError where another source of this command has the same folder."""
     folder = plan.spec.output_dir.resolve()
-    for other in others:
-        if other.spec.output_dir.resolve() == folder:
-            raise UsageError(
-                f"its folder would be {folder}, as that of {other.source}",
-                next_step="Import one of them alone, with a folder of its own (-o).",
-            )
+    if (other := folders.setdefault(folder, plan)) is not plan:
+        raise UsageError(
+            f"its folder would be {folder}, as that of {other.source}",
+            next_step="Import one of them alone, with a folder of its own (-o).",
+        )
 
 
 def _carry_out(
