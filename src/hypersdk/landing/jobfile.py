@@ -282,7 +282,7 @@ def parse_import(job: Mapping[str, Any], environ: Mapping[str, str]) -> ImportDe
     try:
         definition = ImportDefinition.model_validate(fields_of(job))
     except ValidationError as error:
-        raise problems_of(error) from None  # the original holds the values, passphrases among them
+        raise problems_of(error, ImportDefinition) from None  # the original holds the values, passphrases among them
     paths = {"source": definition.source, "output_path": definition.output_path}
     whole = {name: whole_folder(text, environ, name) for name, text in paths.items() if text}
     return _checked(definition.model_copy(update=whole))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,6 +77,8 @@ def secret_text(value: object) -> Secret:
     """Wraps a password from the moment it is read. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("should be a text in quotes")
+    if _HALF_CHARACTER.search(value):
+        raise ValueError("has half a character: a surrogate without the other one")
     return Secret(value)
 
 
@@ -91,6 +94,8 @@ def _texts(value: object) -> object:
     return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
 
 
+_HALF_CHARACTER: Final = re.compile(r"[\ud800-\udfff]")
+"""JSON can have one; no encoding can. pydantic refuses it in other texts."""
 Flag = Annotated[bool, Strict()]
 Number = Annotated[int, Strict()]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -362,7 +367,7 @@ def parse_as(model: type[AnyJob], job: object, environ: Mapping[str, str]) -> An
     try:
         definition = model.model_validate(fields_of(job))
     except ValidationError as error:
-        raise problems_of(error) from None  # the original holds the values, passwords among them
+        raise problems_of(error, model) from None  # the original holds the values, passwords among them
     if not definition.folder:
         raise invalid_field("output_path", "missing")
     if definition.output_path and definition.output_dir and definition.output_path != definition.output_dir:
@@ -380,14 +385,14 @@ def parse_as(model: type[AnyJob], job: object, environ: Mapping[str, str]) -> An
     return definition.model_copy(update=dict.fromkeys(names, whole_folder(definition.folder, environ)))
 
 
-def problems_of(error: ValidationError) -> UsageError:
-    """All problems that pydantic found, in one message without values; the code is that of the first unknown field, if
-    there is one."""
+def problems_of(error: ValidationError, model: type[JobPart]) -> UsageError:
+    """All problems that pydantic found in a job with the fields of ``model``, in one message without values; the code
+    is that of the first unknown field, if there is one."""
     details = error.errors(include_url=False, include_input=False, include_context=False)
     found = {".".join(_path(detail["loc"])): (detail["type"], detail["msg"]) for detail in reversed(details)}
     unknown = [place for place, (kind, _) in found.items() if kind == "extra_forbidden"]
     places = sorted(found)
-    problems = [_problem(place, *found[place]) for place in places[:5]]  # looking for similar names is slow
+    problems = [_problem(model, place, *found[place]) for place in places[:5]]  # looking for similar names is slow
     first = unknown[0] if unknown else places[0]
     return UsageError(
         "; ".join(problems) + (f"; and {len(places) - 5} more" if len(places) > 5 else ""),
@@ -405,32 +410,40 @@ def _path(location: tuple[int | str, ...]) -> list[str]:
     return names
 
 
-def _problem(place: str, kind: str, text: str) -> str:
+def _problem(model: type[JobPart], place: str, kind: str, text: str) -> str:
     if kind == "extra_forbidden":
-        near = _nearest(place.rpartition(".")[2])
-        return f"unknown field '{place}'" + (f" (did you mean '{_PLACES[near]}'?)" if near else "")
+        near = _nearest(model, place)
+        return f"unknown field '{place}'" + (f" (did you mean '{near}'?)" if near else "")
     if kind == "missing":
         return f"{place}: missing"
     if place == "compress":
         return "compress: should be true, false, none, checked, unchecked or repack"
     if place.startswith("metadata."):
         return f"{place}: should be a text, a number, true or false"
+    if kind in _SHAPES:
+        return f"{place}: {_SHAPES[kind]}"
+    text = text.removeprefix("Value error, ")
     hint = "; put it in quotes" if kind == "string_type" else ""
     return f"{place}: {text[0].lower()}{text[1:]}{hint}"
 
 
-@functools.lru_cache(maxsize=1024)
-def _nearest(name: str) -> str | None:
-    """The most similar field. Cached, as thousands of jobs from one program have the same wrong fields."""
-    return next(iter(difflib.get_close_matches(name, _PLACES, n=1)), None)
-
-
-_PLACES: Final[Mapping[str, str]] = {
-    **{name: f"vcenter.{name}" for name in VcenterPart.model_fields},
-    **{name: f"options.{name}" for name in JobOptions.model_fields},
-    **{name: name for name in JobDefinition.model_fields},
+_SHAPES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("model_type", "dict_type"), "should be a set of fields"),
+    **dict.fromkeys(("tuple_type", "list_type"), "should be a list"),
 }
-"""The path of each field."""
+_PARTS: Final[Mapping[str, type[JobPart]]] = {"vcenter": VcenterPart, "options": JobOptions}
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(model: type[JobPart], place: str) -> str | None:
+    """The path of the most similar field. Cached, as thousands of jobs from one program have the same wrong fields."""
+    part, _, name = place.rpartition(".")
+    if part and part not in _PARTS:
+        return None
+    parts = [(part, fields) for part, fields in _PARTS.items() if part in model.model_fields]
+    places = {name: f"{part}.{name}" for part, fields in parts for name in fields.model_fields}
+    places |= {name: name for name in model.model_fields}
+    return next((places[near] for near in difflib.get_close_matches(name, places, n=1)), None)
 
 
 def invalid_field(field: str, why: str) -> UsageError:
