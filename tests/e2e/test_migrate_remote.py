@@ -102,6 +102,20 @@ def test_a_machine_is_moved_to_another_host(move: Callable[..., Move]) -> None:
     assert moved.run("--start").event("skipped")["reason"] == "migrated"
 
 
+def test_disks_that_an_undefined_machine_left_are_not_deleted(move: Callable[..., Move]) -> None:
+    """They may hold what its guest wrote; their owner may have taken them to another domain, or to another host."""
+    moved = move()
+    assert moved.run().status == 0
+    moved.ssh.daemon.virsh("undefine", "web-01")
+    for _ in range(2):
+        refused = moved.run()
+        assert (refused.status, refused.error["code"]) == (6, "landed_disks_left"), refused.explain()
+        assert moved.volumes() == ["web-01-disk1.qcow2"]
+    moved.ssh.daemon.virsh("vol-delete", "web-01-disk1.qcow2", "--pool", "images")
+    assert moved.run().status == 0
+    assert moved.ssh.daemon.domains() == ["web-01"]
+
+
 def test_an_image_is_imported_to_another_host(move: Callable[..., Move], guest_folder: Path) -> None:
     moved = move()
     words = ["--cpus", "1", "--memory", "64MiB", "--prove", "--prove-marker", MARKER]

@@ -494,6 +494,28 @@ def test_images_that_another_domain_uses_are_neither_landed_again_nor_removed(
     assert list(pool.iterdir()) == []
 
 
+def test_a_volume_of_another_domain_is_not_removed_however_it_is_named(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path
+) -> None:
+    """By pool and volume, or attached to a guest until it ends."""
+    lander = Lander(export, lan.uri, small).to_pool("images")
+    first, second = lander.land().disks
+    shop = f"""<domain type='qemu'><name>shop</name><memory>16384</memory><os><type arch='x86_64'>hvm</type></os>
+      <devices><disk type='volume'><driver name='qemu' type='qcow2'/><source pool='images' volume='{first.name}'/>
+      <target dev='vda' bus='virtio'/></disk><controller type='scsi' model='virtio-scsi'/></devices></domain>"""
+    (export.parent / "shop.xml").write_text(shop)
+    lan.virsh("define", export.parent / "shop.xml")
+    lan.virsh("start", "shop")
+    lan.virsh("attach-disk", "shop", second, "sdb", "--targetbus", "scsi", "--subdriver", "qcow2", "--live")
+    assert [problem.error.code for problem in lander.undo()] == ["image_of_domain", "image_of_domain"]
+    assert (first.exists(), second.exists()) == (True, True)
+    lan.virsh("destroy", "shop")
+    assert [problem.error.code for problem in lander.undo()] == ["image_of_domain"]
+    lan.virsh("undefine", "shop")
+    assert lander.undo() == []
+    assert list(pool.iterdir()) == []
+
+
 def test_images_in_the_folder_of_an_export_are_of_one_domain(lan: Libvirtd, small: LandOptions, export: Path) -> None:
     lander = Lander(export, lan.uri, small)
     lander.land()

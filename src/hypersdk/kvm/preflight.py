@@ -12,6 +12,7 @@ from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.document import parsed
 from hypersdk.kvm.domainxml import landing_of
 from hypersdk.kvm.library import libvirt
+from hypersdk.kvm.storage import volume_path
 from hypersdk.model.guestplan import GuestNic, GuestPlan
 from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.text import clean
@@ -91,7 +92,8 @@ def read_inventory(connection: Connection, *, bridges: Collection[str]) -> Targe
 
 def read_domains(connection: Connection) -> tuple[DomainFacts, ...]:
     """All domains, running or not. Raises the errors of a connection."""
-    return tuple(map(_domain, connection.call("cannot list the domains", _domain_texts)))
+    found = connection.call("cannot list the domains", _domain_texts)
+    return tuple(_domain(text, files | _volume_files(connection, text)) for text, files in found)
 
 
 def check_unused(domains: Iterable[DomainFacts], files: Collection[str]) -> None:
@@ -106,26 +108,39 @@ def check_unused(domains: Iterable[DomainFacts], files: Collection[str]) -> None
             )
 
 
-def _domain_texts(raw: Any) -> list[str]:
-    """A domain may go while the list is read."""
+def _domain_texts(raw: Any) -> list[tuple[str, frozenset[str]]]:
+    """Each domain as it is for its next start, and the files that it has open now: a disk may have been attached, or
+    replaced by a snapshot, until it ends. A domain may go while the list is read."""
     module = libvirt()
     texts = []
     for domain in raw.listAllDomains():
         try:
-            texts.append(domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE))
+            live = _files(domain.XMLDesc()) if domain.isActive() else frozenset()
+            texts.append((domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE), live))
         except module.libvirtError as error:
             if error.get_error_code() != module.VIR_ERR_NO_DOMAIN:
                 raise
     return texts
 
 
-def _domain(text: str) -> DomainFacts:
+def _files(text: str) -> frozenset[str]:
+    return frozenset(str(source.get("file")) for source in parsed(text).iterfind("devices/disk/source[@file]"))
+
+
+def _volume_files(connection: Connection, text: str) -> frozenset[str]:
+    """Where the disks lie that are named by a pool and a volume of it."""
+    sources = parsed(text).iterfind("devices/disk/source[@volume]")
+    paths = (volume_path(connection, str(source.get("pool")), str(source.get("volume"))) for source in sources)
+    return frozenset(str(path) for path in paths if path is not None)
+
+
+def _domain(text: str, more_files: frozenset[str]) -> DomainFacts:
     domain = parsed(text)
     return DomainFacts(
         uuid=domain.findtext("uuid") or "",
         name=domain.findtext("name") or "",
         macs=frozenset(str(mac.get("address")).lower() for mac in domain.iterfind("devices/interface/mac")),
-        files=frozenset(str(source.get("file")) for source in domain.iterfind("devices/disk/source[@file]")),
+        files=_files(text) | more_files,
         landing=landing_of(text),
     )
 

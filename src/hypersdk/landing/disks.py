@@ -214,13 +214,19 @@ class DiskPlacer:
 
     def placed(self) -> dict[str, Path]:
         """Names of volumes that earlier attempts of this landing finished, with their paths."""
-        made = (
-            change
-            for change in self._landing.record.open_changes
-            if change.kind in (IMAGE_CHANGE, VOLUME_CHANGE) and change.made
-        )
-        names = ((change.data["pool"], change.data["name"]) for change in made)
-        return {name: path for pool, name in names if (path := volume_path(self._connection, pool, name)) is not None}
+        return {change.data["name"]: path for change, path in self._placed()}
+
+    def copies(self) -> list[Path]:
+        """Those that are no renamed images."""
+        return [path for change, path in self._placed() if not change.data.get("moved")]
+
+    def _placed(self) -> Iterator[tuple[TargetChange, Path]]:
+        for change in self._landing.record.open_changes:
+            if change.kind not in (IMAGE_CHANGE, VOLUME_CHANGE) or not change.made:
+                continue
+            path = volume_path(self._connection, change.data["pool"], change.data["name"])
+            if path is not None:
+                yield change, path
 
     def place(self, place: DiskPlace, pool: PoolFacts | None, *, report: Report, cancel: CancelToken) -> Path:
         """Returns the path of the disk at the hypervisor. Raises TargetError, Refused, Cancelled."""

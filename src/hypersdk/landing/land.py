@@ -81,6 +81,13 @@ LANDED_GONE: Final = register(
     "The machine was landed, and its domain does not exist any more: somebody undefined it.",
     "Run the migration or the import again: the machine is landed anew.",
 )
+DISKS_LEFT: Final = register(
+    "landed_disks_left",
+    "The domain of the landed machine does not exist any more, and its disks are still in the storage pool. What its"
+    " guest wrote may be on them, so they are not deleted.",
+    "Define a domain with these disks if they are needed. If not, delete each with `virsh vol-delete NAME --pool POOL`,"
+    " then run the command again: the machine is landed anew.",
+)
 OTHER_TARGET: Final = register(
     "other_target",
     "A landing of this export at another target is not finished, or not undone.",
@@ -354,6 +361,15 @@ def check_addresses(connection: Connection, uuid: str) -> None:
     macs = frozenset[str]().union(*(domain.macs for domain in domains if domain.uuid == uuid))
     for reason in address_refusals(macs, [domain for domain in domains if domain.uuid != uuid]):
         raise reason
+
+
+def check_disks_gone(connection: Connection, landing: LandingFile) -> None:
+    """For a landed machine whose domain is gone. Raises Refused ``landed_disks_left`` where disks of it are in a pool
+    that an undo would delete: copies, of which the export has only what was there before the first start."""
+    left = DiskPlacer(connection, landing).copies()
+    if left:
+        names = ", ".join(clean(str(path), 200) for path in left)
+        raise Refused(f"the domain is gone, and left {names}", code=DISKS_LEFT, disks=[str(path) for path in left])
 
 
 def undo_landing(connection: Connection, landing: LandingFile, *, cancel: CancelToken) -> list[UndoProblem]:

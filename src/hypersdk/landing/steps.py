@@ -35,6 +35,7 @@ from hypersdk.landing.guests import guest_of, open_manifest
 from hypersdk.landing.land import (
     Landed,
     check_addresses,
+    check_disks_gone,
     land,
     landed_addresses,
     not_undone,
@@ -336,9 +337,11 @@ class _Steps:
             )
 
     def _forget_gone(self, connection: Connection) -> None:
-        """A domain that somebody undefined since it was landed is landed again."""
+        """A domain that somebody undefined since it was landed is landed again, unless disks of it are left."""
         done = self._landing.done(LAND)
         if done is not None and not is_ours(connection, str(done["uuid"]), self._landing.record.landing_id):
+            self._stays = True
+            check_disks_gone(connection, self._landing)
             self._stays = False
             self._undo_target(connection, None)
 
