@@ -111,7 +111,7 @@ def test_disks_that_an_undefined_machine_left_are_not_deleted(move: Callable[...
         refused = moved.run()
         assert (refused.status, refused.error["code"]) == (6, "landed_disks_left"), refused.explain()
         assert moved.volumes() == ["web-01-disk1.qcow2"]
-    moved.ssh.daemon.virsh("vol-delete", "web-01-disk1.qcow2", "--pool", "images")
+    moved.ssh.daemon.virsh("vol-delete", moved.pool / "web-01-disk1.qcow2")
     assert moved.run().status == 0
     assert moved.ssh.daemon.domains() == ["web-01"]
 
