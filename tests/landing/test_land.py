@@ -21,6 +21,7 @@ from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, IntegrityErr
 from hypersdk.kvm import imagefile
 from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.define import define_domain, domain_text
+from hypersdk.kvm.preflight import read_domains
 from hypersdk.landing import disks as landing_disks
 from hypersdk.landing import land
 from hypersdk.landing.guests import open_manifest
@@ -511,6 +512,11 @@ def test_a_volume_of_another_domain_is_not_removed_however_it_is_named(
     assert (first.exists(), second.exists()) == (True, True)
     lan.virsh("destroy", "shop")
     assert [problem.error.code for problem in lander.undo()] == ["image_of_domain"]
+    lan.virsh("pool-destroy", "images")
+    lan.virsh("pool-define-as", "images", "dir", "--target", pool)
+    with lander.connected() as (connection, _):
+        assert [domain.files for domain in read_domains(connection)] == [frozenset()], "its pool is off"
+    lan.virsh("pool-start", "images")
     lan.virsh("undefine", "shop")
     assert lander.undo() == []
     assert list(pool.iterdir()) == []

@@ -12,7 +12,6 @@ from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.document import parsed
 from hypersdk.kvm.domainxml import landing_of
 from hypersdk.kvm.library import libvirt
-from hypersdk.kvm.storage import volume_path
 from hypersdk.model.guestplan import GuestNic, GuestPlan
 from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.text import clean
@@ -93,7 +92,7 @@ def read_inventory(connection: Connection, *, bridges: Collection[str]) -> Targe
 def read_domains(connection: Connection) -> tuple[DomainFacts, ...]:
     """All domains, running or not. Raises the errors of a connection."""
     found = connection.call("cannot list the domains", _domain_texts)
-    return tuple(_domain(text, files | _volume_files(connection, text)) for text, files in found)
+    return tuple(_domain(text, files) for text, files in found)
 
 
 def check_unused(domains: Iterable[DomainFacts], files: Collection[str]) -> None:
@@ -109,17 +108,19 @@ def check_unused(domains: Iterable[DomainFacts], files: Collection[str]) -> None
 
 
 def _domain_texts(raw: Any) -> list[tuple[str, frozenset[str]]]:
-    """Each domain as it is for its next start, and the files that it has open now: a disk may have been attached, or
-    replaced by a snapshot, until it ends. A domain may go while the list is read."""
+    """Each domain as it is for its next start, and the paths of its disks that do not stand there: attached or replaced
+    until it ends, or named by a pool and a volume. A domain may go while the list is read."""
     module = libvirt()
     texts = []
     for domain in raw.listAllDomains():
         try:
             live = _files(domain.XMLDesc()) if domain.isActive() else frozenset()
-            texts.append((domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE), live))
+            text = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE)
         except module.libvirtError as error:
             if error.get_error_code() != module.VIR_ERR_NO_DOMAIN:
                 raise
+        else:
+            texts.append((text, live | frozenset(_volume_files(raw, text))))
     return texts
 
 
@@ -127,11 +128,17 @@ def _files(text: str) -> frozenset[str]:
     return frozenset(str(source.get("file")) for source in parsed(text).iterfind("devices/disk/source[@file]"))
 
 
-def _volume_files(connection: Connection, text: str) -> frozenset[str]:
-    """Where the disks lie that are named by a pool and a volume of it."""
-    sources = parsed(text).iterfind("devices/disk/source[@volume]")
-    paths = (volume_path(connection, str(source.get("pool")), str(source.get("volume"))) for source in sources)
-    return frozenset(str(path) for path in paths if path is not None)
+def _volume_files(raw: Any, text: str) -> Iterator[str]:
+    """A pool that is not active has no volumes."""
+    module = libvirt()
+    unknown = (module.VIR_ERR_NO_STORAGE_POOL, module.VIR_ERR_NO_STORAGE_VOL, module.VIR_ERR_OPERATION_INVALID)
+    for source in parsed(text).iterfind("devices/disk/source[@volume]"):
+        try:
+            pool = raw.storagePoolLookupByName(source.get("pool"))
+            yield str(pool.storageVolLookupByName(source.get("volume")).path())
+        except module.libvirtError as error:
+            if error.get_error_code() not in unknown:
+                raise
 
 
 def _domain(text: str, more_files: frozenset[str]) -> DomainFacts:

@@ -85,8 +85,8 @@ DISKS_LEFT: Final = register(
     "landed_disks_left",
     "The domain of the landed machine does not exist any more, and its disks are still in the storage pool. What its"
     " guest wrote may be on them, so they are not deleted.",
-    "Define a domain with these disks if they are needed. If not, delete each with `virsh vol-delete PATH`, then run the"
-    " command again: the machine is landed anew.",
+    "Define a domain with these disks if they are needed. If not, delete each with `virsh vol-delete PATH`, then run"
+    " the command again: the machine is landed anew.",
 )
 OTHER_TARGET: Final = register(
     "other_target",
