@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from rich.text import Text
 
@@ -17,57 +17,16 @@ from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.remedies import in_one_line
 from hypersdk.cli.report import labelled, show_line
 from hypersdk.cli.state import Cli
-from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed
+from hypersdk.errors import Cancelled, PartlyFailed
+from hypersdk.landing.moves import LandingOutcome, P
 from hypersdk.landing.prove import proof_text
 from hypersdk.landing.report import MachineReport, read_report
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.results import migrated_dict
 from hypersdk.landing.steps import Migrated
 from hypersdk.landing.target import Target, open_target
-from hypersdk.migration.runfile import Change
-from hypersdk.migration.spec import ExportSpec
 from hypersdk.text import clean, count, shell_line
 from hypersdk.units import format_duration
-
-
-class LandingPlan(Protocol):
-    """One machine that will be landed."""
-
-    @property
-    def name(self) -> str:
-        """The machine's name."""
-
-    @property
-    def spec(self) -> ExportSpec:
-        """Its export: the folder."""
-
-
-P = TypeVar("P", bound=LandingPlan)
-PlanOut = TypeVar("PlanOut", bound=LandingPlan, covariant=True)
-
-
-class LandingOutcome(Protocol[PlanOut]):
-    """How it ended for one machine."""
-
-    @property
-    def plan(self) -> PlanOut:
-        """Its plan."""
-
-    @property
-    def migrated(self) -> Migrated | None:
-        """The landed machine; None after an error."""
-
-    @property
-    def error(self) -> HyperSDKError | None:
-        """Why it failed."""
-
-    @property
-    def elapsed_s(self) -> float:
-        """How long it took."""
-
-    @property
-    def source_changes(self) -> tuple[Change, ...]:
-        """Changes that were held at its source."""
 
 
 @dataclass(slots=True)

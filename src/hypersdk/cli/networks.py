@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Final
 
 from hypersdk.cli.batch import Failure
-from hypersdk.cli.landed import Landings, P
+from hypersdk.cli.landed import Landings
 from hypersdk.cli.state import Cli
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.kvm.connection import Connection
 from hypersdk.kvm.preflight import read_inventory
+from hypersdk.landing.moves import P
 from hypersdk.landing.options import NetworkTarget, parse_network_target
 from hypersdk.landing.planning import NETWORK_UNMAPPED
 from hypersdk.landing.request import LandingRequest

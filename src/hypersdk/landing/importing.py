@@ -22,22 +22,19 @@ from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import described_guest, guest_of, open_manifest
 from hypersdk.landing.land import check_target
+from hypersdk.landing.moves import LandingOutcome, MachineMove, MovesContext, run_moves
 from hypersdk.landing.planning import assumed_drivers, left_out, plan_guest
-from hypersdk.landing.progress import MigrationProgress
 from hypersdk.landing.record import read_landing
 from hypersdk.landing.request import LandingRequest
-from hypersdk.landing.stages import run_stages
-from hypersdk.landing.steps import GuestTurn, Migrated, Source, land_folder
+from hypersdk.landing.steps import GuestTurn, Source
 from hypersdk.landing.target import Target
 from hypersdk.migration.convert import convert_file, planned_disks
 from hypersdk.migration.export import Observer
 from hypersdk.migration.local import open_local
 from hypersdk.migration.naming import MANIFEST_NAME, stem_of
-from hypersdk.migration.runfile import Change
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec
-from hypersdk.migration.ticking import ticking
-from hypersdk.model import ExportProgress, Phase
+from hypersdk.model import ExportProgress
 from hypersdk.model.guestplan import GuestPlan, SourceGuest
 from hypersdk.remedies import First, Notice, SetOption
 from hypersdk.transfer.cancel import CancelToken
@@ -195,17 +192,6 @@ def make_images(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ImportOutcome:
-    """How the import of one machine ended. Nothing is changed at its source."""
-
-    plan: ImportPlan
-    migrated: Migrated | None
-    error: HyperSDKError | None
-    elapsed_s: float
-    source_changes: tuple[Change, ...] = ()
-
-
 def import_machines(
     plans: Sequence[ImportPlan],
     request: LandingRequest,
@@ -216,88 +202,32 @@ def import_machines(
     cancel: CancelToken,
     observer: Observer,
     settings: RunSettings,
-) -> list[ImportOutcome]:
-    """Imports several machines: at most ``max_conversions`` packages are converted at a time, and as many guests; one
-    that fails does not stop the others.
+) -> list[LandingOutcome[ImportPlan]]:
+    """Imports several machines: at most ``max_conversions`` packages are converted at a time, and as many guests. See
+    ``run_moves``."""
+    context = MovesContext(request, target.facts, GuestTurn(tools, max_conversions), settings, cancel)
+    return run_moves(
+        [_MachineImport(plan, context) for plan in plans],
+        copies=max_conversions,
+        landings=max_conversions,
+        observer=observer,
+        interval_s=settings.progress_interval_s,
+    )
 
-    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end.
-    """
-    turn = GuestTurn(tools, max_conversions)
-    machines = [_MachineImport(plan, request, target, turn, cancel, settings) for plan in plans]
-    with ticking([machine.progress.snapshot for machine in machines], observer, settings.progress_interval_s):
-        run_stages(machines, copies=max_conversions, landings=max_conversions)
-    return [machine.outcome() for machine in machines]
 
+class _MachineImport(MachineMove[ImportPlan]):
+    """A machine of whose package images are made, unless they were before. Nothing is changed at its source."""
 
-class _MachineImport:
-    """One machine."""
-
-    keeps_place = False
-
-    def __init__(
-        self,
-        plan: ImportPlan,
-        request: LandingRequest,
-        target: Target,
-        turn: GuestTurn,
-        cancel: CancelToken,
-        settings: RunSettings,
-    ) -> None:
-        self._plan = plan
-        self._request = request
-        self._target = target
-        self._turn = turn
-        self._cancel = cancel.child()
-        self._settings = settings
-        self._migrated: Migrated | None = None
-        self._error: HyperSDKError | None = None
+    def __init__(self, plan: ImportPlan, context: MovesContext) -> None:
         self._converting = ExportProgress(machine=plan.name)
-        self.progress = MigrationProgress(lambda: self._converting)
+        super().__init__(plan, Source(plan.source), context, lambda: self._converting)
 
     @property
     def needs_copy(self) -> bool:
-        return self._plan.package is not None
+        return self.plan.package is not None
 
-    def copy(self) -> bool:
-        """Converts the package into images."""
-        self.progress.begin()
-        try:
-            self._cancel.check()
-            make_images(self._plan, settings=self._settings, cancel=self._cancel, observer=self._observe)
-        except HyperSDKError as failed:
-            self._error = failed
-            self.progress.end(failed)
-            return False
-        self.progress.enter(Phase.WAITING, "waits until other machines are landed")
-        return True
+    def _copy(self) -> None:
+        make_images(self.plan, settings=self._context.settings, cancel=self._cancel, observer=self._observe)
 
     def _observe(self, now: ExportProgress) -> None:
         self._converting = now
-
-    def land(self) -> None:
-        """Runs the steps after the conversion of the package."""
-        if not self.needs_copy:
-            self.progress.begin()
-        try:
-            self._migrated = self._landed()
-        except HyperSDKError as failed:
-            self._error = failed
-        self.progress.end(self._error)
-
-    def outcome(self) -> ImportOutcome:
-        """How it ended."""
-        return ImportOutcome(self._plan, self._migrated, self._error, self.progress.elapsed_s)
-
-    def _landed(self) -> Migrated:
-        self._cancel.check()
-        options = replace(self._request.options, name=self._plan.domain.name)
-        return land_folder(
-            self._plan.spec.output_dir.absolute(),
-            replace(self._request, options=options, exported=self.needs_copy),
-            self._target.facts,
-            Source(self._plan.source),
-            turn=self._turn,
-            settings=self._settings,
-            cancel=self._cancel,
-            notify=self.progress.enter,
-        )
