@@ -664,6 +664,7 @@ def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -
         (["import", "/tmp", "--to", "test:///default", "--no-convert", "-o", "x"], 2, "usage"),
         (["migrate", "web-01", "--to", "test:///default", "--no-convert", "--root", "first"], 2, "usage"),
         (["import", "x.ova", "--to", "test:///default", "--source-off", "--new-macs"], 2, "usage"),
+        (["import", "x.ova", "--to", "test:///default", "--memory", "0"], 2, "usage"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_starts(

@@ -187,6 +187,7 @@ def test_what_cannot_be_meant_or_may_not_be_is_refused(moving: Callable[..., Mov
         ({"to": None}, "job_invalid", "to"),
         ({"to": "qemu:///system"}, "target_not_allowed", None),
         ({"memory": "much"}, "job_invalid", "memory"),
+        ({"memory": "0"}, "job_invalid", "memory"),
         ({"source_off": True, "new_macs": True}, "job_invalid", "source_off"),
         ({"vm_path": "web-01"}, "job_unknown_field", "vm_path"),
         ({"convert": False, "firstboot": ["echo"]}, "job_invalid", "firstboot"),

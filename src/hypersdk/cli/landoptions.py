@@ -13,7 +13,6 @@ import click
 from hypersdk.cli.programs.groups import flag_group
 from hypersdk.errors import UsageError
 from hypersdk.model.guestplan import Acceleration, DiskBus, NicModel
-from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
     from hypersdk.guest.request import DiskKey, StaticAddress
@@ -192,14 +191,14 @@ def _static_address(text: str) -> StaticAddress:
 
 def landing_of(flags: Mapping[str, Any], *, new_macs: bool) -> LandOptions:
     """The options that the flags describe. Raises UsageError ``bad_network_map``."""
-    from hypersdk.landing.options import ALL_OTHERS, LandOptions, parse_network_map
+    from hypersdk.landing.options import ALL_OTHERS, LandOptions, parse_memory, parse_network_map
 
     networks = parse_network_map(flags["networks"])
     bus, model = flags["disk_bus"], flags["nic_model"]
     return LandOptions(
         name=flags["name"],
         cpus=flags.get("cpus"),
-        memory_bytes=parse_size(flags["memory"]) if flags.get("memory") else None,
+        memory_bytes=parse_memory(flags["memory"]) if flags.get("memory") else None,
         default_network=networks.pop(ALL_OTHERS, None),
         networks=networks,
         pool=flags["pool"],

@@ -22,7 +22,7 @@ from hypersdk.guest.request import ANY_DEVICE, ONLY_ROOT, Customization, DiskKey
 from hypersdk.kvm.address import LibvirtAddress
 from hypersdk.kvm.prove import ProofOptions
 from hypersdk.landing.conversions import ConversionOptions
-from hypersdk.landing.options import ALL_OTHERS, MAX_NETWORKS, LandOptions, parse_network_target
+from hypersdk.landing.options import ALL_OTHERS, MAX_NETWORKS, LandOptions, parse_memory, parse_network_target
 from hypersdk.landing.request import LandingRequest
 from hypersdk.migration.jobfile import (
     Flag,
@@ -30,22 +30,22 @@ from hypersdk.migration.jobfile import (
     JobPart,
     Line,
     MachineJob,
+    Metadata,
     Number,
-    Tag,
     fields_of,
     invalid_field,
     one_spelling,
     parse_as,
     problems_of,
     secret_text,
-    tag_text,
+    tags_of,
     whole_folder,
 )
 from hypersdk.migration.local import is_package_name
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.model.guestplan import Acceleration, DiskBus, NicModel
 from hypersdk.secret import Secret
-from hypersdk.units import KiB, parse_size
+from hypersdk.units import KiB
 
 MAX_KEYS: Final = 64
 MAX_SCRIPTS: Final = 16
@@ -225,7 +225,7 @@ class ImportDefinition(LandingFields):
     memory: Line | None = None
     source_off: Flag = False
     new_macs: Flag = False
-    metadata: Annotated[dict[Line, Tag | Number | float | Flag], Field(max_length=256)] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
     @property
     def is_package(self) -> bool:
@@ -245,11 +245,11 @@ class ImportDefinition(LandingFields):
     @property
     def tags(self) -> dict[str, str]:
         """``metadata`` as the manifest has it."""
-        return {key: tag_text(value) for key, value in self.metadata.items()}
+        return tags_of(self.metadata)
 
     def options_at_target(self) -> LandOptions:
         """See LandingFields."""
-        memory = parse_size(self.memory) if self.memory else None
+        memory = parse_memory(self.memory) if self.memory else None
         return replace(super().options_at_target(), cpus=self.cpus, memory_bytes=memory, new_macs=self.new_macs)
 
     def conflict(self) -> tuple[str, str] | None:
@@ -263,7 +263,7 @@ class ImportDefinition(LandingFields):
         if self.source_off and self.new_macs:
             return "source_off", "excludes new_macs"
         try:
-            parse_size(self.memory or "1GiB")
+            parse_memory(self.memory or "1GiB")
         except UsageError:
             return "memory", "should be a size like 4GiB"
         return super().conflict()

@@ -10,6 +10,7 @@ from typing import Final
 from hypersdk.errors import UsageError, register
 from hypersdk.model.guestplan import DiskBus, NicModel
 from hypersdk.text import clean
+from hypersdk.units import MiB, parse_size
 
 BAD_NETWORK_MAP: Final = register(
     "bad_network_map",
@@ -17,6 +18,7 @@ BAD_NETWORK_MAP: Final = register(
     "Write it like 'VM Network=br0' for a bridge of the target, or 'VM Network=network:default' for a network of"
     " libvirt.",
 )
+MIN_MEMORY_BYTES: Final = 1 * MiB
 MAX_NETWORKS: Final = 1000
 ALL_OTHERS: Final = "*"
 """In a network map: all networks that no other entry names."""
@@ -65,6 +67,14 @@ class LandOptions:
     def target_of(self, network: str) -> NetworkTarget | None:
         """Where cards of this network of the source go; None where nothing says it."""
         return self.networks.get(network, self.default_network)
+
+
+def parse_memory(text: str) -> int:
+    """The memory of a machine in bytes: ``4GiB``. Raises UsageError."""
+    size = parse_size(text)
+    if size < MIN_MEMORY_BYTES:
+        raise UsageError(f"'{clean(text, 40)}' is too little memory for a machine", next_step="Write it like 4GiB.")
+    return size
 
 
 def parse_network_target(text: str) -> NetworkTarget:

@@ -101,6 +101,7 @@ Number = Annotated[int, Strict()]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Tag = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
+Metadata = Annotated[dict[Line, Tag | Number | float | Flag], Field(max_length=256)]
 
 
 DEFAULT_FORMAT: Final = OutputFormat.OVF
@@ -206,7 +207,7 @@ class MachineJob(JobPart):
     datacenter: Line | None = None
     insecure: Flag | None = None
     options: JobOptions = JobOptions()
-    metadata: Annotated[dict[Line, Tag | Number | float | Flag], Field(max_length=256)] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     created_at: datetime | None = None
 
     @property
@@ -273,7 +274,7 @@ class MachineJob(JobPart):
             parallel=self.options.parallel_downloads or PARALLEL,
             job_id=self.id,
             job_name=self.title,
-            metadata={key: tag_text(value) for key, value in self.metadata.items()},
+            metadata=tags_of(self.metadata),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -482,9 +483,9 @@ def whole_folder(text: str, environ: Mapping[str, str], field: str = "output_pat
     return str(Path(home, text[2:]))
 
 
-def tag_text(value: object) -> str:
-    """A value of ``metadata`` as the manifest has it."""
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+def tags_of(metadata: Mapping[str, object]) -> dict[str, str]:
+    """``metadata`` as the manifest has it."""
+    return {key: json.dumps(value) if isinstance(value, bool) else str(value) for key, value in metadata.items()}
 
 
 # --- untrusted JSON and YAML -----------------------------------------------------------------------------------------
