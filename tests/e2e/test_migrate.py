@@ -657,6 +657,11 @@ def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -
         (["migrate", "web-01", "--to", "test:///default", "--power-off", "--shutdown"], 2, "usage"),
         (["migrate", "web-01", "--to", "test:///default", "--no-convert", "--key", "/dev/null"], 2, "usage"),
         (["migrate", "web-01", "--to", "test:///default", "--static-ip", "00:50:56:01:02:03=x"], 2, "usage"),
+        (
+            ["migrate", "web-01", "--to", "test:///default", "--static-ip", "00:50:56:01:02:03=192.0.2.7/24,fe80::1%x"],
+            2,
+            "usage",
+        ),
         (["migrate", "--all", "--to", "test:///default", "--no-convert", "--name", "one"], 2, "usage"),
         (["migrate", "web-01", "--to", "test:///default", "--no-convert"], 6, "network_unmapped"),
         (["import", "/nonexistent", "--to", "test:///default", "--no-convert"], 2, "unknown_input"),

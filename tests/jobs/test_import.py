@@ -199,6 +199,11 @@ def test_what_cannot_be_meant_or_may_not_be_is_refused(moving: Callable[..., Mov
             "job_invalid",
             "static_ip.00:50:56:01:02:03.address",
         ),
+        (
+            {"static_ip": {"00:50:56:01:02:03": {"address": "2001:db8::7/64", "gateway": "fe80::1%a,192.0.2.1"}}},
+            "job_invalid",
+            "static_ip.00:50:56:01:02:03.address",
+        ),
         ({"root": "second"}, "job_invalid", "root"),
     ]
     for fields, code, field in cases:

@@ -70,6 +70,17 @@ def test_a_killed_conversion_is_shown_and_cleaned_up_without_a_server(
     assert command(state, "status").out == "No unfinished exports.\n"
 
 
+def test_half_a_manifest_of_a_killed_process_is_no_part_of_the_export(folder: Path, state: Path) -> None:
+    assert killed(folder, "converting", state=state)
+    half = [folder / f".{name}.new" for name in ("artifact-manifest.json", "hypersdk-landing.json")]
+    for path in half:
+        path.write_bytes(b"{")
+    assert command(state, "cleanup", folder).status == 0
+    assert not any(path.exists() for path in half)
+    (folder / ".report.html.new").write_bytes(b"<")
+    assert command(state, "verify", folder).status == 0
+
+
 def test_a_folder_that_is_in_use_is_left_alone(folder: Path, state: Path) -> None:
     assert killed(folder, "converting", state=state)
     before = sorted(path.name for path in folder.iterdir())

@@ -181,12 +181,12 @@ def _static_address(text: str) -> StaticAddress:
     try:
         own = ipaddress.ip_interface(network)
         found = [ipaddress.ip_address(word) for word in others]
+        prefix = own.network.prefixlen if "/" in network else None
+        return StaticAddress(mac, own.ip, found[0] if found else None, prefix, tuple(found[1:]))
     except ValueError as error:
         raise UsageError(
             f"--static-ip {text}: {error}", next_step="Write it like 00:50:56:01:02:03=192.0.2.10/24,192.0.2.1."
         ) from error
-    prefix = own.network.prefixlen if "/" in network else None
-    return StaticAddress(mac, own.ip, found[0] if found else None, prefix, tuple(found[1:]))
 
 
 def landing_of(flags: Mapping[str, Any], *, new_macs: bool) -> LandOptions:

@@ -32,13 +32,19 @@ class DiskKey:
 
 @dataclass(frozen=True, slots=True)
 class StaticAddress:
-    """An address that a network card keeps. virt-v2v sets it in Windows guests; Linux guests keep theirs anyway."""
+    """An address that a network card keeps. virt-v2v sets it in Windows guests; Linux guests keep theirs anyway. Raises
+    ValueError for an address with a zone (RFC 4007), which is a name of this host, and may hold any characters."""
 
     mac: str
     address: IPAddress
     gateway: IPAddress | None = None
     prefix_length: int | None = None
     nameservers: tuple[IPAddress, ...] = ()
+
+    def __post_init__(self) -> None:
+        for address in (self.address, self.gateway, *self.nameservers):
+            if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+                raise ValueError(f"an address with a zone: {str(address)!r}")
 
 
 @dataclass(frozen=True, slots=True)

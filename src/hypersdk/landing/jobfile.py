@@ -175,7 +175,7 @@ class LandingFields(JobPart):
             try:
                 part.of(mac)
             except ValueError:
-                return f"static_ip.{mac}.address", "should be like 192.0.2.10/24"
+                return f"static_ip.{mac}.address", "should be like 192.0.2.10/24; no address may have a zone"
         return None
 
 

@@ -35,10 +35,10 @@ from hypersdk.landing.changes import check_change, check_landed
 from hypersdk.landing.guests import export_id, open_manifest
 from hypersdk.migration.checked import checksum_of, validated
 from hypersdk.migration.manifest import ConvertPart, timestamp
-from hypersdk.migration.naming import LANDING_FILE
+from hypersdk.migration.naming import LANDING_FILE, MANIFEST_NAME
 from hypersdk.migration.pointers import LANDINGS, Pointers
 from hypersdk.migration.readback import opened
-from hypersdk.transfer.files import shown_path, target_errors, write_held
+from hypersdk.transfer.files import new_path, shown_path, target_errors, write_held
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.units import MiB
 
@@ -209,6 +209,13 @@ def _read(folder: Path, *, own: bool) -> LandingRecord | None:
     return record
 
 
+def _drop_half_written(folder: Path) -> None:
+    """What a process was writing when it was killed; the folder is locked."""
+    for name in (MANIFEST_NAME, LANDING_FILE):
+        with target_errors(f"removing a half-written {name}"):
+            new_path(folder / name).unlink(missing_ok=True)
+
+
 class LandingFile:
     """The record of the landing in a folder that this process has locked; each change is durable when the method
     returns. For one thread."""
@@ -232,6 +239,7 @@ class LandingFile:
         """
         manifest = open_manifest(folder.path)
         export, found = export_id(manifest), _read(folder.path, own=True)
+        _drop_half_written(folder.path)
         if found is not None and found.export == export:
             return cls(found, folder, state)
         now = datetime.now(UTC)

@@ -52,11 +52,13 @@ from hypersdk.migration.readback import Observer, Reading, digests_of, opened, r
 from hypersdk.migration.runfile import LOCK_FILE, RUN_FILE
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import NotRegularError
+from hypersdk.transfer.files import NotRegularError, new_path
 
 T = TypeVar("T")
 
-_OURS = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE, LANDING_FILE}) | EVIDENCE_FILES
+_OWN = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE, LANDING_FILE}) | EVIDENCE_FILES
+_OURS = _OWN | {new_path(Path(name)).name for name in _OWN}
+"""Also what a process was writing when it was killed: the next write replaces it."""
 
 
 def verify_directory(path: Path, *, cancel: CancelToken, observer: Observer | None = None) -> VerifyReport:
