@@ -15,6 +15,9 @@ import pytest
 from lxml import etree
 
 from hypersdk.guest.tools import IN_PLACE
+from hypersdk.kvm import preflight
+from hypersdk.kvm.connection import Connection
+from hypersdk.kvm.preflight import DomainFacts, read_domains
 from hypersdk.landing.landings import unfinished_landings
 from hypersdk.landing.record import LandingFile
 from hypersdk.migration.naming import LANDING_FILE
@@ -668,6 +671,7 @@ def test_a_lone_image_needs_the_size_of_its_machine(move: Callable[..., Move]) -
         (["import", "/tmp", "--to", "test:///default", "--no-convert"], 8, "verify_no_manifest"),
         (["import", "/tmp", "--to", "test:///default", "--no-convert", "-o", "x"], 2, "usage"),
         (["migrate", "web-01", "--to", "test:///default", "--no-convert", "--root", "first"], 2, "usage"),
+        (["migrate", "--all", "--to", "test:///default", "--no-convert", "--max-conversions", "2"], 2, "usage"),
         (["import", "x.ova", "--to", "test:///default", "--source-off", "--new-macs"], 2, "usage"),
         (["import", "x.ova", "--to", "test:///default", "--memory", "0"], 2, "usage"),
     ],
@@ -678,3 +682,26 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(
     shell = Shell(simulator(machines=(ON, OFF)), tmp_path)
     done = shell(*words, "--json")
     assert (done.status, done.error["code"]) == (status, code), done.events
+
+
+@pytest.mark.parametrize("command", ["migrate", "import"])
+def test_the_target_is_read_once_for_all_machines(
+    simulator: SimulatorFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It takes a call for each of its domains."""
+    reads: list[Connection] = []
+
+    def counted(connection: Connection) -> tuple[DomainFacts, ...]:
+        reads.append(connection)
+        return read_domains(connection)
+
+    shell = Shell(simulator(machines=(ON, OFF, ON_DATA)), tmp_path)
+    flags = ["--to", "test:///default", "--no-convert", "--map", "*=network:default", "--dry-run", "--json"]
+    words = [command, "--all", "-o", str(tmp_path / "out")]
+    if command == "import":
+        shell.good("export", "--all", "-o", tmp_path / "out")
+        words = [command, *map(str, sorted((tmp_path / "out").iterdir()))]
+    monkeypatch.setattr(preflight, "read_domains", counted)
+    done = shell.good(*words, *flags)
+    assert [event["type"] for event in done.events].count("plan") == 3
+    assert len(reads) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from hypersdk.cli.batch import Failure
 from hypersdk.cli.importtable import show_imports
 from hypersdk.cli.landed import Landings, conclude, may_start, opened_target, reports_of, start_step
+from hypersdk.cli.landoptions import DEFAULT_CONVERSIONS
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.networks import plan_asked
 from hypersdk.cli.progress import watching
@@ -18,6 +19,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.guest.tools import GuestTools, find_tools
+from hypersdk.kvm.preflight import TargetInventory
 from hypersdk.landing.importing import ImageFolder, ImportPlan, LocalSource, import_machines, plan_import
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import Migrated
@@ -36,7 +38,7 @@ class ImportChoices:
     source_off: bool = False
     dry_run: bool = False
     yes: bool = False
-    max_conversions: int = 1
+    max_conversions: int = DEFAULT_CONVERSIONS
     report: Path | None = None
 
 
@@ -74,11 +76,12 @@ class _Planner:
 
     def add(self, batch: Landings[ImportPlan], paths: Sequence[Path], request: LandingRequest) -> None:
         """Adds a plan for each source that can be imported, and the error of each that cannot."""
+        inventory = self.target.inventory(request.options)
         names = {plan.domain.name for plan in batch.plans}
         folders = {plan.spec.output_dir.resolve(): plan for plan in batch.plans}
         for path in paths:
             try:
-                plan = self._plan(path, request, names)
+                plan = self._plan(path, request, inventory, names)
                 _take_folder(plan, folders)
             except Cancelled:
                 raise
@@ -97,12 +100,15 @@ class _Planner:
     def _images(self) -> ImageFolder:
         return ImageFolder(self.choices.output, own=self.choices.own_folders)
 
-    def _plan(self, path: Path, request: LandingRequest, taken: Collection[str]) -> ImportPlan:
+    def _plan(
+        self, path: Path, request: LandingRequest, inventory: TargetInventory, taken: Collection[str]
+    ) -> ImportPlan:
         return plan_import(
             LocalSource(path, path.absolute()),
             self._images,
             request,
             self.target,
+            inventory=inventory,
             source_off=self.choices.source_off,
             taken=taken,
             tools=self.tools,

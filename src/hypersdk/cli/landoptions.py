@@ -125,11 +125,10 @@ land_options = flag_group(
 max_conversions: Final = click.option(
     "--max-conversions",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="Guests converted or proved at a time: each takes a processor and memory.",
+    help="Guests converted or proved at a time (default: 1): each takes a processor and memory.",
 )
+DEFAULT_CONVERSIONS: Final = 1
 
 
 def conversion_of(flags: Mapping[str, Any]) -> ConversionOptions | None:

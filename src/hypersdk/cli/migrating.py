@@ -11,6 +11,7 @@ from hypersdk.cli.batch import Failure
 from hypersdk.cli.connect import connected
 from hypersdk.cli.exporting import specs_for
 from hypersdk.cli.landed import Landings, conclude, may_start, opened_target, reports_of, start_step
+from hypersdk.cli.landoptions import DEFAULT_CONVERSIONS
 from hypersdk.cli.machines import read_selected
 from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.migrationtable import show_migrations
@@ -22,6 +23,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
 from hypersdk.guest.tools import GuestTools, find_tools
+from hypersdk.kvm.preflight import TargetInventory
 from hypersdk.landing.migrate import migrate_machines
 from hypersdk.landing.plans import MigrationPlan, plan_migration
 from hypersdk.landing.request import LandingRequest
@@ -41,7 +43,7 @@ class Choices:
     settings: RunSettings
     dry_run: bool = False
     yes: bool = False
-    max_conversions: int = 1
+    max_conversions: int = DEFAULT_CONVERSIONS
     report: Path | None = None
 
 
@@ -101,12 +103,13 @@ class _Planner:
         """Adds a plan for each machine that can be migrated, and the error of each that cannot."""
         names = {machine.moref: machine.name for machine in self.machines}
         with self.cli.output.working("Planning ...") as show:
+            inventory = self.target.inventory(request.options)
             for number, spec in enumerate(specs, start=1):
                 name = names.get(spec.machine, spec.machine)
                 show(f"Planning {number} of {len(specs)}: {name} ...")
                 taken = {plan.domain.name for plan in batch.plans if plan.domain is not None}
                 try:
-                    plan = self._plan(spec, request, taken)
+                    plan = self._plan(spec, request, inventory, taken)
                 except Cancelled:
                     raise
                 except HyperSDKError as error:
@@ -118,13 +121,16 @@ class _Planner:
         """Plans machines again that failed."""
         return lambda failed, request: self.add(batch, [found.spec for found in failed if found.spec], request)
 
-    def _plan(self, spec: ExportSpec, request: LandingRequest, taken: Collection[str]) -> MigrationPlan:
+    def _plan(
+        self, spec: ExportSpec, request: LandingRequest, inventory: TargetInventory, taken: Collection[str]
+    ) -> MigrationPlan:
         with self.session.breakable(self.cli.cancel):
             return plan_migration(
                 self.session,
                 spec,
                 request,
                 self.target,
+                inventory=inventory,
                 tools=self.tools,
                 taken=taken,
                 machines=list(self.machines),

@@ -18,6 +18,7 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError, Refused, register
 from hypersdk.guest.tools import GuestTools
+from hypersdk.kvm.preflight import TargetInventory
 from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.fence import needs_fence
 from hypersdk.landing.guests import described_guest, guest_of, open_manifest
@@ -105,14 +106,15 @@ def plan_import(
     request: LandingRequest,
     target: Target,
     *,
+    inventory: TargetInventory,
     source_off: bool,
     taken: Collection[str] = (),
     tools: GuestTools,
     cancel: CancelToken,
 ) -> ImportPlan:
     """Looks at the export or package; nothing is changed. ``images`` says where images are made of a package, or also
-    how. ``source_off``: the user says that the source is off the network. ``taken`` are names of domains that other
-    machines of this run get.
+    how. ``inventory`` is what ``target`` has. ``source_off``: the user says that the source is off the network.
+    ``taken`` are names of domains that other machines of this run get.
 
     Raises the errors of ``open_guest`` and ``open_local``, Refused with the reasons of ``plan_guest`` and of
     ``check_target``, and ``source_not_checked``."""
@@ -128,7 +130,7 @@ def plan_import(
     if request.conversion is not None:
         request.conversion.check_guest(guest, tools)
     landing = read_landing(spec.output_dir) if package is None else None
-    storage = check_target(target.connection, domain, target.facts, request.options, landing)
+    storage = check_target(target.connection, domain, target.facts, request.options, inventory, landing)
     return ImportPlan(spec, package, guest, domain, storage, source)
 
 

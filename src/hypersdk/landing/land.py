@@ -41,6 +41,7 @@ from hypersdk.kvm.define import (
 from hypersdk.kvm.domainxml import Origin, domain_xml
 from hypersdk.kvm.preflight import (
     DomainFacts,
+    TargetInventory,
     address_refusals,
     check_unused,
     domain_refusals,
@@ -144,10 +145,12 @@ def check_target(
     plan: GuestPlan,
     facts: HypervisorFacts,
     options: LandOptions,
+    inventory: TargetInventory,
     landing: LandingRecord | None = None,
 ) -> StoragePlan:
-    """Looks for all that is in the way of ``plan``; images that do not exist yet count with their capacity. ``landing``
-    is an earlier attempt, whose own changes are not in the way. Nothing is changed.
+    """Looks for all that is in the way of ``plan``; images that do not exist yet count with their capacity.
+    ``inventory`` is what the target has. ``landing`` is an earlier attempt, whose own changes are not in the way.
+    Nothing is changed.
 
     Raises Refused with all reasons, LookupFailed ``no_such_pool``, and the errors of a connection.
     """
@@ -155,7 +158,6 @@ def check_target(
     own = {change.data["landing"] for change in changes}
     placed = [change.data["name"] for change in changes if change.kind in (IMAGE_CHANGE, VOLUME_CHANGE)]
     storage, reasons = _storage(connection, plan, facts, options, placed)
-    inventory = read_inventory(connection, bridges={nic.target for nic in plan.nics if nic.bridge})
     reasons += domain_refusals(plan, inventory, own=own)
     if options.pool is None:
         reasons += _in_use(plan, [domain for domain in inventory.domains if domain.landing not in own])
@@ -217,7 +219,8 @@ def land(
         landing.record.target = str(connection.address)
         try:
             step_of.undo_unfinished()
-            storage = check_target(connection, plan, facts, options, landing.record)
+            inventory = read_inventory(connection, bridges={nic.target for nic in plan.nics if nic.bridge})
+            storage = check_target(connection, plan, facts, options, inventory, landing.record)
             landed = step_of.run(plan, storage, source)
             _tell_owner(landing, landed, storage)
         except BaseException as error:

@@ -68,6 +68,12 @@ class LandOptions:
         """Where cards of this network of the source go; None where nothing says it."""
         return self.networks.get(network, self.default_network)
 
+    @property
+    def bridges(self) -> frozenset[str]:
+        """The bridges that it names."""
+        targets = (*self.networks.values(), self.default_network)
+        return frozenset(target.name for target in targets if target is not None and target.bridge)
+
 
 def parse_memory(text: str) -> int:
     """The memory of a machine in bytes: ``4GiB``. Raises UsageError."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hypersdk.guest.tools import GuestTools
+from hypersdk.kvm.preflight import TargetInventory
 from hypersdk.landing.disks import StoragePlan
 from hypersdk.landing.earlier import Earlier, earlier_work, spec_after
 from hypersdk.landing.fence import Fence, fence_of
 from hypersdk.landing.guests import described_guest, guest_of, open_manifest
 from hypersdk.landing.land import check_target
 from hypersdk.landing.planning import assumed_drivers, left_out, plan_guest
-from hypersdk.landing.record import read_landing
+from hypersdk.landing.record import LAND, LandingRecord, read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.target import Target
 from hypersdk.migration.hold import check_not_held
@@ -106,6 +108,7 @@ def plan_migration(
     request: LandingRequest,
     target: Target,
     *,
+    inventory: TargetInventory,
     tools: GuestTools,
     taken: Collection[str] = (),
     machines: list[MachineSummary],
@@ -113,14 +116,14 @@ def plan_migration(
     cancel: CancelToken,
     anew: bool = False,
 ) -> MigrationPlan:
-    """Looks at the source, at the folder and at the target. ``spec`` names the machine by its moref. ``taken`` are
-    names of domains that other machines of this run get. ``anew``: an earlier export is replaced. Raises what the
-    export's plan does, Refused with the reasons of ``plan_guest`` and ``check_target``, ``source_on_network`` and
-    ``source_held``."""
+    """Looks at the source and at the folder; ``inventory`` is what ``target`` has. ``spec`` names the machine by its
+    moref. ``taken`` are names of domains that other machines of this run get. ``anew``: an earlier export is replaced.
+    Raises what the export's plan does, Refused with the reasons of ``plan_guest`` and ``check_target``,
+    ``source_on_network`` and ``source_held``."""
     machine = read_machine(session, spec.machine, cancel=cancel)
     earlier = Earlier.OUTDATED
     if not anew:
-        earlier = earlier_work(spec, machine, request.steps, settings.run_store, target.has_landed)
+        earlier = earlier_work(spec, machine, request.steps, settings.run_store, partial(_has_landed, inventory))
     if earlier is Earlier.MIGRATED:
         return MigrationPlan(machine, spec, earlier, None, None, None, None, Fence.NOT_STARTED)
     fence = fence_of(machine, spec, request.options)
@@ -142,5 +145,11 @@ def plan_migration(
         request.conversion.check_guest(guest, tools)
     # Images that are replaced must not be those of a domain: then an earlier landing is in the way like any other.
     landing = None if earlier is Earlier.OUTDATED else read_landing(spec.output_dir)
-    storage = check_target(target.connection, domain, target.facts, request.options, landing)
+    storage = check_target(target.connection, domain, target.facts, request.options, inventory, landing)
     return MigrationPlan(machine, spec, earlier, export, guest, domain, storage, fence)
+
+
+def _has_landed(inventory: TargetInventory, landing: LandingRecord) -> bool:
+    step = landing.steps.get(LAND)
+    uuid = None if step is None else step.result.get("uuid")
+    return any(domain.uuid == uuid and domain.landing == landing.landing_id for domain in inventory.domains)

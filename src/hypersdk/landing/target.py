@@ -11,8 +11,8 @@ from hypersdk.guest.acceleration import DEVICE, QEMU, probe_kvm
 from hypersdk.guest.tools import find_tools
 from hypersdk.kvm.capabilities import HypervisorFacts, read_facts
 from hypersdk.kvm.connection import Connection, open_connection
-from hypersdk.kvm.define import is_ours
-from hypersdk.landing.record import LAND, LandingRecord
+from hypersdk.kvm.preflight import TargetInventory, read_inventory
+from hypersdk.landing.options import LandOptions
 from hypersdk.landing.request import LandingRequest
 from hypersdk.transfer.cancel import CancelToken
 
@@ -24,11 +24,10 @@ class Target:
     connection: Connection
     facts: HypervisorFacts
 
-    def has_landed(self, landing: LandingRecord) -> bool:
-        """Whether the domain of ``landing`` is here."""
-        step = landing.steps.get(LAND)
-        uuid = None if step is None else step.result.get("uuid")
-        return uuid is not None and is_ours(self.connection, str(uuid), landing.landing_id)
+    def inventory(self, options: LandOptions) -> TargetInventory:
+        """What is there now: all domains and networks, and the bridges that ``options`` name. It takes as many calls as
+        there are domains: read it once for all machines of a command. Raises the errors of a connection."""
+        return read_inventory(self.connection, bridges=options.bridges)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hypersdk.cli.commands.migrate import request_of
-from hypersdk.cli.landoptions import land_options, max_conversions
+from hypersdk.cli.landoptions import DEFAULT_CONVERSIONS, land_options, max_conversions
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
@@ -57,6 +57,10 @@ def command(cli: Cli, /, sources: tuple[Path, ...], **flags: Any) -> None:
     request = request_of(flags, new_macs=flags["new_macs"])
     from hypersdk.cli.importing import ImportChoices, import_sources
 
-    names = ("output", "source_off", "dry_run", "yes", "max_conversions", "report")
-    choices = ImportChoices(own_folders=len(sources) > 1, **{name: flags[name] for name in names})
+    names = ("output", "source_off", "dry_run", "yes", "report")
+    choices = ImportChoices(
+        own_folders=len(sources) > 1,
+        max_conversions=flags["max_conversions"] or DEFAULT_CONVERSIONS,
+        **{name: flags[name] for name in names},
+    )
     import_sources(cli, sources, request, choices)

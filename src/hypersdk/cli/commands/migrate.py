@@ -18,7 +18,14 @@ from hypersdk.cli.commands.export import (
     template,
     with_defaults,
 )
-from hypersdk.cli.landoptions import conversion_of, land_options, landing_of, max_conversions, proof_of
+from hypersdk.cli.landoptions import (
+    DEFAULT_CONVERSIONS,
+    conversion_of,
+    land_options,
+    landing_of,
+    max_conversions,
+    proof_of,
+)
 from hypersdk.cli.options import CompressingCommand, complete_machine, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
@@ -87,12 +94,15 @@ def command(cli: Cli, /, machines: tuple[str, ...], **flags: Any) -> None:
     selection.check()
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
     request = request_of(flags, new_macs=flags["keep_source_running"])
+    if "max_conversions" in given and request.conversion is None and request.proof is None:
+        raise UsageError("--max-conversions has no effect with --no-convert and without --prove")
     spec = _spec(cli, given, request)
     with loading():
         from hypersdk.cli.migrating import Choices, migrate_selected
 
     settings = run_settings(cli, with_defaults(cli, given))
-    choices = Choices(settings, flags["dry_run"], flags["yes"], flags["max_conversions"], flags["report"])
+    conversions = flags["max_conversions"] or DEFAULT_CONVERSIONS
+    choices = Choices(settings, flags["dry_run"], flags["yes"], conversions, flags["report"])
     own_folder = "output" not in given or not selection.by_name_only
     migrate_selected(cli, selection, spec, request, choices, own_folder=own_folder)
 

@@ -125,6 +125,7 @@ class ImportRun:
                 spec,
                 request,
                 target,
+                inventory=target.inventory(request.options),
                 source_off=definition.source_off,
                 tools=tools,
                 cancel=cancel,

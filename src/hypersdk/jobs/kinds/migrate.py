@@ -164,6 +164,7 @@ class MigrateRun(ExportRun):
                 replace(spec, machine=machine.moref),
                 request,
                 target,
+                inventory=target.inventory(request.options),
                 tools=tools,
                 machines=[machine],
                 settings=self._settings,
