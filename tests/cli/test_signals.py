@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.cli.signals import STOPPING, WARNING
+from hypersdk.cli.signals import EXPORT
 
 pytestmark = pytest.mark.waits
 
@@ -19,6 +19,7 @@ WORKER = """
 import sys, os, time
 import hypersdk.cli.app as app
 import click
+from hypersdk.cli import signals
 from hypersdk.cli.options import output_options
 from hypersdk.cli.state import pass_cli
 from hypersdk.errors import Cancelled
@@ -27,7 +28,7 @@ from hypersdk.errors import Cancelled
 @output_options
 @pass_cli
 def work(cli):
-    cli.resumable = "BEGUN" in os.environ
+    cli.begin(getattr(signals, os.environ.get("BEGUN", "NOTHING")))
     print("working", flush=True)
     try:
         cli.cancel.sleep(60)
@@ -42,7 +43,7 @@ sys.exit(app.program.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.s
 """
 
 
-def start(*arguments: str, begun: bool = True, ignored: bool = False) -> subprocess.Popen[str]:
+def start(*arguments: str, begun: str = "EXPORT", ignored: bool = False) -> subprocess.Popen[str]:
     """``ignored``: SIGHUP is, as by nohup."""
     through = ["bash", "-c", f'trap "{"" if ignored else "-"}" HUP; exec "$@"', "-"]
     process = subprocess.Popen(
@@ -51,7 +52,7 @@ def start(*arguments: str, begun: bool = True, ignored: bool = False) -> subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **({"BEGUN": "1"} if begun else {})},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "BEGUN": begun},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
@@ -64,12 +65,12 @@ def test_the_first_signal_stops_in_order(number: signal.Signals, status: int) ->
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == status
-    assert STOPPING[:20] in err
+    assert EXPORT.stopping[:20] in err
     assert "--resume" in err
 
 
 def test_nothing_is_said_of_resuming_where_nothing_was_begun() -> None:
-    with start("0", begun=False) as process:
+    with start("0", begun="NOTHING") as process:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -104,7 +105,23 @@ def test_the_second_says_what_would_be_lost_and_the_third_forces(tmp_path: Path)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert time.monotonic() - began < 10
-    assert "by force" in WARNING
+    assert "by force" in EXPORT.warning
+
+
+def test_a_landing_tells_of_the_target() -> None:
+    with start("30", begun="LANDING") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGINT)
+        told = ""
+        while "by force." not in told:
+            told += process.stderr.readline().replace("\n", " ")
+        process.kill()
+    first, _, second = told.partition("Still stopping.")
+    assert "Changes at the target and at the source are undone" in first
+    assert "what was changed at the target" in second
 
 
 def test_a_terminal_that_goes_away_stops_in_order_once() -> None:

@@ -20,6 +20,7 @@ from hypersdk.cli.programs.program import spelled
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import in_one_line
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, show_error, show_line
+from hypersdk.cli.signals import EXPORT
 from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
@@ -195,7 +196,7 @@ def _may_start(cli: Cli, exports: int, choices: Choices) -> bool:
 
 def carry_out(cli: Cli, session: Session, batch: Batch, plans: Sequence[Plan], settings: RunSettings) -> None:
     """Exports ``plans``, with live progress; the outcomes are added to ``batch``."""
-    cli.resumable = True
+    cli.begin(EXPORT)
     cli.output.keep_going()
     began = time.monotonic()
     total = MachinesTotal(lambda: cli.cancel.cancelled)

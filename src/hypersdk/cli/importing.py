@@ -15,6 +15,7 @@ from hypersdk.cli.migrationreport import check_report, write_reports
 from hypersdk.cli.networks import plan_asked
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import for_landing
+from hypersdk.cli.signals import LANDING
 from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
@@ -135,7 +136,7 @@ def _carry_out(
     settings: RunSettings,
     choices: ImportChoices,
 ) -> None:
-    cli.resumable = True
+    cli.begin(LANDING)
     cli.output.keep_going()
     began = time.monotonic()
     total = MachinesTotal(lambda: cli.cancel.cancelled, timed=False) if batch.size > 1 else None

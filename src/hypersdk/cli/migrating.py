@@ -19,6 +19,7 @@ from hypersdk.cli.networks import plan_asked
 from hypersdk.cli.progress import watching
 from hypersdk.cli.remedies import for_landing
 from hypersdk.cli.selection import Selection
+from hypersdk.cli.signals import LANDING
 from hypersdk.cli.state import Cli
 from hypersdk.cli.total import MachinesTotal
 from hypersdk.errors import Cancelled, HyperSDKError, UsageError
@@ -148,7 +149,7 @@ def _carry_out(
     tools: GuestTools,
     choices: Choices,
 ) -> None:
-    cli.resumable = True
+    cli.begin(LANDING)
     cli.output.keep_going()
     began = time.monotonic()
     total = MachinesTotal(lambda: cli.cancel.cancelled, timed=False)

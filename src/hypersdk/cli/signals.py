@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -24,19 +25,36 @@ from hypersdk.transfer.cancel import CancelToken
 WATCHED: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal went away"}
 """The signals, and why they stop a run."""
 
-STOPPING: Final = (
+
+@dataclass(frozen=True, slots=True)
+class StopTexts:
+    """What the first signal is answered with, and the second: what force leaves behind."""
+
+    stopping: str
+    warning: str
+
+
+NOTHING: Final = StopTexts("Stopping.", "Still stopping. Press Ctrl-C again to end by force.")
+"""Nothing was begun."""
+EXPORT: Final = StopTexts(
     "Stopping: written data is kept. Changes at the source are undone, except a temporary snapshot that is needed to"
-    " resume. Please wait."
-)
-WARNING: Final = (
+    " resume. Please wait.",
     "Still stopping. If it is ended by force, the lease stays open on the server until it times out (usually after five"
     " minutes; until then the machine can be neither started nor moved), and a temporary snapshot or an ejected CD is"
-    " restored only by `hyper2kvm cleanup`. Data on disk can still be resumed. Press Ctrl-C again to end by force."
+    " restored only by `hyper2kvm cleanup`. Data on disk can still be resumed. Press Ctrl-C again to end by force.",
+)
+LANDING: Final = StopTexts(
+    "Stopping: finished images are kept. Changes at the target and at the source are undone, except a temporary"
+    " snapshot that is needed to resume. Please wait.",
+    "Still stopping. If it is ended by force, what was changed at the target and at the source stays: a domain that is"
+    " not finished, a source that is off or disconnected, a snapshot. The same command goes on, and `hyper2kvm"
+    " cleanup` undoes it. Press Ctrl-C again to end by force.",
 )
 
 
 class Interrupts:
-    """Counts the requests to stop and acts on them. ``received`` is the first signal; it decides the exit status."""
+    """Counts the requests to stop and acts on them. ``texts`` are those of what is under way. ``received`` is the first
+    signal; it decides the exit status."""
 
     def __init__(self, cancel: CancelToken, tell: Callable[[str], None], end: Callable[[int], None] = os._exit) -> None:
         self._cancel = cancel
@@ -45,6 +63,7 @@ class Interrupts:
         self._count = 0
         self._breakable = False
         self._diverted: Callable[[], None] | None = None
+        self.texts = NOTHING
         self.received: signal.Signals | None = None
 
     def on_signal(self, number: int) -> None:
@@ -55,7 +74,7 @@ class Interrupts:
         if self._count == 1:
             self._first(number)
         elif self._count == 2:
-            self._tell(WARNING)
+            self._tell(self.texts.warning)
         else:
             self._end(128 + number)
 
@@ -65,7 +84,7 @@ class Interrupts:
         if self._diverted is not None:
             self._diverted()
         else:
-            self._tell(STOPPING)
+            self._tell(self.texts.stopping)
 
     @contextmanager
     def breakable(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import click
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
-from hypersdk.cli.signals import STOPPING, WARNING, Interrupts, cancelled_by, watched
+from hypersdk.cli.signals import NOTHING, Interrupts, StopTexts, cancelled_by, watched
 from hypersdk.config.user import Config, load_config
 from hypersdk.errors import Cancelled
 from hypersdk.remedies import Advice, of_source
@@ -30,8 +30,15 @@ class Cli(Run):
         self.cancel = CancelToken()
         self.interrupts = Interrupts(self.cancel, self._note_signal, self._end_by_force)
         self.interactive = False
-        self.resumable = False
-        """Whether an export has started, so that an interrupted run can be resumed."""
+
+    def begin(self, texts: StopTexts) -> None:
+        """Something has started that can be resumed; ``texts`` are said when it is interrupted."""
+        self.interrupts.texts = texts
+
+    @property
+    def resumable(self) -> bool:
+        """Whether something has started, so that an interrupted run can be resumed."""
+        return self.interrupts.texts is not NOTHING
 
     def watching_signals(self) -> AbstractContextManager[None]:
         """The first signal stops the run in order."""
@@ -72,8 +79,7 @@ class Cli(Run):
                 raise
 
     def _note_signal(self, text: str) -> None:
-        shorter = {STOPPING: "Stopping.", WARNING: "Still stopping. Press Ctrl-C again to end by force."}
-        self.output.note(text if self.resumable else shorter.get(text, text), style="yellow")
+        self.output.note(text, style="yellow")
 
     def _end_by_force(self, status: int) -> None:
         self.output.restore_terminal()
