@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.jobs.states import JobState
+from hypersdk.jobs.states import JobState, StepState
 from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -80,3 +80,15 @@ def test_the_retry_of_a_published_job_only_puts_its_source_back(site: SiteFactor
     ]
     assert (first["restored"], last["restored"]) == (False, True)
     assert source(made) == before
+
+
+@pytest.mark.parametrize("ended", [JobState.PAUSED, JobState.CANCELLED])
+def test_no_step_begins_after_a_request(ended: JobState, site: SiteFactory) -> None:
+    """The loop of a worker sees a request within a second: a step that ends before that is not followed by another."""
+    made = site(machines=machines(2))
+    hand, job = Hand(made), made.submit({"vm_path": RUNNING})[0]
+    attempt = hand.attempt(job)
+    (made.store.pause if ended is JobState.PAUSED else made.store.cancel)(job.id)
+    assert attempt.run() is ended
+    left = StepState.WAITING if ended is JobState.PAUSED else StepState.SKIPPED
+    assert [step.state for step in made.store.get(job.id).steps] == [left] * 2

@@ -118,6 +118,7 @@ class JobAttempt:
         """Whether the step is done. Raises nothing expected: the engine would store the error."""
         self._result = self._error = None  # of the previous step
         try:
+            self._follow_request()
             step = self.worker.claims.begin_step(self.claim, position)
             if step.state is StepState.DONE:
                 return True
@@ -128,6 +129,13 @@ class JobAttempt:
         except HyperSDKError as error:
             self._error = error
         return self._error is None
+
+    def _follow_request(self) -> None:
+        """No step begins once a cancel or a pause is requested, also if the worker's loop has not seen it yet. Raises
+        Cancelled."""
+        for why, keep_partial in self.worker.claims.requests([self.claim.job.id]).values():
+            self.stop(why, keep_partial=keep_partial)
+        self.cancel.check()
 
     def _new_run(self) -> JobRun:
         return kind_of(self.claim.job.kind).run(

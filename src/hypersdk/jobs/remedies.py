@@ -21,6 +21,10 @@ _OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
         "FILE",
     ): "add it to `keys` of the job instead, which needs no file, and submit the job again",
     ("root", "DEVICE"): "set `root` to `first` or to one of the devices and submit the job again",
+    (
+        "domain",
+        "NAME",
+    ): "set `domain`, a field of the kinds migrate and import, to another name and submit the job again",
     ("cpus", "N"): "set `cpus` and `memory` and submit the job again",
     ("networks", "TARGET"): (
         "add each to `networks`, like `VM Network: br0` or `VM Network: network:default`, and submit the job again"

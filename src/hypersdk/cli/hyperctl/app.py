@@ -35,7 +35,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Daemon": {
         "status": Entry(f"{_HERE}.status", "Show the daemon's version, uptime and job counts."),
         "workers": Entry(f"{_HERE}.workers", "List the worker processes and how many jobs each has."),
-        "endpoints": Entry(f"{_HERE}.endpoints", "vCenter and ESXi hosts for jobs: add, list, test, delete."),
+        "endpoints": Entry(f"{_HERE}.endpoints", "vCenter, ESXi and libvirt hosts for jobs: add, list, test, delete."),
     },
     "Access": {
         "login": Entry(f"{_HERE}.login:login", "Log in to a daemon and save it as a context."),
@@ -138,7 +138,7 @@ trust_flags = flag_group(*_TRUST)
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 @common_flags
 def root() -> None:
-    """Control the HyperSDK daemon: submit export jobs, follow and manage them."""
+    """Control the HyperSDK daemon: submit jobs that export, migrate or import, follow and manage them."""
 
 
 program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "artifacts", "report", "man"))

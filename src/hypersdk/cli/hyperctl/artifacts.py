@@ -67,7 +67,7 @@ def report(ctl: Ctl, job_id: str, target: Path | None) -> None:
     """Download the report of a job that converts or lands a machine: one HTML page with its steps, digests, changes,
     the boot proof and its screenshot.
 
-    Jobs that have failed have one, too.
+    Jobs that failed after their images were made have one, too.
     """
     from hypersdk.migration.naming import REPORT_NAME
 
@@ -77,7 +77,7 @@ def report(ctl: Ctl, job_id: str, target: Path | None) -> None:
     if REPORT_NAME not in names:
         raise LookupFailed(
             f"the job {job_id} has no report",
-            cause="It has not ended, or it is an export: those have none.",
+            cause="It has not ended, it failed before its images were made, or it is only an export.",
             next_step=f"See `hyperctl get {job_id}`.",
         )
     _download(ctl, job_id, found.get(REPORT_NAME), target or Path(f"{job_id}.html"))
@@ -115,7 +115,7 @@ def _download(ctl: Ctl, job_id: str, artifact: Artifact, target: Path | None) ->
     verified = artifact.digest is not None
     facts = {"name": artifact.name, "file": str(path), "size_bytes": path.stat().st_size, "sha256": sha256}
     name = "tree digest" if artifact.tree else "SHA-256"
-    how = f"its {name} is that of the export" if verified else f"SHA-256 {sha256}, which the daemon does not know"
+    how = f"its {name} is that of the export" if verified else f"SHA-256 {sha256}, with nothing to compare it with"
     ctl.show({**facts, "verified": verified}, lambda: ctl.say(f"Downloaded {path}: {how}", "bold green"))
 
 

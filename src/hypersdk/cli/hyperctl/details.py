@@ -51,7 +51,7 @@ def _print(ctl: Ctl, job: Job, found: Explanation) -> None:
     for label, text in (
         ("what", found.message),
         ("cause", found.cause),
-        ("next", found.next_step),
+        *_steps("next", found.next_step),
         ("code", found.code),
     ):
         if text:
@@ -122,7 +122,13 @@ def _outcome(job: Job) -> Iterator[tuple[str, str]]:
     if job.error is not None:
         for label, key in (("Error", "message"), ("Cause", "cause"), ("Next", "next_step"), ("Code", "code")):
             if text := job.error.get(key):
-                yield label, str(text)
+                yield from _steps(label, str(text)) if key == "next_step" else [(label, str(text))]
+
+
+def _steps(label: str, text: str | None) -> Iterator[tuple[str, str]]:
+    """The next step; of several reasons each in a line of its own."""
+    for number, line in enumerate((text or "").splitlines()):
+        yield ("" if number else label), line
 
 
 def _landed(job: Job) -> Iterator[tuple[str, str]]:
