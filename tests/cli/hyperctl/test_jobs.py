@@ -155,7 +155,7 @@ def test_query_prints_the_columns_that_programs_read(api: Api, ctl: Hyperctl) ->
         assert columns == sorted(columns)
         row = lines[3]
         cells = [row[at:end].strip() for at, end in zip(columns, [*columns[1:], None], strict=True)]
-        assert cells[:5] == [first.id, "one", first.subject, "completed", "done (42.5%)"]
+        assert cells[:5] == [first.id, "one", first.subject, "completed", "done (100.0%)"]
         assert lines[2].split()[-3:] == ["queued", "(0.0%)", "-"]
         assert lines[2].startswith(second.id)
 
@@ -265,6 +265,24 @@ def test_get_shows_a_job_with_its_error_and_its_next_step(api: Api, ctl: Hyperct
         assert text in out
     missing = ctl("get", "nothing", "--json")
     assert (missing.status, missing.error["code"]) == (5, "job_unknown")
+
+
+def test_each_reason_has_its_next_step_in_a_line(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job()
+    claims = api.claims()
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    error = {
+        "code": "refused",
+        "message": "m",
+        "cause": "c",
+        "next_step": "domain_exists: Rename it.\nmac_taken: Land.",
+    }
+    claims.end(claim, JobEvent.FAIL, error=error)
+    for command in ("get", "explain"):
+        lines = [line.strip() for line in ctl.ok(command, job.id).splitlines()]
+        assert any(line.lower().startswith("next") and line.endswith("domain_exists: Rename it.") for line in lines)
+        assert "mac_taken: Land." in lines
 
 
 def test_explain_says_cause_next_step_and_code(api: Api, ctl: Hyperctl) -> None:
