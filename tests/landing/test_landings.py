@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.landing import land
+from hypersdk.landing.guests import open_manifest
+from hypersdk.landing.land import undo_landing
 from hypersdk.landing.landings import unfinished_landings
 from hypersdk.landing.record import LandingFile, StepState
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.runfile import held_folder
+from hypersdk.transfer.cancel import CancelToken
 from tests.support.cli.commandline import Run, run
 from tests.support.exports import export_folder
 from tests.support.guestconversions import MarkingConverter, killed, run_conversion
@@ -169,6 +173,49 @@ def test_a_landed_machine_stays(lan: Libvirtd, lander: Lander, state: Path) -> N
     lander.land()
     command(state, "cleanup", lander.folder)
     assert lan.domains() == ["web-01"]
+
+
+@needs_root
+def test_a_landed_machine_whose_undo_failed_does_not_stay(lan: Libvirtd, lander: Lander, state: Path) -> None:
+    """It was to be undone; that somebody runs it prevents that only for a time."""
+    lander.land()
+    lan.virsh("start", "web-01")
+    with lander.connected() as (connection, _), held_folder(lander.folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        assert len(undo_landing(connection, landing, cancel=CancelToken())) == 1
+    assert command(state, "cleanup", lander.folder, "--json").error["code"] == "target_not_restored"
+    lan.virsh("destroy", "web-01")
+    assert command(state, "cleanup", lander.folder).out == f"{lander.folder}: undone at the target: domain\n"
+    assert lan.domains() == []
+    assert owner_of(lander.folder) is None
+
+
+@needs_root
+def test_killed_at_the_end_of_an_undo_the_manifest_names_no_owner(
+    lan: Libvirtd, lander: Lander, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All changes are undone, and that they are is not noted yet."""
+    lander.land()
+
+    def killed_here(_folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, lander.connected() as (connection, _), held_folder(lander.folder) as held:
+        patched.setattr(land, "forget_owner", killed_here)
+        landing = LandingFile.opened(held, state=state)
+        with pytest.raises(KeyboardInterrupt):
+            undo_landing(connection, landing, cancel=CancelToken())
+    assert (lan.domains(), owner_of(lander.folder)) == ([], "domain")
+    cleaned = command(state, "cleanup", lander.folder)
+    assert (cleaned.status, "the landing is over" in cleaned.out) == (0, True), cleaned.err
+    assert owner_of(lander.folder) is None
+    assert command(state, "status").out == "No unfinished exports.\n"
+
+
+def owner_of(folder: Path) -> str | None:
+    """Whose the images are by the manifest."""
+    facts = open_manifest(folder).metadata.hypersdk
+    return facts.landed.owner if facts and facts.landed else None
 
 
 @needs_root

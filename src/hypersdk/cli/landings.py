@@ -10,7 +10,7 @@ from hypersdk.cli.state import Cli
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.guest.tools import find_tools
 from hypersdk.landing.landings import CleanedUp, UnfinishedLanding, clean_conversion, clean_target, unfinished_landings
-from hypersdk.landing.record import LAND, ConversionState, LandingRecord, StepState
+from hypersdk.landing.record import LAND, ConversionState, LandingRecord, StepState, read_landing
 from hypersdk.text import clean, shell_line
 
 _CLEANED: Final = {
@@ -116,11 +116,16 @@ def clean_landings(cli: Cli, folders: Sequence[Path]) -> tuple[list[Path], list[
             cli.output.warn(f"{folder}: {error.message}")
             failed.append(error)
         else:
-            if done is CleanedUp.NOTHING and not undone:
+            if done is CleanedUp.NOTHING and not undone and not (folder.absolute() in known and _is_over(folder)):
                 continue
             _tell(cli, folder, done, undone)
         handled.append(folder)
     return handled, failed
+
+
+def _is_over(folder: Path) -> bool:
+    record = read_landing(folder)
+    return record is not None and not record.unfinished
 
 
 def _tell(cli: Cli, folder: Path, done: CleanedUp, undone: Sequence[str]) -> None:
@@ -131,3 +136,5 @@ def _tell(cli: Cli, folder: Path, done: CleanedUp, undone: Sequence[str]) -> Non
         cli.output.line(f"{folder}: undone at the target: {', '.join(undone)}")
     if done is not CleanedUp.NOTHING:
         cli.output.line(f"{folder}: {_CLEANED[done]}")
+    elif not undone:
+        cli.output.line(f"{folder}: the landing is over; nothing was left to undo, and a landed machine stays")

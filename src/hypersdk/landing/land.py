@@ -377,11 +377,15 @@ def check_disks_gone(connection: Connection, landing: LandingFile) -> None:
 
 def undo_landing(connection: Connection, landing: LandingFile, *, cancel: CancelToken) -> list[UndoProblem]:
     """Undoes all changes of this step that are open, newest first, and goes on after a failure; returns the failures.
-    An image that another domain uses by then stays with it.
+    An image that another domain uses by then stays with it. From the begin of it on the machine is not landed any more:
+    what is not undone, or not noted when the process is killed, is left to the next run or a clean-up.
 
     Raises Cancelled, Refused ``other_target`` where the machine was landed at another target.
     """
     _same_target(connection, landing.record)
+    if landing.done(LAND) is not None:
+        with landing.changing() as record:
+            record.steps[LAND].state = StepState.RUNNING
     with _alive(connection) as answering:
         problems = _undo_all(answering, landing, cancel)
     if not problems:

@@ -46,7 +46,7 @@ from hypersdk.landing.land import (
 from hypersdk.landing.landed import check_not_landed
 from hypersdk.landing.planning import assumed_drivers, plan_guest
 from hypersdk.landing.prove import prove_landed
-from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord, read_landing
+from hypersdk.landing.record import CONVERT, LAND, PROVE, START, LandingFile, StepRecord, StepState, read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.migration.hold import check_not_held, check_off_network, held_run, restore_held, taking_over
 from hypersdk.migration.runfile import Change, RunFile, held_folder
@@ -210,7 +210,10 @@ def undo_job(place: Place, address: Callable[[], LibvirtAddress], *, settings: R
     Raises NotRestored for what cannot be undone, ConnectError, TargetError ``run_active``, IntegrityError.
     """
     landing = read_landing(place.folder)
-    if landing is None or landing.job != place.job or not landing.open_changes or START in landing.done_steps:
+    if landing is None or landing.job != place.job or START in landing.done_steps:
+        return ()
+    lands = landing.steps.get(LAND)
+    if not landing.open_changes and (lands is None or lands.state is not StepState.RUNNING):
         return ()
     cancel = CancelToken()
     with place.held(settings) as held, open_connection(address(), cancel=cancel) as connection:
