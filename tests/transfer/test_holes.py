@@ -54,6 +54,19 @@ def test_a_file_of_nothing_but_a_hole(tmp_path: Path, size: int) -> None:
     assert read(sparse(tmp_path / "file", [], size), range(size)) == bytes(size)
 
 
+def test_a_file_that_is_cut_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes end there; it is no error of its own."""
+    path, lseek = sparse(tmp_path / "file", [(0, MiB)], MiB), os.lseek
+
+    def cutting(descriptor: int, at: int, whence: int) -> int:
+        if whence == os.SEEK_HOLE:
+            os.truncate(path, 0)
+        return lseek(descriptor, at, whence)
+
+    monkeypatch.setattr(os, "lseek", cutting)
+    assert read(path, range(MiB)) == b""
+
+
 def by_transfer(path: Path) -> str:
     with path.open("rb") as file:
         return sha256_of(file.fileno(), path.name, CancelToken())

@@ -64,20 +64,23 @@ def runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:
     """Yields the runs of ``region`` up to the end of the file, and whether each is data (else a hole)."""
     at = region.start
     while at < region.stop:
-        data = _next_data(descriptor, at)
+        data = _seek(descriptor, at, os.SEEK_DATA)
         # The size is read again: a file that was truncated meanwhile has no hole there.
         start = min(region.stop, os.fstat(descriptor).st_size if data is None else data)
         yield range(at, start), False
         if data is None or start == region.stop:
             return
-        at = min(region.stop, os.lseek(descriptor, start, os.SEEK_HOLE))
+        hole = _seek(descriptor, start, os.SEEK_HOLE)
+        if hole is None:  # the file was truncated since
+            return
+        at = min(region.stop, hole)
         yield range(start, at), True
 
 
-def _next_data(descriptor: int, at: int) -> int | None:
-    """The offset of the next data from ``at`` on; None where there is none up to the end of the file."""
+def _seek(descriptor: int, at: int, whence: int) -> int | None:
+    """The offset of the next data or hole from ``at`` on; None where there is none up to the end of the file."""
     try:
-        return os.lseek(descriptor, at, os.SEEK_DATA)
+        return os.lseek(descriptor, at, whence)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
