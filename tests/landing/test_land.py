@@ -530,6 +530,22 @@ def test_images_in_the_folder_of_an_export_are_of_one_domain(lan: Libvirtd, smal
     assert refusal(lander) == {"image_of_domain"}
 
 
+def test_an_image_of_another_domain_is_known_by_any_name(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path
+) -> None:
+    """And does not get into a pool, where that domain would lose it."""
+    (export.parent / "link").symlink_to(export)
+    image = export.parent / "link" / "web-01-disk1.qcow2"
+    shop = f"""<domain type='qemu'><name>shop</name><memory>16384</memory><os><type arch='x86_64'>hvm</type></os>
+      <devices><disk><driver name='qemu' type='qcow2'/><source file='{image}'/><target dev='vda' bus='virtio'/></disk>
+      </devices></domain>"""
+    (export.parent / "shop.xml").write_text(shop)
+    lan.virsh("define", export.parent / "shop.xml")
+    for lander in (Lander(export, lan.uri, small), Lander(export, lan.uri, small).to_pool("images")):
+        assert refusal(lander) == {"image_of_domain"}
+    assert list(pool.iterdir()) == []
+
+
 def test_another_target_waits_until_the_first_is_undone(lan: Libvirtd, small: LandOptions, export: Path) -> None:
     lander = Lander(export, lan.uri, small)
     lander.land()

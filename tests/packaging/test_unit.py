@@ -86,6 +86,11 @@ def test_the_units_share_user_state_and_secrets() -> None:
     assert [values["ExecStart"].rpartition(" --role ")[2] for values in (api, workers)] == ["api", "worker"]
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_a_crash_leaves_no_memory_with_secrets(name: str) -> None:
+    assert _settings(name)["LimitCORE"] == "0"
+
+
 def test_what_the_workers_do_without_is_what_a_conversion_needs() -> None:
     """Else the two lists would drift apart: each restriction of the API is the workers', too, unless it is named
     here."""

@@ -73,6 +73,11 @@ class LibvirtAddress:
         """Whether it is libvirt's test driver, which keeps all it has in memory and runs no guest."""
         return self.driver == "test"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its guests use the files that we see."""
+        return self.is_local and not self.simulated
+
     def __str__(self) -> str:
         """The canonical form: two spellings of one address are equal as texts."""
         plain = self.transport == "unix" and not self.parameters

@@ -95,16 +95,28 @@ def read_domains(connection: Connection) -> tuple[DomainFacts, ...]:
     return tuple(_domain(text, files) for text, files in found)
 
 
-def check_unused(domains: Iterable[DomainFacts], files: Collection[str]) -> None:
-    """Raises Refused ``image_of_domain`` where a domain uses one of the ``files``, paths at the hypervisor."""
+def check_unused(domains: Iterable[DomainFacts], files: Collection[str], *, here: bool) -> None:
+    """Raises Refused ``image_of_domain`` where a domain uses one of the ``files``, paths at the hypervisor. ``here``:
+    that is this machine, so a file is known by any of its names, as through a link."""
+    known = {*files, *(identity for file in files if here and (identity := _identity(file)) is not None)}
     for domain in domains:
-        for file in sorted(domain.files.intersection(files)):
-            raise Refused(
-                f"the domain '{clean(domain.name, 80)}' uses {clean(file, 200)}",
-                code=IMAGE_OF_DOMAIN,
-                domain=domain.name,
-                file=file,
-            )
+        for file in sorted(domain.files):
+            if file in known or (here and _identity(file) in known):
+                raise Refused(
+                    f"the domain '{clean(domain.name, 80)}' uses {clean(file, 200)}",
+                    code=IMAGE_OF_DOMAIN,
+                    domain=domain.name,
+                    file=file,
+                )
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    """Of a file that can be seen."""
+    try:
+        found = Path(file).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _domain_texts(raw: Any) -> list[tuple[str, frozenset[str]]]:
@@ -154,7 +166,7 @@ def _domain(text: str, more_files: frozenset[str]) -> DomainFacts:
 
 def _bridges(connection: Connection, names: Collection[str]) -> frozenset[str] | None:
     """Only those are looked for: interfaces of guests come and go, and a list of all fails where one goes meanwhile."""
-    if connection.address.is_local and not connection.address.simulated:
+    if connection.address.is_here:
         return frozenset(name for name in names if exists(_INTERFACES / name / "bridge"))
     module = libvirt()
 

@@ -143,8 +143,7 @@ def plan_storage(connection: Connection, plan: GuestPlan, pool_name: str | None)
 
 
 def _placing(connection: Connection, pool: PoolFacts, image: Path) -> Placing:
-    here = connection.address.is_local and not connection.address.simulated
-    if not here or pool.folder is None or not may_write(pool.folder):
+    if not connection.address.is_here or pool.folder is None or not may_write(pool.folder):
         return Placing.UPLOAD
     with target_errors(f"looking at {pool.folder}"):
         known = next(path for path in (image.absolute(), *image.absolute().parents) if exists(path))
@@ -312,7 +311,7 @@ class DiskPlacer:
         if folder is None:
             raise Refused(f"the storage pool '{clean(pool, 80)}' holds no files", code=POOL_UNSUITABLE, pool=pool)
         path = folder / name
-        check_unused(read_domains(self._connection), {str(path)})
+        check_unused(read_domains(self._connection), {str(path)}, here=self._connection.address.is_here)
         if change.kind == VOLUME_CHANGE:
             delete_volume(self._connection, pool, name)
         else:

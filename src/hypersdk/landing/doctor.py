@@ -34,7 +34,7 @@ def examine_landing(
     for check in examine_target(address, cancel=cancel):
         yield check
         reached = check.status is not CheckStatus.FAIL
-    if reached and output is not None and address.is_local and not address.simulated:
+    if reached and output is not None and address.is_here:
         yield _folder(address, output.absolute(), cancel)
     yield from _programs(tools)
     yield _windows(tools)

@@ -159,7 +159,7 @@ def check_target(
     placed = [change.data["name"] for change in changes if change.kind in (IMAGE_CHANGE, VOLUME_CHANGE)]
     storage, reasons = _storage(connection, plan, facts, options, placed)
     reasons += domain_refusals(plan, inventory, own=own)
-    if options.pool is None:
+    if connection.address.is_here:
         reasons += _in_use(plan, [domain for domain in inventory.domains if domain.landing not in own])
     raise_if_any(clean(plan.name, 200), reasons, "landed")
     assert storage is not None, "there is a reason then"
@@ -178,7 +178,7 @@ def _storage(
 
 def _in_use(plan: GuestPlan, domains: Sequence[DomainFacts]) -> list[HyperSDKError]:
     try:
-        check_unused(domains, {os.path.realpath(disk.file) for disk in plan.disks})
+        check_unused(domains, {os.path.realpath(disk.file) for disk in plan.disks}, here=True)
     except Refused as error:
         return [error]
     return []

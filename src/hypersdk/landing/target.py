@@ -40,7 +40,7 @@ def open_target(request: LandingRequest, *, cancel: CancelToken) -> Iterator[Tar
 def _facts(connection: Connection, accelerated: bool | None, cancel: CancelToken) -> HypervisorFacts:
     """libvirt offers KVM where ``/dev/kvm`` exists, also where it does not work. On this machine it is tried."""
     facts = read_facts(connection, accelerated=accelerated)
-    local = connection.address.is_local and not connection.address.simulated
+    local = connection.address.is_here
     if accelerated is None and facts.accelerated and local and _kvm_fails(cancel):
         return read_facts(connection, accelerated=False)
     return facts

@@ -41,7 +41,7 @@ class Libvirt:
     def is_local(self, login: EndpointLogin) -> bool:
         """``qemu:///system``; not libvirt's test driver, which is in the process that uses it."""
         address = address_of(login)
-        return address.is_local and not address.simulated
+        return address.is_here
 
     def check_trust(self, login: EndpointLogin) -> None:
         """libvirt and SSH check the server by their own configuration, when they connect."""
