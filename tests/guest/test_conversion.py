@@ -160,6 +160,16 @@ def test_a_failure_has_the_code_of_its_message_and_the_log(tmp_path: Path, reque
     assert caught.value.fields["log"] == str(tmp_path / LOG_NAME)
 
 
+def test_data_that_were_not_written_fail_a_conversion_that_virt_v2v_calls_good(
+    tmp_path: Path, request_: ConversionRequest
+) -> None:
+    """Its qemu-nbd was killed before the last flush: virt-v2v 2.2 ends with status 0 then."""
+    lost = "[  147.322836] I/O error, dev sda, sector 0 op 0x1:(WRITE) flags 0x800 phys_seg 0 prio class 2"
+    with pytest.raises(ConversionError, match="I/O error, dev sda, sector") as caught:
+        convert(request_, fake_v2v(tmp_path, f"{GOOD}\necho '{lost}' >&2"), tmp_path)
+    assert (caught.value.code, caught.value.exit_status) == ("guest_disk_lost", 15)
+
+
 def test_windows_without_virtio_drivers_is_an_error_unless_it_is_allowed(
     tmp_path: Path, request_: ConversionRequest
 ) -> None:

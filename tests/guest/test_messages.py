@@ -93,6 +93,7 @@ KNOWN = [
     (failures.NBD, "nbdkit is not installed or not working.  It is required to use ‘-i libvirt|libvirtxml’."),
     (failures.NBD, "qemu-nbd did not start up.  See previous debugging messages for problems."),
     (failures.APPLIANCE, "libguestfs error: guestfs_launch failed."),
+    (failures.KILLED, "libguestfs error: /usr/bin/qemu-system-x86_64 killed by signal 9 (Killed), see debug messages"),
     (failures.HOST_KERNEL, "libguestfs error: /usr/bin/supermin exited with error: no kernel was found"),
     ("conversion_failed", "something new"),
 ]  # fmt: skip
@@ -149,7 +150,20 @@ def test_a_kernel_that_cannot_be_read(tmp_path: Path) -> None:
 def test_without_any_message_the_status_is_told(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
-    assert failure([], log, 137).message == "virt-v2v ended with status 137"
+    assert failure([], log, 3).message == "virt-v2v ended with status 3"
+    killed = failure([], log, 137)
+    assert (killed.code, killed.message) == (failures.KILLED, "virt-v2v was killed by signal 9")
+
+
+def test_a_disk_that_went_away_is_not_taken_for_one_without_a_system(tmp_path: Path) -> None:
+    """The log of a conversion whose qemu-nbd was killed before the guest was looked at."""
+    log = tmp_path / "log"
+    log.write_text(
+        "[ 17.173760] sd 2:0:0:0: [sda] tag#213 CDB: Synchronize Cache(10) 35 00 00 00 00 00 00 00 00 00\r\n"
+        "[ 17.175122] I/O error, dev sda, sector 0 op 0x1:(WRITE) flags 0x800 phys_seg 0 prio class 2\r\n"
+    )
+    error = failure(["inspection could not detect the source guest (or physical machine)."], log, 1)
+    assert error.code == failures.DISK_LOST
 
 
 LOG = """\

@@ -12,7 +12,7 @@ from typing import Final
 from hypersdk.guest.acceleration import use_kvm
 from hypersdk.guest.arguments import arguments_of, check_request
 from hypersdk.guest.environment import environment
-from hypersdk.guest.failures import NO_VIRTIO_WIN, failure
+from hypersdk.guest.failures import NO_VIRTIO_WIN, check_disks, failure
 from hypersdk.guest.fallback import add_fallback_loader
 from hypersdk.guest.faults import ConversionError, install_advice
 from hypersdk.guest.findings import drivers_of, read_facts, system_of
@@ -65,6 +65,7 @@ def convert_in_place(
         )
     if status != 0:
         raise failure(messages.errors, log, status)
+    check_disks(log)
     report = _report(v2v, messages, log)
     _require_virtio(request, report, tools)
     if not _lacks_fallback(request, messages):
@@ -74,6 +75,7 @@ def convert_in_place(
         request.guest.disks, report.system, tools,
         log=log, accelerated=accelerated, cancel=cancel, environ=environ,
     )  # fmt: skip
+    check_disks(log)
     return replace(report, fallback_loader=loader)
 
 

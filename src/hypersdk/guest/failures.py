@@ -6,6 +6,8 @@ the text itself.
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -119,6 +121,20 @@ APPLIANCE: Final = register(
     Retry(),
     SetOption("acceleration", "tcg"),
 )
+KILLED: Final = register(
+    "conversion_killed",
+    "virt-v2v or its appliance was killed while it converted the guest, mostly by the kernel for lack of memory. The"
+    " exported image is unchanged.",
+    First("free about 1.5 GB of memory, or convert fewer guests at a time: `journalctl -k` names what was killed"),
+    Retry(),
+)
+DISK_LOST: Final = register(
+    "guest_disk_lost",
+    "qemu-nbd, through which virt-v2v has the images open, ended while the guest was converted, or a drive failed. The"
+    " exported image is unchanged.",
+    First("look for killed processes and failing drives in the kernel's log, with `journalctl -k`"),
+    Retry(),
+)
 NBD: Final = register(
     "guest_nbd_failed",
     "qemu-nbd or nbdkit, through which virt-v2v opens the images, did not start.",
@@ -131,6 +147,10 @@ IN_USE: Final = register(
     First("end that program"),
     Retry(),
 )
+
+
+_DISK_ERROR: Final = r"(?:I/O error|critical [a-z ]+ error), dev [sv]d[a-z]+, sector"
+"""What the appliance's kernel writes about a disk (``blk_print_req_error``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +183,20 @@ _MESSAGES: Final = (
     _known(HOST_SPACE, r"insufficient free space in the conversion server"),
     _known(HOST_KERNEL, r"supermin.*kernel", r"/boot/vmlinu\S*.*permission denied", r"cannot open '/boot/"),
     _known(IN_USE, r'failed to get (?:shared )?"\w+" lock'),
+    _known(KILLED, r"killed by signal \d"),
     _known(NBD, r"(?:nbdkit|qemu-nbd).*(?:not installed|did not start)", r"nbdinfo.*not found", r"nbd_connect"),
     _known(APPLIANCE, r"guestfs_launch failed", r"appliance closed the connection", r"\bsupermin\b"),
 )  # fmt: skip
 _IN_LOG: Final = (
+    _known(DISK_LOST, _DISK_ERROR),
     _known(
         HOST_KERNEL, r"supermin: .*(?:kernel|/boot/)", r"cp: cannot open '/boot/vmlinu", r"/boot/vmlinu\S*: Permission"
     ),
     _known(IN_USE, r'Failed to get (?:shared )?"\w+" lock'),
     _known(NBD, r"nbdinfo: (?:command )?not found"),
 )
+_BY_SIGNAL: Final = 128
+"""What the supervisor adds to the signal that ended virt-v2v."""
 _KEY_WANTED: Final = re.compile(r"crypto_LUKS")
 _ERROR_LINE: Final = re.compile(
     r"^(?:\S*/)?(?:virt-v2v[\w-]*|guestfish|libguestfs): (?:error: )?((?<=error: ).+|could not (?:read|find) key .+)$",
@@ -188,12 +212,27 @@ def failure(errors: Sequence[str], log: Path, status: int) -> ConversionError:
     tail = log_tail(log)
     texts = [*errors, *(clean(" ".join(text.split()), 2000) for text in _ERROR_LINE.findall(tail)[-1:])]
     code = _code_of(texts, tail)
+    if not texts and status > _BY_SIGNAL:
+        return ConversionError(f"virt-v2v was killed by signal {status - _BY_SIGNAL}", code=KILLED, log=str(log))
     reason = texts[0] if texts else f"virt-v2v ended with status {status}"
     facts: dict[str, Any] = {"log": str(log), "status": status}
     if code == MULTI_BOOT and (roots := _roots(tail)):
         listed = ", ".join(f"{device} ({name})" for device, name in roots.items())
         reason, facts["roots"] = f"the disks hold several operating systems: {listed}", roots
     return ConversionError(reason, code=code, **facts)
+
+
+def check_disks(log: Path) -> None:
+    """Raises ConversionError ``guest_disk_lost`` where the appliance's kernel had an error of a disk: virt-v2v ends
+    with status 0 also where the last data were not written."""
+    with log.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            found = re.search(_DISK_ERROR.encode(), whole)
+            line = found[0].decode() if found else ""
+    if line:
+        raise ConversionError(f"a disk of the guest could not be read or written: {line}", code=DISK_LOST, log=str(log))
 
 
 def _roots(tail: str) -> dict[str, str]:
