@@ -21,7 +21,7 @@ from hypersdk.errors import Cancelled, HyperSDKError, IntegrityError, Refused, T
 from hypersdk.guest.faults import ConversionError
 from hypersdk.guest.overlay import commit_overlay, create_overlay
 from hypersdk.guest.request import DiskKey
-from hypersdk.guest.tools import find_tools
+from hypersdk.guest.tools import GuestTools, find_tools
 from hypersdk.landing import commit, convert
 from hypersdk.landing.commit import converted_drivers
 from hypersdk.landing.guests import open_manifest
@@ -34,9 +34,11 @@ from hypersdk.migration.runfile import held_folder
 from hypersdk.migration.spec import OutputFormat
 from hypersdk.migration.verify import verify_directory
 from hypersdk.model import Firmware
+from hypersdk.model.guestplan import GuestDrivers
 from hypersdk.secret import Secret
 from hypersdk.simulator import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.space import SpaceLedger
 from hypersdk.units import MiB
 from tests.support.exporter import Engine
 from tests.support.exports import export_folder
@@ -248,6 +250,19 @@ def test_images_that_could_not_grow_are_not_touched(tmp_path: Path, monkeypatch:
         run_conversion(folder, MarkingConverter())
     assert raised.value.code == "no_space"
     assert (digests(folder), overlays(folder)) == (was, [])
+
+
+def test_its_space_is_reserved_until_the_images_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine's export must not take it between the look at the free space and the commit."""
+    folder, ledger, reserved = export_folder(tmp_path / "web-01"), SpaceLedger(), []
+
+    def looking(landing: LandingFile, tools: GuestTools, cancel: CancelToken) -> GuestDrivers:
+        reserved.append(ledger.check(folder).promised_bytes)
+        return commit.commit(landing, tools, cancel)
+
+    monkeypatch.setattr(convert, "commit", looking)
+    run_conversion(folder, MarkingConverter(), space=ledger)
+    assert (reserved, ledger.check(folder).promised_bytes) == ([2 * MiB], 0)
 
 
 def refused(folder: Path, **changes: object) -> HyperSDKError:

@@ -21,6 +21,7 @@ from hypersdk.landing.record import LandingFile
 from hypersdk.migration.runfile import held_folder
 from hypersdk.model.guestplan import Acceleration, DiskBus, GuestDrivers, NicModel
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.space import SpaceLedger
 from hypersdk.units import KiB
 from tests.support.tools import run_tool
 
@@ -92,6 +93,7 @@ def run_conversion(
     tools: GuestTools | None = None,
     state: Path | None = None,
     keys: tuple[DiskKey, ...] = (),
+    space: SpaceLedger | None = None,
 ) -> GuestDrivers:
     """The step on the export in ``folder``."""
     with held_folder(folder) as held:
@@ -101,6 +103,7 @@ def run_conversion(
             tools or tools_found(),
             cancel=cancel or CancelToken(),
             convert=converter,
+            space=space,
         )
 
 

@@ -96,15 +96,15 @@ def convert_guest(
     drivers = finish_conversion(landing, tools, cancel=cancel)
     if drivers is None:
         with landing.step(CONVERT) as step:
-            _Conversion(landing, request, tools, cancel, on_event, as_written, convert).run(space or SpaceLedger())
-            drivers = commit(landing, tools, cancel)
+            work = _Conversion(landing, request, tools, cancel, on_event, as_written, convert)
+            drivers = work.run(space or SpaceLedger())
             step.result = {"drivers": asdict(drivers)}
     return drivers
 
 
 @dataclass(frozen=True, slots=True)
 class _Conversion:
-    """A conversion until its overlays are complete. Files are accessed through the folder's descriptor (``place``);
+    """A conversion. Files are accessed through the folder's descriptor (``place``);
     programs get its name."""
 
     landing: LandingFile
@@ -120,13 +120,15 @@ class _Conversion:
     def place(self) -> Path:
         return self.landing.folder.path
 
-    def run(self, space: SpaceLedger) -> None:
-        """Leaves the record at ``committing``, or the folder as it was."""
+    def run(self, space: SpaceLedger) -> GuestDrivers:
+        """Converts and commits, in the space that is reserved for both. Leaves the folder as it was, or the record at
+        ``committing``."""
         drop_conversion(self.landing)
         warnings = self._check()
         with self._reserved(space):
             report = self._converted(warnings)
             self._record(ConversionState.COMMITTING, report.model_dump(mode="json"))
+            return commit(self.landing, self.tools, self.cancel)
 
     def _check(self) -> tuple[str, ...]:
         """Raises where the guest cannot be converted, as far as that is known before; returns warnings."""
