@@ -24,6 +24,8 @@ from hypersdk.kvm.define import define_domain, domain_text
 from hypersdk.kvm.preflight import read_domains
 from hypersdk.landing import disks as landing_disks
 from hypersdk.landing import land
+from hypersdk.landing import owner as landing_owner
+from hypersdk.landing import record as landing_record
 from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.land import start_landed, undo_landing
 from hypersdk.landing.options import LandOptions, NetworkTarget
@@ -381,6 +383,27 @@ def test_a_guest_that_does_not_start_is_off_and_told_why(lan: Libvirtd, small: L
         assert "web-01-disk2.qcow2" in caught.value.message or "qcow2" in caught.value.message
         assert [change.kind for change in landing.record.open_changes] == ["domain"]
     assert lan.virsh("domstate", "web-01").strip() == "shut off"
+
+
+def test_an_undo_on_a_full_disk_is_complete(
+    lan: Libvirtd, small: LandOptions, export: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it cannot write, in record and manifest, does not keep it from its work and is no failure."""
+    before = digests(export)
+    lander = Lander(export, lan.uri, small).to_pool("images")
+    lander.land()
+
+    def full(*_: object, **__: object) -> int:
+        raise TargetError("no space left", code="no_space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(landing_owner, "write_atomic", full)
+        broken.setattr(landing_record, "write_held", full)
+        assert lander.undo() == []
+    assert lan.domains() == []
+    assert digests(export) == before
+    assert lander.undo() == [], "the record says what it said before: undone again"
+    nothing_is_left(lan, export, before)
 
 
 def test_a_running_guest_is_not_stopped_by_an_undo_that_did_not_start_it(

@@ -82,6 +82,11 @@ class Libvirtd:
         pid = self._process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
+    @property
+    def to_kill(self) -> str:
+        """A shell command that ends the daemon alone by SIGKILL, without its guests; it is started again at once."""
+        return f"kill -KILL $(pgrep -f '^libvirtd -f {self.socket.parent}/')"
+
     def kill(self) -> None:
         """Ends the daemon and all its guests by SIGKILL; returns when they are gone."""
         for child in self._children():

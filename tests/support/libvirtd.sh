@@ -14,6 +14,11 @@ done
 mkdir -p /var/cache/libvirt/qemu/capabilities
 mount --bind "$capabilities" /var/cache/libvirt/qemu/capabilities
 virtlogd -d -p "$state/virtlogd.pid"
-# Not exec: process 1 of a namespace has to reap the orphans, and libvirtd does not.
-libvirtd -f "$state/libvirtd.conf" -p "$state/libvirtd.pid" &
-wait $!
+# Not exec: process 1 of a namespace has to reap the orphans, and libvirtd does not. One that a test kills comes back, as
+# under systemd.
+status=137
+while [ $status -eq 137 ]; do
+  status=0
+  libvirtd -f "$state/libvirtd.conf" -p "$state/libvirtd.pid" &
+  wait $! || status=$?
+done

@@ -4,6 +4,8 @@
 
     nothing of ours                                         export
     an unfinished export                                    resume it
+    one of which all is copied, but the source was given    export again, as below
+    back
     a finished export, its source is held                   use it
     a finished export, the source has to be off the         use it if the source is off and provably unchanged since,
     network from then on                                    else export again: what was written later would be missing
@@ -20,10 +22,9 @@ from enum import StrEnum
 from hypersdk.errors import HyperSDKError
 from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.record import LandingRecord, read_landing
-from hypersdk.migration.hold import holds_source
 from hypersdk.migration.manifest import ArtifactManifest
-from hypersdk.migration.point import PointKind
-from hypersdk.migration.runfile import RunFile, RunStore
+from hypersdk.migration.point import PointInTime, PointKind
+from hypersdk.migration.runfile import RunFile, RunRecord, RunStore
 from hypersdk.migration.spec import ExportSpec, ResumeMode
 from hypersdk.model import Machine
 
@@ -51,13 +52,13 @@ def earlier_work(
     folder = spec.output_dir.absolute()
     run = RunFile.load(folder, store)
     if run is not None and not (run.record.published and run.record.hold and run.record.moref == machine.moref):
-        return Earlier.UNFINISHED
+        return Earlier.OUTDATED if spec.hold and _left_behind(run.record, machine) else Earlier.UNFINISHED
     manifest = _manifest_of(spec, machine)
     if manifest is None:
         return Earlier.NOTHING
     if run is None and _is_migrated(spec, steps, is_landed):
         return Earlier.MIGRATED
-    held = run is not None and holds_source(run.record)
+    held = run is not None and run.record.holds_source
     current = held or not spec.hold or is_current(manifest, machine)
     return Earlier.EXPORTED if current else Earlier.OUTDATED
 
@@ -79,11 +80,21 @@ def _manifest_of(spec: ExportSpec, machine: Machine) -> ArtifactManifest | None:
     return manifest if manifest.source.vm_id == machine.moref else None
 
 
+def _left_behind(run: RunRecord, machine: Machine) -> bool:
+    """Whether all is copied, and the source may have run since: it was given back, or was never off."""
+    if not run.copied or run.holds_source or run.moref != machine.moref:
+        return False
+    return not _is_at(run.point, machine)
+
+
+def _is_at(point: PointInTime | None, machine: Machine) -> bool:
+    return point is not None and point.kind is PointKind.OFF and point.holds_of(machine)
+
+
 def is_current(manifest: ArtifactManifest, machine: Machine) -> bool:
     """Whether the source was off for its export, and is off and unchanged since."""
     facts = manifest.metadata.hypersdk
-    point = facts.point if facts else None
-    return point is not None and point.kind is PointKind.OFF and point.holds_of(machine)
+    return _is_at(facts.point if facts else None, machine)
 
 
 def _is_migrated(spec: ExportSpec, steps: Collection[str], is_landed: Callable[[LandingRecord], bool]) -> bool:

@@ -19,7 +19,9 @@ Who owns the images afterwards is in the step's result, as ``owner``, and in the
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import time
 import uuid as uuids
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk import __version__
-from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, Refused, register
+from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, NotRestored, Refused, register
 from hypersdk.kvm.capabilities import HypervisorFacts
 from hypersdk.kvm.connection import Connection, open_connection
 from hypersdk.kvm.define import (
@@ -76,6 +78,12 @@ from hypersdk.model.guestplan import GuestPlan
 from hypersdk.remedies import First, Notice, Retry
 from hypersdk.text import clean
 from hypersdk.transfer.cancel import CancelToken
+
+LOG: Final = logging.getLogger(__name__)
+
+RECONNECT_S: Final = 10.0
+"""How long an undo waits for a target that does not answer."""
+_RECONNECT_EVERY_S: Final = 0.5
 
 LANDED_GONE: Final = register(
     "landed_gone",
@@ -384,22 +392,29 @@ def undo_landing(connection: Connection, landing: LandingFile, *, cancel: Cancel
     """
     _same_target(connection, landing.record)
     if landing.done(LAND) is not None:
-        with landing.changing() as record:
-            record.steps[LAND].state = StepState.RUNNING
-    with _alive(connection) as answering:
-        problems = _undo_all(answering, landing, cancel)
+        landing.record.steps[LAND].state = StepState.RUNNING
+        landing.save_anyway()
+    problems = _undo_all(connection, landing, cancel)
+    if any(isinstance(problem.error, ConnectError) for problem in problems):
+        with _reconnected(connection) as again:
+            problems = _undo_all(again, landing, cancel)
     if not problems:
         note_steps_undone(landing)
     return problems
 
 
 @contextmanager
-def _alive(connection: Connection) -> Iterator[Connection]:
-    """A new connection in place of one that broke, where the target can be reached."""
+def _reconnected(connection: Connection) -> Iterator[Connection]:
+    """A new connection in place of one that broke, as soon as the target can be reached: a libvirtd that is restarted
+    answers after seconds. The broken one where it cannot: then each change tells so."""
+    until = time.monotonic() + RECONNECT_S
     again = connection
-    if not connection.is_alive:
-        with suppress(HyperSDKError):  # then each change tells that libvirt does not answer
+    while again is connection and time.monotonic() < until:
+        try:
             again = open_connection(connection.address, cancel=CancelToken())
+        except HyperSDKError as error:
+            LOG.info("libvirt cannot be reached to undo what was changed there: %s", error.message)
+            time.sleep(_RECONNECT_EVERY_S)
     try:
         yield again
     finally:
@@ -425,13 +440,13 @@ def _undo_all(connection: Connection, landing: LandingFile, cancel: CancelToken)
 
 
 def note_steps_undone(landing: LandingFile) -> None:
-    """Nothing is at the target, and no process works on it. A proof that was made stays one, of a domain that is
-    gone."""
+    """Nothing is at the target, and no process works on it. A proof that was made stays one, of a domain that is gone.
+    Whatever cannot be written then, the undo has done its work, and the source is given back after it."""
     forget_owner(landing.folder.path)
     if undone := [step for name, step in landing.record.steps.items() if _is_void(name, step, landing.record)]:
-        with landing.changing():
-            for step in undone:
-                step.state = StepState.UNDONE
+        for step in undone:
+            step.state = StepState.UNDONE
+        landing.save_anyway()
 
 
 def _is_void(name: str, step: StepRecord, record: LandingRecord) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from hypersdk.errors import IntegrityError
+from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.landing.guests import export_id, manifest_bytes
 from hypersdk.migration.manifest import LandedPart, document_text, read_manifest
 from hypersdk.migration.naming import MANIFEST_NAME
@@ -39,11 +39,12 @@ def note_owner(folder: Path, part: LandedPart) -> None:
 
 
 def forget_owner(folder: Path) -> None:
-    """The images belong to the export again. A manifest that cannot be read says nothing. Raises TargetError."""
+    """The images belong to the export again. A manifest that cannot be read says nothing; one that cannot be written is
+    no reason to say that something is left at the target: the next landing replaces what it says."""
     try:
         if _LANDED not in (json.loads(manifest_bytes(folder))["metadata"].get("hypersdk") or {}):
             return
         with changing_manifest(folder) as (document, _):
             del document["metadata"]["hypersdk"][_LANDED]
-    except (IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
-        LOG.info("the manifest cannot be read, so it does not say who owns the images: %s", error)
+    except (IntegrityError, TargetError, ValueError, KeyError, TypeError, AttributeError) as error:
+        LOG.info("the manifest still says who owned the images of an undone landing: %s", error)

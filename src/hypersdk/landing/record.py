@@ -287,7 +287,7 @@ class LandingFile:
             yield step
         except BaseException as error:
             step.state, step.ended_at, step.error = StepState.FAILED, timestamp(), _told(error)
-            self._save_anyway()
+            self.save_anyway()
             raise
         step.state, step.ended_at = StepState.DONE, timestamp()
         self.save()
@@ -323,9 +323,10 @@ class LandingFile:
         """Records the undo. A failure to save does not keep the next change from being undone: undoing this one again
         does nothing."""
         change.undone = True
-        self._save_anyway()
+        self.save_anyway()
 
-    def _save_anyway(self) -> None:
+    def save_anyway(self) -> None:
+        """Saves it if that is possible, for the end of what must not be kept from ending."""
         try:
             self.save()
         except TargetError as error:

@@ -30,7 +30,7 @@ from hypersdk.landing.record import (
     TargetChange,
     read_landing,
 )
-from hypersdk.migration.hold import holds_source, make_final, reopen
+from hypersdk.migration.hold import make_final, reopen
 from hypersdk.migration.manifest import timestamp
 from hypersdk.migration.runfile import RunFile
 from hypersdk.transfer.cancel import CancelToken
@@ -43,7 +43,7 @@ def settle_takeover(run: RunFile, folder: OutputFolder, *, state: Path, cancel: 
 
     Raises NotRestored where the landed machine cannot be undone, ConnectError, IntegrityError, TargetError.
     """
-    if not (run.record.published and run.record.hold and holds_source(run.record)):
+    if not run.record.is_held_migration:
         return
     landing = read_landing(folder.path)
     if landing is not None and START in landing.done_steps:

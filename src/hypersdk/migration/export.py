@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ from hypersdk.migration.heldfile import remove_half_published, remove_other_atte
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of
-from hypersdk.migration.plan import Plan
+from hypersdk.migration.plan import Plan, check_no_migration
 from hypersdk.migration.point import snapshot_gone
 from hypersdk.migration.prepare import (
     SourceWork,
@@ -147,12 +147,28 @@ class MachineExport:
     def outcome(self) -> Outcome:
         """Runs the export; every expected error becomes part of the outcome."""
         try:
-            with self.opened():
+            with self.opened(), self._giving_back():
                 self.copy()
                 result, problem = self.publish()
         except HyperSDKError as error:
             return Outcome(self._plan, None, error)
         return Outcome(self._plan, result, problem)
+
+    @contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        """Gives a source back that is held for its migration, where that ends before the files are published. What was
+        copied is discarded then: it has nothing of what the source writes from now on, and a full disk may keep the
+        record from saying so."""
+        try:
+            yield
+        except BaseException as error:
+            work = self._work
+            if self._plan.spec.hold and work.run.record.holds_source:
+                undo_after(work, error)
+                if not work.run.record.open_changes:
+                    with suppress(TargetError):  # the first error is the one to tell
+                        _discard(work)
+            raise
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -278,6 +294,7 @@ class MachineExport:
     def _open(self, run: RunFile | None, stack: ExitStack) -> SourceWork:
         """Resumes the run of this folder, or starts a new one."""
         if run is not None:
+            check_no_migration(self._plan.spec, run.record)  # again, now that the folder is locked
             if self._plan.spec.resume is ResumeMode.DISCARD:
                 check_undone_here(self._session, run)
             else:
@@ -287,9 +304,7 @@ class MachineExport:
             if self._plan.spec.resume is not ResumeMode.DISCARD:
                 run.make_known()
                 return work
-            work.outputs.forget_all()
-            remove_half_published(run.record)
-            run.remove()
+            _discard(work)
         if self._unreadable:
             self._discard_unreadable()
         elif run is None and not self._plan.spec.force:
@@ -450,3 +465,10 @@ class MachineExport:
                 if watch is not None and watch.error is not None:
                     raise watch.error from cancelled
                 raise
+
+
+def _discard(work: SourceWork) -> None:
+    """Removes what was written, and the run. Raises TargetError."""
+    work.outputs.forget_all()
+    remove_half_published(work.run.record)
+    work.run.remove()

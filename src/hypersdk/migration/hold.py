@@ -14,22 +14,25 @@ started before a kill, the clean-up asks of the target (``landing.takeover``).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import Refused, register
+from hypersdk.errors import Refused, TargetError, register
 from hypersdk.migration.journal import SourceJournal, not_restored
 from hypersdk.migration.prepare import endpoint_name
-from hypersdk.migration.runfile import HELD_KINDS, RunFile, RunRecord, RunStore
+from hypersdk.migration.runfile import HELD_KINDS, RunFile, RunStore
 from hypersdk.migration.runs import other_runs, unfinished_runs
 from hypersdk.remedies import First, RestoreSource, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path
 from hypersdk.vsphere.nic import is_on_network
 from hypersdk.vsphere.session import Session
+
+LOG: Final = logging.getLogger(__name__)
 
 SOURCE_ON_NETWORK = register(
     "source_on_network",
@@ -64,18 +67,13 @@ def check_not_held(state: Path, session: Session, moref: str, machine: str, fold
     runs = [
         run.folder
         for run in unfinished_runs(state)
-        if run.record is not None and (run.record.endpoint, run.record.moref) == source and holds_source(run.record)
+        if run.record is not None and (run.record.endpoint, run.record.moref) == source and run.record.holds_source
     ]
     entries = [other.entry for other in other_runs(state)]
     runs += [Path(entry.folder) for entry in entries if (entry.endpoint, entry.moref) == source]
     for other in runs:
         if os.path.realpath(other) != os.path.realpath(folder):
             raise Refused(f"'{machine}' is held by the run in {shown_path(other)}", code=SOURCE_HELD, folder=str(other))
-
-
-def holds_source(record: RunRecord) -> bool:
-    """Whether the run keeps its source off the network: it changed that, and has not undone it."""
-    return any(change.kind in HELD_KINDS and not change.undone for change in record.changes)
 
 
 def held_run(folder: Path, store: RunStore) -> RunFile | None:
@@ -90,7 +88,7 @@ def restore_held(session: Session, run: RunFile, *, note: Callable[[str], None])
 
     Raises NotRestored; the run is kept then.
     """
-    reopen(run)
+    _reopen_anyway(run)
     problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=CancelToken())
     if problems:
         raise not_restored(run.record.machine, problems, (RestoreSource(),))
@@ -108,7 +106,7 @@ def taking_over(run: RunFile | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        reopen(run)
+        _reopen_anyway(run)
         raise
     if not run.record.open_changes:  # a snapshot that could not be removed is still to be
         run.remove()
@@ -123,6 +121,15 @@ def make_final(run: RunFile) -> None:
 
 def reopen(run: RunFile) -> None:
     """Has changes undone that were final for a machine which does not run after all."""
-    with run.changing() as record:
-        for change in record.changes:
-            change.kept = False
+    if any(change.kept for change in run.record.changes):
+        with run.changing() as record:
+            for change in record.changes:
+                change.kept = False
+
+
+def _reopen_anyway(run: RunFile) -> None:
+    """For a process that undoes them now: a full disk does not keep the source from being given back."""
+    try:
+        reopen(run)
+    except TargetError as error:
+        LOG.info("the record of the run could not be written: %s", error.message)

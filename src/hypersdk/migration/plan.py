@@ -18,7 +18,7 @@ from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
 from hypersdk.migration.spec import ExportSpec, Method, ResumeMode, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
-from hypersdk.remedies import Discard, FreeSpace, Look, Notice, Resume, SetOption
+from hypersdk.remedies import ChooseFolder, Discard, FreeSpace, Look, Notice, Resume, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import format_size
@@ -37,6 +37,14 @@ RESUMABLE_STATE = register(
     "An earlier export into this folder did not finish.",
     Resume(),
     Discard(),
+)
+MIGRATION_UNFINISHED: Final = register(
+    "migration_unfinished",
+    "A migration from this folder is not finished, and keeps its source off the network. An export would put the source"
+    " back without a look at whether the landed machine runs.",
+    "Run the migration again to finish it, or `hyper2kvm cleanup` with the folder to undo it. A job of the daemon is"
+    " retried or cancelled.",
+    ChooseFolder(),
 )
 HELD: Final = "; undone only if the migration fails"
 NOTHING_TO_RESUME = register(
@@ -194,7 +202,9 @@ class _Found:
 
 def _look(session: Session, machine: Machine, spec: ExportSpec, runs: RunStore) -> _Found:
     """Raises LookupFailed, Refused and TargetError."""
-    if spec.resume is ResumeMode.REFUSE and _nothing_begun(spec, runs):
+    if (begun := _begun(spec, runs)) is not None:
+        check_no_migration(spec, begun)
+    if spec.resume is ResumeMode.REFUSE and begun is not None and _nothing_done(spec, begun):
         spec = replace(spec, resume=ResumeMode.DISCARD)
     resuming = _check_folder(spec, unfinished=runs.exists(spec.output_dir))
     folder = spec.output_dir.absolute()
@@ -250,19 +260,30 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     return unfinished and spec.resume is ResumeMode.RESUME
 
 
-def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
-    """Whether there is an unfinished run that nobody needs: it ended before its first byte and left nothing to undo at
-    the source. Such a run is discarded without asking."""
+def check_no_migration(spec: ExportSpec, run: RunRecord) -> None:
+    """Raises Refused ``migration_unfinished`` where ``run`` is that of a migration, and ``spec`` is no part of one."""
+    if run.is_held_migration and not spec.hold:
+        raise Refused(
+            f"the migration of '{run.machine}' from {spec.shown_dir} is not finished", code=MIGRATION_UNFINISHED
+        )
+
+
+def _begun(spec: ExportSpec, runs: RunStore) -> RunRecord | None:
+    """The unfinished run in the folder; None where there is none, or one that cannot be read."""
     folder = spec.output_dir.absolute()
-    if not runs.exists(folder):
-        return False
     try:
-        run = RunFile.load(folder, runs)
+        run = RunFile.load(folder, runs) if runs.exists(folder) else None
     except IntegrityError:
+        return None
+    return None if run is None else run.record
+
+
+def _nothing_done(spec: ExportSpec, run: RunRecord) -> bool:
+    """Whether nobody needs the unfinished run: it ended before its first byte and left nothing to undo at the source.
+    Such a run is discarded without asking."""
+    if run.open_changes or run.published:
         return False
-    if run is None or run.record.open_changes or run.record.published:
-        return False
-    return not set(foreign_files(folder)) - {RUN_FILE}
+    return not set(foreign_files(spec.output_dir.absolute())) - {RUN_FILE}
 
 
 def _too_small(spec: ExportSpec, needs: int, free: int) -> Refused:

@@ -186,6 +186,16 @@ class RunRecord:
         """Changes that are still to be undone, oldest first."""
         return [change for change in self.changes if not (change.undone or change.kept)]
 
+    @property
+    def holds_source(self) -> bool:
+        """Whether the run keeps its source off the network: it changed that, and has not undone it."""
+        return any(change.kind in HELD_KINDS and not change.undone for change in self.changes)
+
+    @property
+    def is_held_migration(self) -> bool:
+        """Whether the export is finished and its source is held for the landed machine (``migration.hold``)."""
+        return self.published and self.hold and self.holds_source
+
     def as_started(self, spec: ExportSpec) -> ExportSpec:
         """``spec`` with the format and compression of this run, on which the names and the layout of its files
         depend."""

@@ -43,7 +43,7 @@ from hypersdk.landing.record import CONVERT, LAND, PROVE, START, read_landing
 from hypersdk.landing.request import LandingRequest
 from hypersdk.landing.steps import Place, Source
 from hypersdk.landing.target import open_target
-from hypersdk.migration.hold import held_run, holds_source, restore_held
+from hypersdk.migration.hold import held_run, restore_held
 from hypersdk.migration.jobfile import JobDefinition, MachineJob
 from hypersdk.migration.manifest import ArtifactManifest
 from hypersdk.migration.plan import Plan
@@ -226,7 +226,7 @@ class MigrateRun(ExportRun):
         run = held_run(Path(self._context.job.target), self._context.runs)
         if run is None or run.record.open_changes:
             return run is not None
-        return holds_source(run.record) and not self._landing.is_landed()
+        return run.record.holds_source and not self._landing.is_landed()
 
     def _restore(self) -> None:
         """Raises NotRestored, and errors of the login."""
