@@ -18,7 +18,7 @@ from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
 from hypersdk.migration.spec import ExportSpec, Method, ResumeMode, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
-from hypersdk.remedies import ChooseFolder, Discard, FreeSpace, Look, Notice, Resume, SetOption
+from hypersdk.remedies import ChooseFolder, Discard, FreeSpace, Look, Notice, RestoreSource, Resume, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import format_size
@@ -42,8 +42,8 @@ MIGRATION_UNFINISHED: Final = register(
     "migration_unfinished",
     "A migration from this folder is not finished, and keeps its source off the network. An export would put the source"
     " back without a look at whether the landed machine runs.",
-    "Run the migration again to finish it, or `hyper2kvm cleanup` with the folder to undo it. A job of the daemon is"
-    " retried or cancelled.",
+    "Run the migration again to finish it.",
+    RestoreSource(),
     ChooseFolder(),
 )
 HELD: Final = "; undone only if the migration fails"
