@@ -173,23 +173,24 @@ def _list(ctl: Ctl, ids: tuple[str, ...], skipped: int, verb: Verb) -> None:
 @flag(
     "--keep-partial", is_flag=True, help="Keep the data copied so far, so that `hyperctl retry` continues from there."
 )
-@flag("--wait", is_flag=True, help="Wait until the sources are restored.")
+@flag("--wait", is_flag=True, help="Wait until all is undone.")
 @takes_jobs
 @pass_ctl
 def cancel(ctl: Ctl, which: JobSelection, keep_partial: bool, wait: bool) -> None:
     """Cancel jobs: those with the given ids, or those that are selected by --all, --status or --filter.
 
-    Copying stops within two seconds. A job is cancelled once its export lease is closed and its source is restored.
-    Selected jobs are counted, and cancelled after you confirm it; finished ones are skipped.
+    Copying stops within two seconds. A job is cancelled once its export lease is closed and what it changed at its
+    source and target is undone. Selected jobs are counted, and cancelled after you confirm it; finished ones are
+    skipped.
     """
     one = partial(ctl.client.cancel, keep_partial=keep_partial)
     going = _act(ctl, which, Verb("cancel", "Cancelled", one, {"keep_partial": keep_partial}))
     if wait and going:
-        with ctl.output.working("Waiting for the sources to be restored ..."):
+        with ctl.output.working("Waiting until all is undone ..."):
             for _ in ctl.client.watch(going):
                 pass
     elif going and ctl.for_people:
-        ctl.output.note(f"The source is being restored; see `hyperctl watch {' '.join(going[:3])}`.", style="dim")
+        ctl.output.note(f"What was changed is being undone; see `hyperctl watch {' '.join(going[:3])}`.", style="dim")
 
 
 @click.command("pause", cls=Command)
