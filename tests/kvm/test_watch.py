@@ -72,3 +72,12 @@ def test_a_guest_that_still_says_something_new_is_not_done() -> None:
     boot = watched(lines, [], stable_s=0.5, timeout_s=2)
     assert boot.error is not None
     assert boot.error.code == "boot_unproved"
+    assert "so that a screen that does not change" in str(boot.error.remedies)
+
+
+def test_where_only_a_text_counts_the_advice_is_of_that_text() -> None:
+    boot = watched(itertools.repeat(b"alive\r\n"), [], marker="READY", stable_s=0.1, timeout_s=1)
+    assert boot.error is not None
+    assert boot.error.message.startswith("'READY' did not appear within")
+    assert "check its spelling" in str(boot.error.remedies)
+    assert "a screen that does not change" not in str(boot.error.remedies)

@@ -43,6 +43,10 @@ _BLUE_SCREEN: Final = KnownFailure(BOOT_BLUE_SCREEN, "Windows stopped with a blu
 _POLL_S: Final = 0.1
 _AGENT_EVERY_S: Final = 1.0
 _SCREEN_EVERY_S: Final = 2.0
+_MARKER_STEP: Final = (
+    "Look at the screenshot and the serial log. Only the text that was named counts: check its spelling, and that the"
+    " guest prints it on its first serial port within that time."
+)
 _WORTH_TELLING_S: Final = 5.0
 
 
@@ -225,9 +229,10 @@ class _Watch:
         if now - self._began < self._limits.timeout_s:
             return None
         within = format_duration(self._limits.timeout_s)
-        missing = f"'{clean(self._marker, 200)}'" if self._marker is not None else "no sign that the guest is up"
-        appeared = "did not appear" if self._marker is not None else "appeared"
-        return IntegrityError(f"{missing} {appeared} within {within}", code=BOOT_UNPROVED, seen=self._serial[-400:])
+        what, step = f"no sign that the guest is up appeared within {within}", None
+        if self._marker is not None:
+            what, step = f"'{clean(self._marker, 200)}' did not appear within {within}", _MARKER_STEP
+        return IntegrityError(what, code=BOOT_UNPROVED, next_step=step, seen=self._serial[-400:])
 
     @property
     def _serial(self) -> str:
