@@ -35,8 +35,9 @@ def _show(cli: Cli, landing: UnfinishedLanding, record: LandingRecord) -> None:
     state = "running now" if landing.active else "interrupted" if _is_interrupted(record) else "not finished"
     cli.output.line(clean(f"  {state}: {', '.join(_facts(record, landing.active))}"))
     if not landing.active:
-        text = f"Continue {record.machine}: run the same command again. {' '.join(_ways_out(landing.folder, record))}"
-        cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
+        first = f"Continue {record.machine}: run the same command again."
+        for text in (first, *_ways_out(landing.folder, record)):
+            cli.output.notes.print(clean(text), markup=False, soft_wrap=True)
 
 
 def _is_interrupted(record: LandingRecord) -> bool:
