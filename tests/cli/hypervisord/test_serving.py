@@ -100,8 +100,9 @@ def test_at_a_terminal_there_is_a_banner_and_ctrl_c_ends_it(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_without_a_terminal_the_banner_is_lines_of_the_log(tmp_path: Path) -> None:
     with daemon(tmp_path, "--role", "api", "--no-auth") as (url, _):
-        lines = [line.partition("banner: ")[2] for line in (tmp_path / "log").read_text().splitlines()]
-        told = [line for line in lines if line]
+        pass  # it says it is ready before the last lines are written
+    lines = [line.partition("banner: ")[2] for line in (tmp_path / "log").read_text().splitlines()]
+    told = [line for line in lines if line]
     assert told[0] == f"API: {url}"
     assert "Access: NO AUTHENTICATION: every local user is administrator" in told
     assert told[-1] == f"ready, serving {url}"
