@@ -779,9 +779,9 @@ def test_any_name_of_a_machine_is_only_a_name(
 ) -> None:
     """Landed, started, reported and undone, side by side; with files of safe names in the pool, and nowhere else."""
     lander, seen = Lander(guest_folder, lan.uri, replace(small, new_macs=True, pool=pool_name)), set[str]()
-    outside = sorted(path.name for path in guest_folder.parent.iterdir() if not path.name.startswith("hypersdk-"))
+    (deep := guest_folder / "far" / "down").mkdir(parents=True)
     for number, name in enumerate(NAMES):
-        folder = reachable(export_folder(guest_folder / f"export{number}"))
+        folder = reachable(export_folder(deep / f"export{number}"))
         document = json.loads((folder / MANIFEST_NAME).read_bytes())
         document["source"]["vm_name"] = name
         (folder / MANIFEST_NAME).write_bytes(document_text(document))
@@ -798,5 +798,5 @@ def test_any_name_of_a_machine_is_only_a_name(
         assert lan.domains() == []
     assert len(seen) > len(NAMES) - 3
     assert list(pool.iterdir()) == []
-    now = sorted(path.name for path in guest_folder.parent.iterdir() if not path.name.startswith("hypersdk-"))
-    assert now == outside
+    assert [path.name for path in (*guest_folder.glob("far*"), *deep.parent.iterdir())] == ["far", "down"]
+    assert {path.name for path in deep.iterdir()} == {f"export{number}" for number in range(len(NAMES))}
