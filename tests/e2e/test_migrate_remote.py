@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -15,12 +16,14 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
 from tests.support.cli.hyper2kvm import Ended, Program, Running
+from tests.support.cli.hypervisord import free_port
 from tests.support.guests.bootsectors import boot_sector_guest
 from tests.support.guests.guest import MARKER
-from tests.support.libvirtd import Libvirtd
+from tests.support.libvirtd import Libvirtd, running_libvirtd
 from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory
 from tests.support.sshd import SshTarget, ssh_to
+from tests.support.tls import Authority
 from tests.support.tools import run_tool, sha256
 
 pytestmark = [pytest.mark.waits, pytest.mark.skipif(os.geteuid() != 0, reason="libvirt's system driver needs root")]
@@ -124,6 +127,65 @@ def test_an_image_is_imported_to_another_host(move: Callable[..., Move], guest_f
     result = moved.program.run("import", image, "--json", "-o", moved.folder, *target, *words).result
     assert (result["proof"]["verdict"], result["disks"]) == ("marker", [str(moved.pool / "source-disk1.qcow2")])
     assert moved.ssh.daemon.domains() == ["source"]
+
+
+CERTIFICATES: Final = """
+listen_tls = 1
+listen_tcp = 0
+listen_addr = "127.0.0.1"
+tls_port = "{port}"
+auth_tls = "none"
+ca_file = "{authority}"
+cert_file = "{server}"
+key_file = "{server}"
+"""
+MOUNTED: Final = 'mkdir -p /etc/pki && mount --bind "$0" /etc/pki && exec "$@"'
+"""libvirt's clients read their certificates from ``/etc/pki``."""
+
+
+def pki_of(folder: Path, authority: Authority) -> Path:
+    """What an administrator installs for libvirt's clients."""
+    for below in ("CA", "libvirt/private"):
+        (folder / below).mkdir(parents=True)
+    client = authority.identity("client").pem.read_bytes()
+    (folder / "CA/cacert.pem").write_bytes(authority.bundle.read_bytes())
+    (folder / "libvirt/clientcert.pem").write_bytes(client)
+    (folder / "libvirt/private/clientkey.pem").write_bytes(client)
+    return folder
+
+
+def test_an_image_is_imported_to_a_host_that_is_known_by_its_certificate(
+    simulator: SimulatorFactory, guest_folder: Path, tmp_path: Path
+) -> None:
+    """One of another authority gets nothing."""
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    port, server = free_port(), simulator()
+    settings = CERTIFICATES.format(port=port, authority=ours.bundle, server=ours.identity("server", "localhost").pem)
+    image = guest_folder / "source.raw"
+    image.write_bytes(boot_sector_guest("marker").image.read_bytes())
+    words: list[str | Path] = [
+        "import", image, "--json", "-o", guest_folder / "out", "--to", f"qemu+tls://localhost:{port}/system",
+        "--pool", "images", "--no-convert", "--acceleration", "tcg", "--cpus", "1", "--memory", "64MiB",
+        "--prove", "--prove-marker", MARKER,
+    ]  # fmt: skip
+    with running_libvirtd(settings=settings, listens=True) as target:
+        (pool := guest_folder / "images").mkdir()
+        target.virsh("pool-create-as", "images", "dir", "--target", pool)
+
+        def run(pki: Path) -> Ended:
+            through = ("unshare", "--mount", "sh", "-c", MOUNTED, str(pki))
+            return Program(tmp_path / "home", server, through).run(*words)
+
+        (nothing := tmp_path / "nothing").mkdir()
+        for pki in (nothing, pki_of(tmp_path / "unknown", theirs)):
+            refused = run(pki)
+            assert refused.error["code"] == "libvirt_certificate", refused.explain()
+        assert (target.domains(), list(pool.iterdir())) == ([], [])
+        result = run(pki_of(tmp_path / "known", ours)).result
+        assert (result["proof"]["verdict"], result["disks"]) == ("marker", [str(pool / "source-disk1.qcow2")])
+        assert target.domains() == ["source"]
 
 
 def test_a_pool_of_this_host_gets_the_image_itself_and_gives_it_back(move: Callable[..., Move]) -> None:

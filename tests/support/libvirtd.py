@@ -95,8 +95,9 @@ class Libvirtd:
 
 
 @contextmanager
-def running_libvirtd(*, settings: str = "") -> Iterator[Libvirtd]:
-    """A daemon that ends with the block. ``settings`` are lines for its ``libvirtd.conf``."""
+def running_libvirtd(*, settings: str = "", listens: bool = False) -> Iterator[Libvirtd]:
+    """A daemon that ends with the block. ``settings`` are lines for its ``libvirtd.conf``; ``listens`` on a port that
+    they name."""
     for tool in ("virsh", "virtlogd", "libvirtd", "unshare", "setpriv"):
         requires(tool)
     state = Path(tempfile.mkdtemp(prefix="hypersdk-libvirtd-"))  # short: the path of a socket has at most 107 bytes
@@ -107,7 +108,8 @@ def running_libvirtd(*, settings: str = "") -> Iterator[Libvirtd]:
         f"remote_display_port_min = {lowest}\nremote_display_port_max = {lowest + 99}\n"
     )
     (state / "libvirtd.conf").write_text(f'unix_sock_dir = "{state}"\nauth_unix_rw = "none"\n{settings}\n')
-    with (state / "log").open("wb") as log, subprocess.Popen(_command(state), stdout=log, stderr=log) as process:
+    command = _command(state, ["--listen"] if listens else [])
+    with (state / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         socket = state / "libvirt-sock"
         daemon = Libvirtd(f"qemu+unix:///system?socket={socket}", socket, state / "log", process)
         try:
@@ -121,11 +123,12 @@ def running_libvirtd(*, settings: str = "") -> Iterator[Libvirtd]:
             shutil.rmtree(state)
 
 
-def _command(state: Path) -> list[str | Path]:
+def _command(state: Path, more: list[str]) -> list[str | Path]:
     capabilities = shelf_folder() / "libvirt-capabilities"
     capabilities.mkdir(exist_ok=True)
     namespaces = ("--mount", "--mount-proc", "--pid", "--fork", "--kill-child=KILL")
-    return ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "bash", SCRIPT, state, capabilities]
+    program: list[str | Path] = ["bash", SCRIPT, state, capabilities, *more]
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, *program]
 
 
 def _wait_ready(daemon: Libvirtd, process: subprocess.Popen[bytes]) -> None:

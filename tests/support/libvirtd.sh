@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs virtlogd and libvirtd in the namespaces of this process: libvirtd.sh STATE CAPABILITIES
+# Runs virtlogd and libvirtd in the namespaces of this process: libvirtd.sh STATE CAPABILITIES [--listen]
 #
 # libvirt's folders are compiled in, and the daemons lock them. So folders below STATE are mounted over them: daemons of
 # several tests, and the system's own, know nothing of each other. CAPABILITIES is shared: libvirt asks each qemu binary what
@@ -19,6 +19,6 @@ virtlogd -d -p "$state/virtlogd.pid"
 status=137
 while [ $status -eq 137 ]; do
   status=0
-  libvirtd -f "$state/libvirtd.conf" -p "$state/libvirtd.pid" &
+  libvirtd -f "$state/libvirtd.conf" -p "$state/libvirtd.pid" "${@:3}" &
   wait $! || status=$?
 done

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from hypersdk.errors import ConnectError, HyperSDKError
 from hypersdk.kvm.address import LibvirtAddress
-from hypersdk.kvm.library import LIBVIRT_TIMEOUT, libvirt, translated
+from hypersdk.kvm.library import LIBVIRT_CERTIFICATE, LIBVIRT_TIMEOUT, libvirt, translated
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 
@@ -75,11 +75,17 @@ class Connection:
 
 
 def open_connection(address: LibvirtAddress, *, cancel: CancelToken, timeout_s: float = OPEN_TIMEOUT_S) -> Connection:
-    """Connects. Raises ConnectError ``libvirt_unreachable``, ``libvirt_timeout``, AccessError ``libvirt_denied``,
-    Refused ``libvirt_not_installed``, Cancelled."""
+    """Connects. Raises ConnectError ``libvirt_unreachable``, ``libvirt_timeout``, ``libvirt_certificate``, AccessError
+    ``libvirt_denied``, Refused ``libvirt_not_installed``, Cancelled."""
     module = libvirt()
     opening = _Call(f"cannot connect to {address}", lambda: module.open(address.uri), late=lambda raw: raw.close())
-    raw = opening.result(timeout_s, cancel)
+    try:
+        raw = opening.result(timeout_s, cancel)
+    except HyperSDKError as error:
+        # libvirt has no code for it: its errors of TLS are those of a refused login, of a file, or of the protocol.
+        if address.transport == "tls" and "certificate" in error.message.lower():
+            raise ConnectError(error.message, code=LIBVIRT_CERTIFICATE) from error
+        raise
     with suppress(module.libvirtError):  # the test driver has none
         raw.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
     return Connection(address, raw)

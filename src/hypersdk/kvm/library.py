@@ -40,6 +40,13 @@ LIBVIRT_UNREACHABLE: Final = register(
     "Check that libvirtd (or virtqemud) runs there: `virsh -c ADDRESS version` must answer. By SSH the host key must be"
     " known and the login must work without a password: `ssh USER@HOST virsh -c qemu:///system version`.",
 )
+LIBVIRT_CERTIFICATE: Final = register(
+    "libvirt_certificate",
+    "By TLS, one of the two sides has no certificate, or the other one does not accept it.",
+    "The address must have the name that is in the server's certificate. libvirt finds those of its clients in"
+    " /etc/pki/CA/cacert.pem, /etc/pki/libvirt/clientcert.pem and /etc/pki/libvirt/private/clientkey.pem on this host:"
+    " `virsh -c ADDRESS version` must answer.",
+)
 LIBVIRT_DENIED: Final = register(
     "libvirt_denied",
     "libvirt does not let this user in, or not do this.",
