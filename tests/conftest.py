@@ -26,4 +26,5 @@ pytest_plugins: list[str] = [
     "tests.support.libvirtd",
     "tests.support.guests.fixtures",
     "tests.support.moving",
+    "tests.support.moves",
 ]

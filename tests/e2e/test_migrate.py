@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,21 +19,18 @@ from hypersdk.landing.landings import unfinished_landings
 from hypersdk.landing.record import LandingFile
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.runfile import held_folder
-from hypersdk.migration.runs import unfinished_runs
 from hypersdk.secret import Secret
-from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
 from tests.support.cli.commandline import Run
 from tests.support.cli.hyper2kvm import Program
-from tests.support.cli.shell import Shell, login
+from tests.support.cli.shell import Shell
 from tests.support.exports import export_folder, small_disk
 from tests.support.guestconversions import killed
 from tests.support.guestprograms import GOOD_CONVERSION, fake_v2v
 from tests.support.guests.bootsectors import boot_sector_guest
-from tests.support.guests.guest import MARKER
-from tests.support.libvirtd import Libvirtd
+from tests.support.moves import PROVED, Move, dying
 from tests.support.seeds import SEED
 from tests.support.simulator import SimulatorFactory, lift_rate_limit
 
@@ -47,78 +41,8 @@ ON: Final = MachineSpec("web-01", (DISK,), power="poweredOn", memory_mb=64)
 OFF: Final = MachineSpec("db 02", (DISK, DISK), memory_mb=64)
 ON_DATA: Final = MachineSpec("data", (DISK,), power="poweredOn", memory_mb=64)
 """Nothing on its disk boots."""
-PROVED: Final = ("--prove", "--prove-marker", MARKER)
 KILLS: Final = 4
 """Cases of each test that kills, at moments that are drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Commands that migrate to one libvirtd, on its network ``lan``, without a guest conversion."""
-
-    shell: Shell
-    libvirtd: Libvirtd
-    folder: Path
-
-    def words(self, *words: str | Path) -> list[str | Path]:
-        """The flags of all commands."""
-        return [*words, "--to", self.libvirtd.uri, "--map", "*=network:lan", "--no-convert", "--acceleration", "tcg"]
-
-    def __call__(self, *words: str | Path, **more: Any) -> Run:
-        return self.shell(*self.words("migrate", "--json", "-o", self.folder, *words), **more)
-
-    def result(self, *words: str | Path) -> dict[str, Any]:
-        """The result of one machine."""
-        done = self(*words)
-        assert done.status == 0, done.events
-        return next(event for event in done.events if event["type"] == "result")
-
-    def load(self, *words: str | Path) -> Run:
-        """`import`."""
-        return self.shell(*self.words("import", "--json", *words))
-
-    @property
-    def simulator(self) -> Simulator:
-        return self.shell.server
-
-    def on_network(self, name: str = "web-01") -> bool:
-        """Whether the source is connected."""
-        machine = self.simulator.vm(name)
-        return machine.power == "poweredOn" and any(
-            device.connectable.connected for device in machine.device_list if device.macAddress
-        )
-
-    def running(self) -> list[str]:
-        """Names of the domains that run."""
-        return self.libvirtd.virsh("list", "--name").split()
-
-    def assert_nothing_left(self, explanation: str = "") -> None:
-        """Neither `status` nor the folder knows of anything that is to be done."""
-        state = self.shell.home / ".local/state/hypersdk"
-        assert [run.folder for run in unfinished_runs(state)] == [], explanation
-        assert [landing.folder for landing in unfinished_landings(state)] == [], explanation
-        assert list(self.folder.rglob("*.partial")) == []
-
-
-@pytest.fixture
-def lan(libvirtd: Libvirtd, bridge_name: str, tmp_path: Path) -> str:
-    definition = tmp_path / "lan.xml"
-    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
-    libvirtd.virsh("net-define", definition)
-    libvirtd.virsh("net-start", "lan")
-    return "lan"
-
-
-@pytest.fixture
-def move(
-    simulator: SimulatorFactory, libvirtd: Libvirtd, lan: str, guest_folder: Path, tmp_path: Path
-) -> Callable[..., Move]:
-    """``move(machines=...)``: a simulator, and commands that migrate from it."""
-
-    def start(**settings: Any) -> Move:
-        return Move(Shell(simulator(**settings), tmp_path), libvirtd, guest_folder / "out")
-
-    return start
 
 
 def test_a_machine_that_is_only_defined_leaves_its_source_as_it_was(move: Callable[..., Move]) -> None:
@@ -341,12 +265,6 @@ def drawn(move: Callable[..., Move], case: int, *begins: str) -> tuple[int, int]
     number = moments(move, *begins)
     assert number > 10
     return random.Random(f"{SEED}{begins}").sample(range(number), KILLS)[case], number
-
-
-def dying(moved: Move, moment: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.support.programs.dyingmigration", moment, *map(str, words)]
-    env = {**os.environ, **login(moved.simulator, moved.shell.home)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.kill

@@ -13,8 +13,8 @@ import pytest
 
 from hypersdk.landing.landings import unfinished_landings
 from hypersdk.simulator.config import DiskSpec, MachineSpec
-from tests.e2e.test_migrate import PROVED, Move, dying, lan, move  # noqa: F401
 from tests.support.guests.bootsectors import boot_sector_guest
+from tests.support.moves import PROVED, Move, dying
 from tests.support.seeds import SEED
 from tests.support.waiting import eventually
 
@@ -26,7 +26,7 @@ POWERED_OFF: Final = ("--start", "--power-off")
 
 
 @pytest.fixture
-def ready(move: Callable[..., Move]) -> Move:  # noqa: F811
+def ready(move: Callable[..., Move]) -> Move:
     """A running source, whose guest boots, and an empty target."""
     guest = boot_sector_guest("marker")
     image = DiskSpec(guest.image.stat().st_size, image=guest.image)
@@ -93,7 +93,7 @@ def test_a_libvirtd_that_is_restarted_leaves_one_of_the_two_machines(ready: Move
     ready.assert_nothing_left(f"restarted at {moment}")
 
 
-def answers(move: Move) -> bool:  # noqa: F811
+def answers(move: Move) -> bool:
     return (
         subprocess.run(["virsh", "-c", move.libvirtd.uri, "version"], capture_output=True, check=False).returncode == 0
     )

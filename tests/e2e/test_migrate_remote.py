@@ -30,11 +30,7 @@ pytestmark = [pytest.mark.waits, pytest.mark.skipif(os.geteuid() != 0, reason="l
 
 
 @pytest.fixture
-def ssh(libvirtd: Libvirtd, bridge_name: str, tmp_path: Path) -> Iterator[SshTarget]:
-    definition = tmp_path / "lan.xml"
-    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
-    libvirtd.virsh("net-define", definition)
-    libvirtd.virsh("net-start", "lan")
+def ssh(libvirtd: Libvirtd, lan_network: str) -> Iterator[SshTarget]:
     with ssh_to(libvirtd) as target:
         yield target
 

@@ -186,3 +186,13 @@ def _no_left_bridges() -> None:
 def bridge_name(_no_left_bridges: None) -> str:
     """A name for a bridge that no other process uses; names of interfaces have at most 15 bytes."""
     return f"{_BRIDGE}{os.getpid()}"
+
+
+@pytest.fixture
+def lan_network(libvirtd: Libvirtd, bridge_name: str, tmp_path: Path) -> str:
+    """The name of an isolated network that is started."""
+    definition = tmp_path / "lan.xml"
+    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
+    libvirtd.virsh("net-define", definition)
+    libvirtd.virsh("net-start", "lan")
+    return "lan"

@@ -82,14 +82,8 @@ def steps(job: JobRecord) -> dict[str, str]:
 
 
 @pytest.fixture
-def moving(
-    site: SiteFactory, libvirtd: Libvirtd, bridge_name: str, guest_folder: Path, tmp_path: Path
-) -> Callable[..., Moving]:
+def moving(site: SiteFactory, libvirtd: Libvirtd, lan_network: str, guest_folder: Path) -> Callable[..., Moving]:
     """``moving(disks=..., ...)``: a machine with a boot sector, and the endpoint ``kvm``."""
-    definition = tmp_path / "lan.xml"
-    definition.write_text(f"<network><name>lan</name><bridge name='{bridge_name}'/></network>")
-    libvirtd.virsh("net-define", definition)
-    libvirtd.virsh("net-start", "lan")
 
     def start(
         *, disks: tuple[DiskSpec, ...] | None = None, options: dict[str, Any] | None = None, **simulated: Any
