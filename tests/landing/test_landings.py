@@ -13,7 +13,7 @@ from hypersdk.landing import land
 from hypersdk.landing.guests import open_manifest
 from hypersdk.landing.land import undo_landing
 from hypersdk.landing.landings import unfinished_landings
-from hypersdk.landing.record import LandingFile, StepState
+from hypersdk.landing.record import LAND, PROVE, START, LandingFile, StepState
 from hypersdk.migration.naming import LANDING_FILE
 from hypersdk.migration.runfile import held_folder
 from hypersdk.transfer.cancel import CancelToken
@@ -166,6 +166,17 @@ def test_what_a_killed_landing_left_at_the_target_is_undone(lan: Libvirtd, lande
     assert lan.domains() == []
     assert {path.name: sha256(path) for path in lander.folder.glob("*.qcow2")} == before
     assert command(state, "status").out == "No unfinished exports.\n"
+
+
+def test_what_was_undone_is_done_again(folder: Path, state: Path) -> None:
+    """Also its start: the next attempt would leave the machine off."""
+    with held_folder(folder) as held:
+        landing = LandingFile.opened(held, state=state)
+        for step in (LAND, PROVE, START):
+            with landing.step(step):
+                pass
+        land.note_steps_undone(landing)
+        assert landing.record.done_steps == {PROVE}, "it was proved that it boots"
 
 
 @needs_root
