@@ -128,8 +128,10 @@ def test_a_resumed_export_goes_on_holding(engine: EngineFactory, tmp_path: Path)
     held(made, folder, disconnect=True)
     succeeded(made.export("web-01", folder, hold=True, disconnect=True, resume=ResumeMode.RESUME))
     assert cards(made.simulator) == [(False, False)]
-    succeeded(made.export("web-01", folder, resume=ResumeMode.RESUME))
-    assert cards(made.simulator) == [(True, True)], "an export that is not to hold it restores the source"
+    with pytest.raises(Refused) as refused:
+        made.export("web-01", folder, resume=ResumeMode.RESUME)
+    assert refused.value.code == "migration_unfinished"
+    assert cards(made.simulator) == [(False, False)], "the landed machine may run"
 
 
 @pytest.mark.parametrize("state", [SourceState.AUTO, SourceState.POWER_OFF])
