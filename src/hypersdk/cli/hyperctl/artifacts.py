@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,17 +21,14 @@ if TYPE_CHECKING:
     from hypersdk.client.artifacts import Artifact, Artifacts
 
 
+def _target(text: str) -> Callable[[Any], Any]:
+    return flag("--output", "-o", "target", type=click.Path(path_type=Path), metavar="PATH", help=text)
+
+
 @click.command("artifacts", cls=Command)
 @click.argument("job_id", metavar="ID", shell_complete=complete_job)
 @click.argument("name", required=False, metavar="[FILE]", shell_complete=complete_file)
-@flag(
-    "--output",
-    "-o",
-    "target",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="With FILE: download it to this new file, or into this folder (the current one).",
-)
+@_target("With FILE: download it to this new file, or into this folder (the current one).")
 @json_option
 @daemon_flags
 @pass_ctl
@@ -52,14 +50,7 @@ def command(ctl: Ctl, job_id: str, name: str | None, target: Path | None) -> Non
 
 @click.command("report", cls=Command)
 @click.argument("job_id", metavar="ID", shell_complete=complete_job)
-@flag(
-    "--output",
-    "-o",
-    "target",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Write it to this new file, or into this folder (default: ID.html).",
-)
+@_target("Write it to this new file, or into this folder (default: ID.html).")
 @json_option
 @daemon_flags
 @pass_ctl
