@@ -267,20 +267,3 @@ def test_what_is_in_the_way_of_an_upload_is_told_before_the_export(move: Callabl
     finally:
         run_tool(*moved.ssh.daemon.inside(), "umount", moved.pool)
     assert not moved.folder.exists()
-
-
-def test_a_pool_that_others_fill_in_an_upload(move: Callable[..., Move]) -> None:
-    moved = move(96 * MiB)
-    inside = moved.ssh.daemon.inside()
-    run_tool(*inside, "mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", moved.pool)
-    try:
-        running = uploading(moved, "--start")
-        run_tool(*inside, "sh", "-c", f"cat /dev/zero > {moved.pool}/other 2>/dev/null || true")
-        for session in moved.ssh.sessions():
-            os.kill(session, signal.SIGCONT)
-        error = running.wait().error
-        assert (error["code"], error["exit_status"]) == ("libvirt_full", 9), error
-        run_tool(*inside, "rm", moved.pool / "other")
-        moved.assert_undone()
-    finally:
-        run_tool(*inside, "umount", moved.pool)
