@@ -89,16 +89,22 @@ def test_json_tells_of_the_signal_and_nothing_else() -> None:
     assert err == ""
 
 
+def interrupted_twice(process: subprocess.Popen[str]) -> str:
+    """What it tells then."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopping\n"
+    process.send_signal(signal.SIGINT)
+    told = ""
+    while "by force." not in told:
+        told += process.stderr.readline().replace("\n", " ")
+    return told
+
+
 def test_the_second_says_what_would_be_lost_and_the_third_forces(tmp_path: Path) -> None:
     with start("30") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "stopping\n"
-        process.send_signal(signal.SIGINT)
-        told = ""
-        while "by force." not in told:
-            told += process.stderr.readline().replace("\n", " ")
+        told = interrupted_twice(process)
         assert "hyper2kvm cleanup" in told
         assert process.poll() is None
         began = time.monotonic()
@@ -110,14 +116,7 @@ def test_the_second_says_what_would_be_lost_and_the_third_forces(tmp_path: Path)
 
 def test_a_landing_tells_of_the_target() -> None:
     with start("30", begun="LANDING") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "stopping\n"
-        process.send_signal(signal.SIGINT)
-        told = ""
-        while "by force." not in told:
-            told += process.stderr.readline().replace("\n", " ")
+        told = interrupted_twice(process)
         process.kill()
     first, _, second = told.partition("Still stopping.")
     assert "Changes at the target and at the source are undone" in first

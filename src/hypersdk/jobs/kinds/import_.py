@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from hypersdk.jobs.kinds.base import RunContext, StepOutcome, SubmitContext
-from hypersdk.jobs.kinds.landing import JobLanding, end_stale_worker
+from hypersdk.jobs.kinds.landing import JobLanding, job_folder
 from hypersdk.jobs.locks import domain_lock, folder_lock
 from hypersdk.jobs.records import NewJob, digest_of
 from hypersdk.jobs.remedies import warning_text
@@ -150,9 +150,7 @@ class ImportRun:
     def _folder(self) -> Iterator[ExportSpec]:
         """How images are made, in the folder of the job, which is held open."""
         job = self._context.job
-        with self._context.worker.roots.opened(job.target, create=True) as descriptor:
-            folder = Path(f"/proc/self/fd/{descriptor}")
-            end_stale_worker(self._context, folder)
+        with job_folder(self._context, create=True) as folder:
             yield ExportSpec(
                 machine="",
                 output_dir=folder,

@@ -45,7 +45,16 @@ OpenSource: TypeAlias = Callable[[LandingRequest, Place], AbstractContextManager
 """Opens the source for a step."""
 
 
-def end_stale_worker(context: RunContext, folder: Path) -> None:
+@contextmanager
+def job_folder(context: RunContext, *, create: bool) -> Iterator[Path]:
+    """The job's folder, held open below its root, by its descriptor."""
+    with context.worker.roots.opened(context.job.target, create=create) as descriptor:
+        folder = Path(f"/proc/self/fd/{descriptor}")
+        _end_stale_worker(context, folder)
+        yield folder
+
+
+def _end_stale_worker(context: RunContext, folder: Path) -> None:
     """Ends one that had this job before, was declared dead, and is only stopped."""
     claims = context.worker.claims
     pid = end_stale_holder(folder, owner_text(context.job.id), lambda: claims.check(context.claim))
@@ -85,9 +94,7 @@ class JobLanding:
     def place(self) -> Iterator[Place]:
         """The folder, opened below its root. Programs and the hypervisor use its name, which is checked first."""
         job = self._context.job
-        with self._context.worker.roots.opened(job.target, create=False) as descriptor:
-            folder = Path(f"/proc/self/fd/{descriptor}")
-            end_stale_worker(self._context, folder)
+        with job_folder(self._context, create=False) as folder:
             yield Place(folder, Path(job.target), job.id)
 
     # Steps
